@@ -1,0 +1,91 @@
+"""Write the bundled benchmark and general text: ``python data/bundled/generate.py [folder]``.
+
+Same seed, same bytes. Every task's rows have the hub's columns; ``depth`` is ours. An item's split
+follows from a hash of what it asks, so nothing asked in a test file is asked in training.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import knowledge
+import prose
+import reading
+from world import SEED, World, split_of
+
+MAKERS = {
+    "boolq": reading.boolq, "arc_easy": knowledge.arc_easy, "arc_challenge": knowledge.arc_challenge,
+    "openbookqa": knowledge.openbookqa, "piqa": knowledge.piqa, "hellaswag": reading.hellaswag,
+    "winogrande": reading.winogrande, "gsm8k": reading.gsm8k, "mmlu": knowledge.mmlu,
+}
+SIZES = {"train": 2000, "validation": 150, "test": 500}
+DOCUMENTS = {"train": 2000, "validation": 100, "test": 250}
+NARROW = {"idx": pa.int32(), "ind": pa.int32(), "humanScore": pa.float32(), "clarity": pa.float32()}
+
+
+def generator(*names) -> random.Random:
+    """An independent random generator for each purpose."""
+    return random.Random("/".join(map(str, (SEED, *names))))
+
+
+def identity(row: dict) -> str:
+    """An item's text, whatever the order of its options."""
+    return "|".join(str(row[c]) for c in ("passage", "question", "question_stem", "goal", "sentence", "ctx") if c in row)
+
+
+def items(world: World, task: str, split: str, rng: random.Random):
+    """Endless items of one split."""
+    while True:
+        key, row = MAKERS[task](world, rng)
+        if split_of(key) == split:
+            yield row
+
+
+def rows(world: World, task: str, split: str) -> list[dict]:
+    """The split's published items: distinct, numbered, positions of right answers balanced by chance."""
+    kept, seen = [], set()
+    for row in items(world, task, split, generator(task, split)):
+        if identity(row) in seen:
+            continue
+        seen.add(identity(row))
+        for column in ("idx", "ind"):
+            if column in row:
+                row[column] = len(kept)
+        if "id" in row:
+            row["id"] = f"{task}-{split}-{len(kept)}"
+        if "split" in row:
+            row["split"] = {"train": "train", "validation": "val", "test": "test"}[split]
+        kept.append(row)
+        if len(kept) == SIZES[split]:
+            return kept
+
+
+def documents(world: World, split: str) -> list[dict]:
+    rng = generator("wikitext", split)
+    return [{"text": prose.document(world, rng)} for _ in range(DOCUMENTS[split])]
+
+
+def write(folder: Path, data: list[dict]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(data)
+    for column, kind in NARROW.items():
+        if column in table.column_names:
+            i = table.column_names.index(column)
+            table = table.set_column(i, column, table[column].cast(kind))
+    pq.write_table(table, folder, compression="zstd", compression_level=19)
+
+
+def main(target: Path) -> None:
+    world = World()
+    for split in SIZES:
+        for task in MAKERS:
+            write(target / task / f"{split}.parquet", rows(world, task, split))
+        write(target / "wikitext" / f"{split}.parquet", documents(world, split))
+    print(f"{len(world.facts)} facts about {len(world.by_name)} entities; {len(MAKERS)} tasks and general text in {target}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "tasks")

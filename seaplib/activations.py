@@ -1,0 +1,310 @@
+"""Activation statistics of the prunable units (Eqs. 3-5), in one exact pass.
+
+A unit's activation is its coordinate of the input of a projection: attention units are read at
+the input of ``o``, MLP channels at the input of ``down``. Per coordinate we keep count, mean and
+variance (1/n) over token positions, padding excluded, merged by Chan's rule in double precision,
+so that the result does not depend on how the texts were batched or ordered. The norms of the
+output projections' columns lie beside them, so that scores need no model.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from . import corpora, models, store
+from .settings import Calibration
+
+#: name of a module in statistics, scores and masks → role of the projection whose input is read
+UNITS = {"attention": "o", "mlp": "down"}
+
+
+@dataclass
+class Moments:
+    """Running count, mean and sum of squared deviations of ``dim`` coordinates, float64.
+
+    Chan, Golub & LeVeque (1979): two sets merge as n = n₁+n₂, δ = m₂−m₁, m = m₁ + δ·n₂/n,
+    M = M₁ + M₂ + δ²·n₁n₂/n.
+    """
+
+    count: int
+    mean: torch.Tensor  # [dim]
+    m2: torch.Tensor  # [dim]
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> "Moments":
+        """Moments of samples ``x`` [n, dim]."""
+        var, mean = torch.var_mean(x.float() if x.dtype != torch.float64 else x, dim=0, correction=0)
+        return cls(len(x), mean.double(), var.double() * len(x))
+
+    def merge(self, other: "Moments") -> "Moments":
+        if self.count == 0 or other.count == 0:
+            return other if self.count == 0 else self
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        m2 = self.m2 + other.m2 + delta.square() * (self.count * other.count / count)
+        return Moments(count, mean, m2)
+
+
+@dataclass
+class RunningMoments:
+    """The running estimates of the published codes, one prompt at a time, float32.
+
+    ``per="token"`` (SEAP's code) counts tokens; ``per="prompt"`` (FLAP's code) counts prompts, sums
+    squares over a prompt's tokens, and measures deviations twice around the mean that already
+    contains the prompt. In both, the first prompt's fluctuation counts as zero. Kept for the presets
+    that reproduce published masks.
+    """
+
+    per: str
+    count: int = 0
+    mean: torch.Tensor | float = 0.0
+    var: torch.Tensor | float = 0.0
+    second_moment: torch.Tensor | float = 0.0
+
+    def update(self, x: torch.Tensor) -> None:
+        """Add one prompt ``x`` [tokens, dim]."""
+        x = x.float()
+        n, new = self.count, len(x) if self.per == "token" else 1
+        old = self.mean
+        total = x.sum(0) if self.per == "token" else x.mean(0)
+        self.mean = old * (n / (n + new)) + total / (n + new)
+        self.second_moment = self.second_moment * (n / (n + new)) + x.norm(dim=0).square() / (n + new)
+        if n:
+            other = old if self.per == "token" else self.mean
+            fluctuation = ((x - self.mean) * (x - other)).sum(0)
+            self.var = self.var * ((n - 1) / (n + new - 1)) + fluctuation / (n + new)
+        self.count = n + new
+
+
+@dataclass(frozen=True)
+class ActivationStats:
+    """Statistics of one corpus under one model; ``modules`` are ``attention`` and ``mlp``.
+
+    ``mean``, ``var``, ``second_moment``: module → float64 [layers, dim], dim = heads·head_dim or
+    channels. ``weight_l1``, ``weight_l2sq``: ‖w‖₁ and ‖w‖₂² of the column each coordinate feeds.
+    ``count`` is the number of samples (tokens, or prompts with ``pooling="prompt"``).
+    """
+
+    geometry: models.Geometry
+    count: int
+    mean: dict[str, torch.Tensor]
+    var: dict[str, torch.Tensor]
+    second_moment: dict[str, torch.Tensor]
+    weight_l1: dict[str, torch.Tensor]
+    weight_l2sq: dict[str, torch.Tensor]
+    provenance: dict = field(default_factory=dict)
+
+    TENSORS = ("mean", "var", "second_moment", "weight_l1", "weight_l2sq")
+
+    def __repr__(self) -> str:
+        task = self.provenance.get("task", "?")
+        return f"ActivationStats({task}: {self.count:,} samples, {self.geometry.layers} layers)"
+
+    def norms(self) -> dict[str, torch.Tensor]:
+        """Eq. 5, (1/n)·sqrt(Σh²) per coordinate: module → [layers, dim]."""
+        return {module: (self.second_moment[module] / self.count).sqrt() for module in self.second_moment}
+
+    def save(self, directory: Path) -> None:
+        tensors = {f"{name}.{module}": t.contiguous() for name in self.TENSORS for module, t in getattr(self, name).items()}
+        save_file(tensors, Path(directory) / "stats.safetensors")
+        about = {"geometry": self.geometry.as_dict(), "count": self.count, "provenance": self.provenance}
+        (Path(directory) / "stats.json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def load(cls, directory: Path) -> "ActivationStats":
+        about = json.loads((Path(directory) / "stats.json").read_text())
+        tensors = load_file(Path(directory) / "stats.safetensors")
+        parts = {name: {} for name in cls.TENSORS}
+        for key, tensor in tensors.items():
+            name, module = key.split(".")
+            parts[name][module] = tensor
+        return cls(models.Geometry(**about["geometry"]), about["count"], provenance=about["provenance"], **parts)
+
+
+class Recorder:
+    """What :func:`capture` yields: moments per role and layer, filled by every forward pass.
+
+    ``keep`` [batch, tokens] says which positions count in the current pass. It is taken from the
+    decoder's attention mask; :func:`collect` narrows it further.
+    """
+
+    def __init__(self, roles, layers: int, pooling: str, estimator: str):
+        self.pooling = pooling
+        self.estimator = estimator
+        self.keep: torch.Tensor | None = None
+        self.skip_first = False
+        self.moments = {role: [self._empty() for _ in range(layers)] for role in roles}
+
+    def _empty(self) -> Moments | RunningMoments:
+        if self.estimator == "exact":
+            return Moments(0, torch.zeros(()), torch.zeros(()))
+        return RunningMoments("token" if self.estimator == "authors" else "prompt")
+
+    def update(self, role: str, layer: int, x: torch.Tensor) -> None:
+        """Add activations ``x`` [batch, tokens, dim]."""
+        keep = self.keep if self.keep is not None else torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        if self.skip_first:
+            keep = keep.clone()
+            keep[:, 0] = False
+        if self.estimator != "exact":
+            for prompt, valid in zip(x, keep, strict=True):
+                self.moments[role][layer].update(prompt[valid].cpu())
+            return
+        if self.pooling == "prompt":
+            weight = keep.unsqueeze(-1).to(x.dtype)
+            samples = ((x * weight).sum(1) / weight.sum(1))[keep.any(1)]
+        else:
+            samples = x[keep] if not bool(keep.all()) else x.flatten(0, 1)
+        moments = Moments.of(samples)
+        moments = Moments(moments.count, moments.mean.cpu(), moments.m2.cpu())
+        self.moments[role][layer] = self.moments[role][layer].merge(moments)
+
+    def stacked(self, role: str) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """count, mean, var, second moment of a role, the last three [layers, dim] in float64."""
+        rows = self.moments[role]
+        if rows[0].count == 0:
+            raise ValueError("no activations were captured: run the model inside the context")
+        mean = torch.stack([row.mean.double() for row in rows])
+        if self.estimator != "exact":
+            var = torch.stack([torch.as_tensor(row.var).double().expand(mean.shape[1]) for row in rows])
+            return rows[0].count, mean, var, torch.stack([row.second_moment.double() for row in rows])
+        var = torch.stack([row.m2 / row.count for row in rows])
+        return rows[0].count, mean, var, var + mean.square()
+
+
+@contextmanager
+def capture(
+    model, roles=tuple(UNITS.values()), pooling: str = "token", estimator: str = "exact", only: tuple[int, ...] | None = None
+) -> Iterator[Recorder]:
+    """Record the inputs of the projections ``roles`` of every layer (or ``only`` some) while the context is open.
+
+    The hooks are gone on exit, also after an error; the model is never changed.
+    """
+    layers = [layer for index, layer in enumerate(models.decoder_layers(model)) if only is None or index in only]
+    recorder = Recorder(roles, len(layers), pooling, estimator)
+
+    def note_mask(module, args, kwargs):
+        mask = kwargs.get("attention_mask")
+        recorder.keep = mask.bool() if mask is not None and mask.dim() == 2 else None
+
+    def note_input(role, index):
+        return lambda module, args: recorder.update(role, index, args[0].detach())
+
+    handles = [models.decoder(model).register_forward_pre_hook(note_mask, with_kwargs=True)]
+    try:
+        for index, layer in enumerate(layers):
+            for role in roles:
+                handles.append(models.linear(layer, role).register_forward_pre_hook(note_input(role, index)))
+        yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def batches(encoded: list[list[int]], batch_tokens: int, device, pad: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
+    """Right-padded batches of similar lengths, at most ``batch_tokens`` padded tokens each.
+
+    Yields ids [b, t], attention mask [b, t] and the texts' indices.
+    """
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
+    start = 0
+    while start < len(order):
+        longest = len(encoded[order[start]])
+        rows = order[start : start + max(1, batch_tokens // longest)]
+        ids = torch.full((len(rows), longest), pad)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for row, index in enumerate(rows):
+            ids[row, : len(encoded[index])] = torch.tensor(encoded[index])
+            mask[row, : len(encoded[index])] = 1
+        yield ids.to(device), mask.to(device), rows
+        start += len(rows)
+
+
+def encode(model, tokenizer, texts, max_length: int) -> tuple[list[list[int]], int]:
+    """Token ids of every text, cut to ``max_length`` and to the model's context, and how many were cut."""
+    limit = min(max_length, models.context_length(model))
+    encoded = tokenizer(list(texts))["input_ids"]
+    empty = [i for i, ids in enumerate(encoded) if not ids]
+    if empty:
+        raise ValueError(f"{len(empty)} of {len(encoded)} texts tokenise to nothing (the first is number {empty[0]})")
+    return [ids[:limit] for ids in encoded], sum(len(ids) > limit for ids in encoded)
+
+
+def collect(model, tokenizer, corpus, calibration: Calibration | None = None, progress: bool = True) -> ActivationStats:
+    """Run a corpus through the decoder (without LM head) and return its :class:`ActivationStats`.
+
+    The corpus' first ``calibration.samples`` texts are used, all of them without a ``calibration``.
+    Raises ``ValueError`` where activations are not finite or a text tokenises to nothing.
+    """
+    calibration = calibration or Calibration(samples=len(corpus))
+    shape = models.geometry(model)
+    texts = corpus.first(calibration.samples)
+    encoded, truncated = encode(model, tokenizer, texts.texts, calibration.max_length)
+    starts_with_bos = all(ids[0] == tokenizer.bos_token_id for ids in encoded)
+    if starts_with_bos and not calibration.bos and min(map(len, encoded)) < 2:
+        raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
+    device = models.decoder(model).get_input_embeddings().weight.device
+    with torch.inference_mode(), capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder:
+        recorder.skip_first = starts_with_bos and not calibration.bos
+        if calibration.estimator != "exact":  # order matters to these, and they take prompts one by one
+            plan = ((torch.tensor([ids], device=device), None, [i]) for i, ids in enumerate(encoded))
+        else:
+            plan = batches(encoded, calibration.batch_tokens, device)
+        with tqdm(total=len(encoded), desc=f"calibrating on {corpus.task}", unit="text", leave=False, disable=not progress) as bar:
+            for ids, mask, rows in plan:
+                models.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
+                bar.update(len(rows))
+    parts = {name: {} for name in ActivationStats.TENSORS}
+    for module, role in UNITS.items():
+        count, parts["mean"][module], parts["var"][module], parts["second_moment"][module] = recorder.stacked(role)
+        if not torch.isfinite(parts["second_moment"][module]).all():
+            raise ValueError(f"{corpus.task}: the model's {module} activations are not finite (NaN or Inf)")
+        weights = [models.linear(layer, role).weight.detach().double().cpu() for layer in models.decoder_layers(model)]
+        parts["weight_l1"][module] = torch.stack([w.abs().sum(0) for w in weights])
+        parts["weight_l2sq"][module] = torch.stack([w.square().sum(0) for w in weights])
+    provenance = {
+        "task": corpus.task,
+        "model": models.fingerprint(model),
+        "corpus": texts.fingerprint,
+        "ids": list(texts.ids),
+        "texts": len(encoded),
+        "tokens": sum(map(len, encoded)),
+        "truncated": truncated,
+        "starts_with_bos": starts_with_bos,
+        "calibration": calibration.as_dict(),
+    }
+    return ActivationStats(shape, count, provenance=provenance, **parts)
+
+
+def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -> dict[str, ActivationStats]:
+    """Statistics of every task's corpus, task → stats, asking the store first.
+
+    ``calibration.samples`` texts a task are drawn with ``calibration.seed``.
+    """
+    calibration = calibration or Calibration()
+    texts = {task: corpora.corpus(task, calibration.samples, calibration.seed) for task in tasks}
+    known = {"model": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}
+    out = {}
+    for task, corpus in texts.items():
+        spec = known | {"corpus": corpus.fingerprint, "calibration": calibration.as_dict()}
+        make = partial(collect, model, tokenizer, corpus, calibration)
+        out[task] = store.fetch("stats", spec, make, ActivationStats)
+    return out
+
+
+def weighted_mean(stats: dict[str, ActivationStats], weights: dict[str, float]) -> dict[str, torch.Tensor]:
+    """Mean activation over tasks, weighted as the general score is (Eq. 15): module → [layers, dim].
+
+    What compensation of a general mask adds back.
+    """
+    total = sum(weights[task] for task in stats)
+    modules = next(iter(stats.values())).mean
+    return {m: sum(weights[task] * one.mean[m] for task, one in stats.items()) / total for m in modules}

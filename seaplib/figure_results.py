@@ -1,0 +1,244 @@
+"""Figures of pruned models' results: accuracy, perplexity, speed, routing and the scorecard.
+
+They take the frames of ``evaluate``, ``perplexity`` and ``compare_speed`` as they are; means over
+calibration seeds and their standard errors come from ``tables.summary``.
+"""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
+
+from . import labels, tables
+from .figure_style import DENSE, DOUBLE, PALETTE, SINGLE, Z, name_ticks, styled, variant_styles
+
+VERDICTS = {"holds": (PALETTE[2], "o"), "undecided": ("0.5", "D"), "does not hold": (PALETTE[3], "X")}
+SPEED_TITLES = {"decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
+
+
+@styled
+def confusion(matrix: pd.DataFrame) -> Figure:
+    """Counts of true (rows) and predicted (columns) tasks; colours are shares of the row."""
+    order = labels.task_order([*matrix.index, *matrix.columns])
+    counts = matrix.reindex(index=order, columns=order, fill_value=0)
+    shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+    fig, ax = plt.subplots(figsize=(SINGLE, SINGLE * 0.95))
+    look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"fontsize": 6.5}}
+    sns.heatmap(shares, annot=counts, fmt="g", square=True, ax=ax, **look)
+    name_ticks(ax, order, order)
+    ax.set(xlabel="predicted", ylabel="true")
+    return fig
+
+
+@styled
+def perplexity(frame: pd.DataFrame) -> Figure:
+    """Fig. 7: ``perplexity`` (log scale) of every variant; a column of panels per sparsity, a row per ``dataset``.
+
+    Mean over calibration seeds, written beside its dot; ``low`` and ``high`` are drawn where
+    present. The dashed line is the dense model.
+    """
+    frame = frame.assign(label=labels.variants(frame))
+    frame = frame if "dataset" in frame else frame.assign(dataset="")
+    pruned = frame[frame["requested_sparsity"] > 0]
+    order, datasets = labels.variant_order(pruned), list(dict.fromkeys(frame["dataset"]))
+    looks, sparsities = variant_styles(order), sorted(pruned["requested_sparsity"].unique())
+    size = (DOUBLE, len(datasets) * (0.16 * len(order) + 0.55) + 0.1)
+    fig, axes = plt.subplots(len(datasets), len(sparsities), figsize=size, squeeze=False, sharey=True)
+    for dataset, row in zip(datasets, axes, strict=True):
+        dense = frame.loc[(frame["requested_sparsity"] == 0) & (frame["dataset"] == dataset), "perplexity"]
+        for ax, sparsity in zip(row, sparsities, strict=True):
+            cells = pruned[(pruned["dataset"] == dataset) & (pruned["requested_sparsity"] == sparsity)]
+            means = cells.groupby("label")[[c for c in ("perplexity", "low", "high") if c in cells]].mean()
+            for place, label in enumerate(order):
+                if label in means.index:
+                    value = means.at[label, "perplexity"]
+                    ax.plot(value, place, linestyle="", **looks[label])
+                    end = means.at[label, "high"] if "high" in means else value
+                    if "high" in means:
+                        ax.hlines(place, means.at[label, "low"], end, color=looks[label]["color"], linewidth=0.8)
+                    _beside(ax, f"{value:.3g}", end, place)
+            _rows(ax, order)
+            if len(dense):
+                ax.axvline(dense.mean(), color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
+            _log_axis(ax)
+            if dataset == datasets[0]:
+                ax.set_title(f"{labels.sparsity(sparsity)} sparsity")
+            if dataset == datasets[-1]:
+                ax.set_xlabel(f"perplexity (dense {dense.mean():.3g})" if len(datasets) == 1 else "perplexity")
+        if dataset and len(datasets) > 1:
+            row[0].set_ylabel(labels.task(dataset))
+    return fig
+
+
+def _log_axis(ax) -> None:
+    """A logarithmic x axis with room for text on the right and, however short, some labelled ticks."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high * (high / low) ** 0.15)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if high / low < 8 else (1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+@styled
+def zero_shot(frame: pd.DataFrame) -> Figure:
+    """Tables 1 and 4 as dots with 95% intervals: rows are variants, columns tasks and their average.
+
+    One block per sparsity; the dashed line is the dense model. Takes the frame of ``evaluate``.
+    """
+    means = tables.summary(frame)
+    dense = means[means["requested_sparsity"] == 0].set_index("task")["value"]
+    pruned = means[means["requested_sparsity"] > 0]
+    tasks = [*labels.task_order(task for task in means["task"].unique() if task != tables.AVERAGE), tables.AVERAGE]
+    blocks = {sparsity: block for sparsity, block in pruned.groupby("requested_sparsity")}
+    order = labels.variant_order(pruned)
+    looks = variant_styles(order)
+    height = len(blocks) * (0.15 * len(order) + 0.25) + 0.6
+    fig, axes = plt.subplots(
+        len(blocks), len(tasks), figsize=(DOUBLE, height), squeeze=False, sharex="col", sharey=True,
+        width_ratios=[1] * (len(tasks) - 1) + [1.6],
+    )  # fmt: skip
+    for (sparsity, block), row in zip(blocks.items(), axes, strict=True):
+        for ax, task in zip(row, tasks, strict=True):
+            cells = block[block["task"] == task].set_index("label")
+            _dots(ax, [cells.loc[[label]] if label in cells.index else cells[:0] for label in order], order, looks)
+            if task in dense:
+                ax.axvline(dense[task], color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
+            ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+        row[0].set_ylabel(f"{labels.sparsity(sparsity)} sparsity")
+    for ax, task in zip(axes[0], tasks, strict=True):
+        if task != tables.AVERAGE:
+            ax.xaxis.set_major_locator(FixedLocator(_two_ticks(*ax.get_xlim())))
+        name = "average" if task == tables.AVERAGE else labels.task(task).replace("mini-", "mini-\n")
+        ax.set_title(name, fontsize=6, fontweight="bold" if task == tables.AVERAGE else "normal")
+    fig.supxlabel("accuracy, %", fontsize=8)
+    return fig
+
+
+def _dots(ax, rows, order, looks) -> None:
+    """One dot with its 95% interval per label, the first label on top."""
+    for place, (label, cell) in enumerate(zip(order, rows, strict=True)):
+        error = Z * cell["stderr"]
+        ax.errorbar(cell["value"], [place] * len(cell), xerr=error, linestyle="", elinewidth=0.8, **looks[label])
+    _rows(ax, order)
+
+
+def _rows(ax, order) -> None:
+    """Variant labels down the y axis, the first on top."""
+    ax.set_yticks(range(len(order)), order, fontsize=6.5)
+    ax.set_ylim(len(order) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", color="0.92", linewidth=0.5)
+    ax.set_axisbelow(True)
+
+
+def _beside(ax, text: str, x: float, y: float) -> None:
+    """A number to the right of a dot."""
+    ax.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=6.5)
+
+
+def _two_ticks(low: float, high: float) -> list[float]:
+    """Two round numbers that span a narrow axis."""
+    for step in (0.5, 0.25, 0.2, 0.1, 0.05, 0.02, 0.01):
+        ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+        if len(ticks) >= 2:
+            return [ticks[0], ticks[-1]]
+    return [low, high]
+
+
+@styled
+def sparsity_settings(frame: pd.DataFrame) -> Figure:
+    """Table 3: average accuracy of every method under each ``allocation``, with 95% intervals.
+
+    A panel per sparsity; the dashed line is the dense model. Takes the frame of ``evaluate``.
+    """
+    dense = tables.summary(frame[frame["requested_sparsity"] == 0])
+    frame = frame[frame["requested_sparsity"] > 0]
+    allocations = list(dict.fromkeys(frame["allocation"]))
+    means = {name: tables.summary(frame[frame["allocation"] == name]) for name in allocations}
+    means = pd.concat([part.assign(allocation=name) for name, part in means.items()], ignore_index=True)
+    means = means[means["task"] == tables.AVERAGE]
+    order, looks = labels.variant_order(means), variant_styles(allocations)
+    sparsities = sorted(means["requested_sparsity"].unique())
+    height = 0.3 * len(order) + 0.9
+    fig, axes = plt.subplots(1, len(sparsities), figsize=(DOUBLE, height), squeeze=False, sharey=True)
+    for ax, sparsity in zip(axes.flat, sparsities, strict=True):
+        for place, allocation in enumerate(allocations):
+            rows = means[(means["allocation"] == allocation) & (means["requested_sparsity"] == sparsity)]
+            y = [order.index(label) + 0.18 * (place - (len(allocations) - 1) / 2) for label in rows["label"]]
+            bars = {"xerr": Z * rows["stderr"], "linestyle": "", "elinewidth": 0.8}
+            ax.errorbar(rows["value"], y, label=allocation, **bars, **looks[allocation])
+        average = dense.loc[dense["task"] == tables.AVERAGE, "value"]
+        if len(average):
+            ax.axvline(average.iloc[0], color=DENSE, linestyle="--", linewidth=0.8, zorder=0, label="Dense")
+        _rows(ax, order)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+        ax.set(title=f"{labels.sparsity(sparsity)} sparsity", xlabel="average accuracy, %")
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return fig
+
+
+@styled
+def inference_speed(frame: pd.DataFrame) -> Figure:
+    """Table 2: decode and prefill speed with their spread, and parameter bytes, a row per model.
+
+    Takes the frame of ``compare_speed``: name, measure, tokens_per_second, low, high, ratio,
+    ratio_low, ratio_high, parameter_bytes; the speed-up over the reference stands beside the dot.
+    """
+    names, measures = list(dict.fromkeys(frame["name"])), list(dict.fromkeys(frame["measure"]))
+    place = {name: index for index, name in enumerate(names)}
+    looks = variant_styles(names)
+    fig, axes = plt.subplots(1, len(measures) + 1, figsize=(DOUBLE, 0.24 * len(names) + 0.8), sharey=True)
+    for ax, measure in zip(axes, measures, strict=False):
+        rows = frame[frame["measure"] == measure]
+        for row in rows.itertuples():
+            spread = [[row.tokens_per_second - row.low], [row.high - row.tokens_per_second]]
+            ax.errorbar(row.tokens_per_second, place[row.name], xerr=spread, elinewidth=0.8, **looks[row.name])
+            _beside(ax, f"×{row.ratio:.2f}", row.high, place[row.name])
+        ax.set_xlim(0, 1.18 * rows["high"].max())
+        ax.set_title(SPEED_TITLES.get(measure, measure))
+    sizes = frame.drop_duplicates("name")
+    colours = [looks[name]["color"] for name in sizes["name"]]
+    axes[-1].barh([place[name] for name in sizes["name"]], sizes["parameter_bytes"] / 2**20, 0.6, color=colours)
+    axes[-1].set_title("parameters, MiB")
+    for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.grid(axis="x", color="0.92", linewidth=0.5)
+        ax.set_axisbelow(True)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    return fig
+
+
+@styled
+def scorecard(frame: pd.DataFrame) -> Figure:
+    """A forest plot of claims: ``measured`` with its interval ``low``-``high``, marked by ``verdict``.
+
+    Every row has its own scale, so that its interval fills the panel: what counts is on which side
+    of the line (no effect) it lies. ``unit`` is written behind the numbers; where the no-effect
+    value is not 0, column ``null`` holds it.
+    """
+    rows = frame.reset_index(drop=True)
+    null = rows["null"].fillna(0) if "null" in rows else 0.0
+    centred = rows[["measured", "low", "high"]].sub(null, axis=0)
+    scale = centred.abs().max(axis=1).replace(0, 1)
+    centred = centred.div(scale, axis=0)
+    fig, ax = plt.subplots(figsize=(DOUBLE, 0.25 * len(rows) + 0.7))
+    ax.axvline(0, color="0.4", linewidth=0.8)
+    for place, row in rows.iterrows():
+        colour, marker = VERDICTS.get(row["verdict"], ("0.5", "D"))
+        ax.hlines(place, centred["low"][place], centred["high"][place], color=colour)
+        ax.plot(centred["measured"][place], place, marker=marker, color=colour)
+        unit = f" {row['unit']}" if "unit" in rows and isinstance(row["unit"], str) else ""
+        text = f"{row['measured']:.3g} [{row['low']:.3g}, {row['high']:.3g}]{unit}" if row.notna()["measured"] else "–"
+        ax.annotate(text, (1.04, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=6.5)
+    ax.set_yticks(range(len(rows)), [textwrap.fill(claim, 56) for claim in rows["claim"]], fontsize=6.5)
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-1.1, 1.1), xticks=[0], xticklabels=["no effect"])
+    shown = [verdict for verdict in VERDICTS if verdict in set(rows["verdict"])]
+    handles = [ax.plot([], [], color=VERDICTS[v][0], marker=VERDICTS[v][1], label=v)[0] for v in shown]
+    fig.legend(handles=handles, loc="outside upper left", ncols=3)
+    return fig

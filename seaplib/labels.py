@@ -1,0 +1,104 @@
+"""How tasks, methods and variants are written in figures and tables, and in which order they stand.
+
+Names in result frames are identifiers (``mini_arc_easy``, ``seap_gen``); readers get the papers'
+spelling. An unknown name is shown as it is, after the known ones.
+"""
+
+import pandas as pd
+
+#: task → how it is written; the order is the order of rows, columns and colours
+TASKS = {
+    "boolq": "BoolQ",
+    "arc_easy": "ARC-e",
+    "arc_challenge": "ARC-c",
+    "openbookqa": "OBQA",
+    "piqa": "PIQA",
+    "hellaswag": "HellaSwag",
+    "winogrande": "WinoGrande",
+    "gsm8k": "GSM8K",
+    "mmlu": "MMLU",
+    "wikitext2": "WikiText-2",
+    "c4": "C4",
+}
+TASK_ALIASES = {"wikitext": "wikitext2", "arc": "arc_challenge", "ai2_arc": "arc_challenge"}
+METHODS = {
+    "dense": "Dense",
+    "random": "Random",
+    "magnitude": "Magnitude",
+    "wanda": "Wanda",
+    "wandasp": "Wanda-sp",
+    "flap": "FLAP",
+    "flapaspublished": "FLAP as published",
+    "seap": "SEAP",
+    "seapgen": "SEAP-gen",
+}
+SCORES = {"s_F": "$s_F$", "s_W": "$s_W$"}
+MINI = "mini_"
+#: columns that tell two variants of the same method and score apart, in the order they are named
+DETAILS = ("allocation", "budget", "kv_unit", "compensation", "mode", "calibration")
+
+
+def base_task(task: str) -> str:
+    """``mini_piqa`` → ``piqa``: the task that a bundled one mirrors, under its usual name."""
+    base = str(task).removeprefix(MINI)
+    return TASK_ALIASES.get(base, base)
+
+
+def task(name: str) -> str:
+    """``piqa`` → PIQA, ``mini_piqa`` → mini-PIQA: a bundled task is never shown as the real one."""
+    text = TASKS.get(base_task(name), str(name).removeprefix(MINI))
+    return f"mini-{text}" if str(name).startswith(MINI) else text
+
+
+def task_order(names) -> list[str]:
+    """Unique names in the order of ``TASKS``, unknown ones behind in the order they came."""
+    known = list(TASKS)
+    names = list(dict.fromkeys(names))
+    return sorted(names, key=lambda name: known.index(base_task(name)) if base_task(name) in known else len(known))
+
+
+def method_key(name: str) -> str:
+    """A spelling-blind key: ``Wanda-sp``, ``wanda_sp`` and ``WandA-sp`` are one method."""
+    return "".join(c for c in str(name).lower() if c.isalnum())
+
+
+def method(name: str) -> str:
+    """``wanda_sp`` → Wanda-sp, ``flap+bias`` → FLAP+bias."""
+    base, plus, suffix = str(name).partition("+")
+    return METHODS.get(method_key(base), base) + plus + suffix
+
+
+def method_rank(name: str) -> int:
+    """Place among the methods, by the longest known name that ``name`` starts with."""
+    key = method_key(name)
+    known = [place for place, other in enumerate(METHODS) if key.startswith(other)]
+    return max(known, key=lambda place: len(list(METHODS)[place]), default=len(METHODS))
+
+
+def variants(frame: pd.DataFrame) -> pd.Series:
+    """One label per row: method, score, and whatever else is needed to tell two variants apart.
+
+    A detail (allocation, budget, calibration text, …) is named only for a method that occurs with
+    two of them at the same sparsity on the same task; so nothing different is ever averaged.
+    """
+    scores = frame["score"].map(SCORES) if "score" in frame else pd.Series(index=frame.index, dtype=object)
+    label = frame["method"].map(method)
+    label = label.where(scores.isna(), label + " (" + scores.astype(str) + ")")
+    cell = [frame[column] for column in ("requested_sparsity", "task") if column in frame]
+    for detail in DETAILS:
+        if detail in frame:
+            values = frame[detail].astype(str)
+            differs = values.groupby([label, *cell]).transform("nunique") > 1
+            differs = differs.groupby(label).transform("any")
+            label = label.where(~differs, label + ", " + values)
+    return label
+
+
+def variant_order(frame: pd.DataFrame, label: str = "label") -> list[str]:
+    """Unique labels: dense, controls, baselines, SEAP; within a method by score and detail."""
+    ranks = frame.assign(_rank=frame["method"].map(method_rank))
+    return list(dict.fromkeys(ranks.sort_values(["_rank", label], kind="stable")[label]))
+
+
+def sparsity(value: float) -> str:
+    return f"{100 * float(value):g}%"

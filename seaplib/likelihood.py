@@ -1,0 +1,187 @@
+"""Log-likelihood of given tokens: one forward pass, and the LM head only where a token is asked for.
+
+    log p(continuation | context) = Σ_t log softmax(z_{t-1})[x_t]      (what lm-eval's HFLM computes)
+
+The requests of one item usually begin alike: options share their context, WinoGrande's sentences
+everything up to the option. ``plan`` packs such an item into one row, the common prefix once and a
+branch for each request, and ``score`` keeps the branches apart with an explicit attention mask and
+explicit positions. Every token then sees exactly the tokens it would see alone. Rows of similar
+length are padded on the right, where a causal model cannot see it. A plan belongs to a tokenizer
+and a context length, not to a model: made once, it serves every pruned variant.
+"""
+
+import os.path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from . import models
+
+WORTH_SHARING = 0.8  # pack an item if its row is at most this share of its requests' tokens
+LOGITS_AT_ONCE = 2**25  # numbers; bounds the memory of the LM head's output
+
+Request = tuple[Sequence[int], Sequence[int]]  # token ids of context and continuation
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one forward pass, and the tokens asked for.
+
+    ``ids``, ``positions`` and ``branches`` are [rows, length]; branch 0 is the common prefix, -1 is
+    padding; ``branches`` is None where every row is a plain sequence. The logits at (``row``,
+    ``column``) are asked for the token ``target`` of request ``owner``; each of these is [tokens].
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    branches: torch.Tensor | None
+    row: torch.Tensor
+    column: torch.Tensor
+    target: torch.Tensor
+    owner: torch.Tensor
+
+
+@dataclass
+class _Row:
+    ids: list[int]
+    positions: list[int]
+    branches: list[int]
+    column: list[int]
+    target: list[int]
+    owner: list[int]
+
+
+def truncated(request: Request, max_length: int) -> bool:
+    """Whether context + continuation exceed the model's context (the last token is never an input)."""
+    return len(request[0]) + len(request[1]) > max_length + 1
+
+
+def plan(
+    items: Iterable[Sequence[Request]],
+    max_length: int,
+    batch_tokens: int,
+    share: bool = True,
+    window: int | None = None,
+) -> list[Batch]:
+    """Batches of at most ``batch_tokens`` padded tokens for the requests of ``items``.
+
+    Requests are numbered through all items. Too long a context loses its beginning, as in lm-eval.
+    ``share=False`` gives every request a row of its own; so do requests longer than ``window``, the
+    sliding attention window, which a packed row's mask does not express. ValueError where a
+    continuation is empty or alone exceeds ``max_length``.
+    """
+    rows, first = [], 0
+    for requests in items:
+        inputs = []
+        for context, continuation in requests:
+            if not continuation or not context:
+                raise ValueError("a context and a continuation need at least one token each")
+            if len(continuation) > max_length:
+                raise ValueError(
+                    f"an answer of {len(continuation)} tokens exceeds the {max_length} of the model's context"
+                )
+            inputs.append([*context, *continuation][-(max_length + 1) : -1])
+        fits = window is None or max(map(len, inputs)) <= window
+        common = len(os.path.commonprefix(inputs)) if share and fits and len(inputs) > 1 else 0
+        alone = sum(map(len, inputs))
+        groups = [range(len(inputs))]
+        if alone - common * (len(inputs) - 1) > WORTH_SHARING * alone:
+            common, groups = 0, [[i] for i in groups[0]]
+        rows += [_pack(inputs, requests, group, common, first) for group in groups]
+        first += len(inputs)
+    rows.sort(key=lambda row: (max(row.branches) > 0, -len(row.ids)))  # stable: equal lengths stay in order
+    batches, start = [], 0
+    while start < len(rows):
+        size = max(1, batch_tokens // len(rows[start].ids))
+        kind = max(rows[start].branches) > 0
+        taken = [row for row in rows[start : start + size] if (max(row.branches) > 0) == kind]
+        batches.append(_collate(taken, kind))
+        start += len(taken)
+    return batches
+
+
+def _pack(inputs: list, requests: Sequence[Request], group: Iterable[int], common: int, first: int) -> _Row:
+    group = list(group)
+    prefix = inputs[group[0]][:common]
+    row = _Row(list(prefix), list(range(common)), [0] * common, [], [], [])
+    for branch, i in enumerate(group, start=int(len(group) > 1)):
+        length, target = len(inputs[i]), list(requests[i][1])
+        shift = len(row.ids) - common  # where this branch stands, beyond where it would stand alone
+        wanted = range(length - len(target), length)
+        row.column += [position + shift if position >= common else position for position in wanted]
+        row.target += target
+        row.owner += [first + i] * len(target)
+        row.ids += inputs[i][common:]
+        row.positions += range(common, length)
+        row.branches += [branch] * (length - common)
+    return row
+
+
+def _collate(rows: list[_Row], shared: bool) -> Batch:
+    shape = len(rows), max(len(row.ids) for row in rows)
+    padded = {"ids": np.zeros(shape, np.int64), "positions": np.zeros(shape, np.int64), "branches": np.full(shape, -1)}
+    for number, row in enumerate(rows):
+        for name, values in padded.items():
+            values[number, : len(row.ids)] = getattr(row, name)
+    tensors = {name: torch.from_numpy(values) for name, values in padded.items()}
+    if not shared:
+        tensors["branches"] = None
+    where = [number for number, row in enumerate(rows) for _ in row.target]
+    asked = {
+        name: torch.tensor([v for row in rows for v in getattr(row, name)]) for name in ("column", "target", "owner")
+    }
+    return Batch(**tensors, row=torch.tensor(where), **asked)
+
+
+@torch.inference_mode()
+def score(
+    model, batches: Sequence[Batch], on_batch: Callable[[], None] = lambda: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of log-probabilities (float64, natural) and "is the greedy continuation", per request."""
+    total = 1 + max(int(batch.owner.max()) for batch in batches)
+    sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
+    for batch in batches:
+        logprob, likeliest = token_logprobs(model, batch)
+        owner = batch.owner.numpy()
+        np.add.at(sums, owner, logprob.double().cpu().numpy())
+        np.logical_and.at(greedy, owner, likeliest.cpu().numpy())
+        on_batch()
+    return sums, greedy
+
+
+@torch.inference_mode()
+def token_logprobs(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability (float32) of each token asked for, and whether it is the likeliest one: [tokens] each."""
+    device, dtype = model.device, model.dtype
+    ids = batch.ids.to(device)
+    inputs = {}
+    if batch.branches is not None:
+        inputs = {"attention_mask": _mask(batch.branches.to(device), dtype), "position_ids": batch.positions.to(device)}
+    hidden = models.decoder(model)(input_ids=ids, use_cache=False, **inputs).last_hidden_state
+    hidden = hidden[batch.row.to(device), batch.column.to(device)]
+    target = batch.target.to(hidden.device)
+    head, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+    logprobs, likeliest = [], []
+    step = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    for part, wanted in zip(hidden.split(step), target.split(step), strict=True):
+        logits = head(part).float()
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        logprobs.append(logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0])
+        likeliest.append(logits.argmax(-1) == wanted)
+    return torch.cat(logprobs), torch.cat(likeliest)
+
+
+def _mask(branches: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Additive mask [rows, 1, length, length]: a token sees the prefix and its own branch, up to itself."""
+    query, key = branches[:, :, None], branches[:, None, :]
+    length = branches.shape[1]
+    seen = ((key == 0) | (key == query)) & torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def can_share(model) -> bool:
+    """Whether the model's attention takes an explicit mask (eager and sdpa do)."""
+    return model.config._attn_implementation in ("eager", "sdpa")

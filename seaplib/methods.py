@@ -1,0 +1,140 @@
+"""Every row of the paper's tables as a recipe: what is scored, on which text, cut how.
+
+A :class:`Method` is a decision; :func:`variants` turns recipes and statistics into
+:class:`~seaplib.pruning.Variant` objects that :func:`~seaplib.evaluation.evaluate` takes. To add a
+method, add a :class:`Method` here, or a score to :mod:`seaplib.scores`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from . import tasks as registry
+from .activations import ActivationStats, weighted_mean
+from .baselines import flap
+from .masks import PruningMask, select
+from .pruning import Variant
+from .scores import Scores, aggregate, score, weights
+from .sparsity import Allocation
+
+#: layers protected at the output, by allocation, where a method does not say otherwise
+PROTECT_LAST = {"logistic": 2, "uniform": 0, "adaptive": 0}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table. ``calibration`` is ``task`` (expert), ``general`` (text), ``all`` (Eq. 15) or ``none``."""
+
+    name: str
+    score: str
+    calibration: str
+    allocation: str = "logistic"
+    x0: float = 0.3
+    k: float = 1.0
+    protect_first: int = 0
+    protect_last: int | None = None  # None: the allocation's own
+    budget: str = "parameters"
+    kv_unit: str = "group"
+    compensate: bool = False
+    as_published: bool = False  # FLAP's own metric, threshold and running estimates
+
+    def allocate(self, sparsity: float) -> Allocation:
+        last = PROTECT_LAST[self.allocation] if self.protect_last is None else self.protect_last
+        return Allocation(self.allocation, sparsity, self.x0, self.k, self.protect_first, last)
+
+    @property
+    def allocation_name(self) -> str:
+        """The allocation, with its protection where that is not the usual one."""
+        last = PROTECT_LAST[self.allocation]
+        usual = self.protect_first == 0 and self.protect_last in (None, last)
+        return self.allocation if usual else f"{self.allocation}, protect {self.protect_first}+{self.protect_last}"
+
+    def label(self, seed: int) -> dict:
+        return {
+            "method": self.name + ("+bias" if self.compensate and not self.as_published else ""),
+            "score": self.score,
+            "allocation": self.allocation_name,
+            "budget": self.budget,
+            "calibration": self.calibration,
+            "calibration_seed": seed,
+        }
+
+
+SEAP_F, SEAP_W = Method("SEAP", "s_F", "task"), Method("SEAP", "s_W", "task")
+GENERAL_F, GENERAL_W = Method("SEAP-gen", "s_F", "all"), Method("SEAP-gen", "s_W", "all")
+FLAP, WANDA_SP = Method("FLAP", "s_F", "general"), Method("Wanda-sp", "s_W", "general")
+FLAP_PUBLISHED = Method("FLAP as published", "s_F", "general", "adaptive", compensate=True, as_published=True)
+RANDOM, MAGNITUDE = Method("random", "random", "none"), Method("magnitude", "magnitude", "none")
+
+#: Table 1 (and 4): same allocation for all, they differ in calibration text
+PAPER = (WANDA_SP, SEAP_W, GENERAL_W, FLAP, SEAP_F, GENERAL_F)
+#: controls that could embarrass the method
+CONTROLS = (RANDOM, MAGNITUDE, FLAP_PUBLISHED)
+#: the same with the removed units' mean contribution added back
+COMPENSATED = tuple(replace(method, compensate=True) for method in PAPER)
+#: how much of a result is the protection of the last layers
+UNPROTECTED = tuple(replace(method, protect_last=0) for method in (FLAP, SEAP_F, GENERAL_F))
+#: the same choices under the paper's floor(ρC)
+FLOOR = tuple(replace(method, budget="floor") for method in PAPER)
+TABLE_1 = PAPER + CONTROLS + COMPENSATED + UNPROTECTED
+#: Table 3: every allocation, for the three methods whose mask serves all tasks
+TABLE_3 = tuple(
+    replace(method, allocation=allocation, protect_last=last)
+    for method in (WANDA_SP, FLAP, GENERAL_F)
+    for allocation, last in (("uniform", None), ("uniform", 2), ("logistic", None), ("logistic", 0), ("adaptive", None), ("adaptive", 2))
+) + (FLAP_PUBLISHED,)
+
+
+def scores(method: Method, stats: dict[str, ActivationStats], general: str, task: str | None = None, seed: int = 0) -> Scores:
+    """The scores a method ranks by. ``task`` names the corpus where ``calibration="task"``."""
+    if method.calibration == "all":
+        each = {name: score(one, method.score) for name, one in stats.items()}
+        return aggregate(each, weights(each, general))
+    source = {"task": task, "general": general}.get(method.calibration, general)
+    return score(stats[source], method.score, seed=seed)
+
+
+def mask(
+    method: Method, stats: dict[str, ActivationStats], sparsity: float, general: str, task: str | None = None, seed: int = 0
+) -> PruningMask:
+    """The mask of one method at one sparsity (for one ``task`` where it is an expert)."""
+    if method.as_published:
+        return flap(stats[general], sparsity)
+    return select(scores(method, stats, general, task, seed), method.allocate(sparsity), method.budget, method.kv_unit)
+
+
+def variants(
+    methods: Iterable[Method],
+    stats: dict[str, ActivationStats],
+    sparsities: Iterable[float],
+    tasks: Iterable[str],
+    general: str,
+    seed: int = 0,
+    published: dict[str, ActivationStats] | None = None,
+) -> list[Variant]:
+    """One variant per method and sparsity; for experts one per task's corpus, evaluated on its tasks only.
+
+    ``stats`` maps every expert's task, and ``general``, to statistics with one calibration ``seed``.
+    ``published`` holds the general text's statistics with ``estimator="flap"`` for methods as
+    published. Raises ``ValueError`` where a needed corpus has no statistics.
+    """
+    tasks = tuple(tasks)
+    experts: dict[str, list[str]] = {}
+    for task in tasks:
+        experts.setdefault(registry.get(task).expert, []).append(task)
+    if missing := (set(experts) | {general}) - set(stats):
+        raise ValueError(f"no statistics for {', '.join(sorted(missing))}; calibrate on them first")
+    out = []
+    for method in methods:
+        if method.as_published and published is None:
+            raise ValueError(f"{method.name} needs the general text's statistics with estimator='flap'")
+        of = published if method.as_published else stats
+        rows = [(task, tuple(served)) for task, served in experts.items()] if method.calibration == "task" else [(None, None)]
+        for sparsity in sparsities:
+            for task, served in rows:
+                chosen = mask(method, of, sparsity, general, task, seed)
+                mean = None
+                if method.compensate:
+                    alpha = weights(of, general)
+                    mean = weighted_mean(of, alpha) if method.calibration == "all" else of[task or general].mean
+                out.append(Variant(method.label(seed), chosen, compensation=mean, tasks=served))
+    return out

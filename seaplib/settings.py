@@ -1,0 +1,88 @@
+"""Every choice a user can make, as frozen dataclasses.
+
+A notebook's parameters cell and ``papermill_runs.yaml`` override these fields by name, so a
+parameter called ``samples`` always means ``Calibration.samples``. An unknown keyword is a
+``TypeError`` (dataclasses refuse it); an impossible value is a ``ValueError`` here, before any
+model is loaded.
+"""
+
+from dataclasses import asdict, dataclass
+
+SCORES = ("s_F", "s_W", "magnitude", "random")
+ALLOCATIONS = ("uniform", "logistic", "adaptive")
+
+
+class Settings:
+    """What the three groups of choices share."""
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(f"{type(self).__name__}: {message}")
+
+
+@dataclass(frozen=True)
+class Calibration(Settings):
+    """Which texts are run through the model, and what is measured (Eqs. 3-5)."""
+
+    samples: int = 128  # texts per task; fewer if the corpus has fewer
+    seed: int = 0  # which texts are drawn
+    max_length: int = 2048  # tokens per text; longer ones are truncated and counted
+    pooling: str = "token"  # "token": a sample is a token position; "prompt": a prompt's mean
+    bos: bool = True  # whether the BOS position is part of the statistics
+    batch_tokens: int = 8192  # padded tokens per batch
+    estimator: str = "exact"  # "authors", "flap": the published codes' running estimates
+
+    def __post_init__(self):
+        self._require(self.samples >= 1, f"samples must be at least 1, got {self.samples}")
+        self._require(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
+        self._require(self.batch_tokens >= 1, f"batch_tokens must be positive, got {self.batch_tokens}")
+        self._require(self.pooling in ("token", "prompt"), f"pooling is 'token' or 'prompt', got {self.pooling!r}")
+        known = ("exact", "authors", "flap")
+        self._require(self.estimator in known, f"estimator is one of {', '.join(known)}, got {self.estimator!r}")
+
+
+@dataclass(frozen=True)
+class Pruning(Settings):
+    """How much is removed from where (Eqs. 8-17)."""
+
+    sparsity: float = 0.5  # G: share of the decoder layers' projection parameters
+    score: str = "s_F"
+    allocation: str = "logistic"
+    x0: float = 0.3  # inflection point of the logistic curve (Eq. 16)
+    k: float = 1.0  # its steepness
+    protect_first: int = 0  # layers at the input that keep everything
+    protect_last: int = 2  # layers at the output that keep everything (the paper gives no n)
+    budget: str = "parameters"  # or "floor", the paper's
+    kv_unit: str = "group"  # or "query": the same number of query heads from every KV group
+    mode: str = "remove"  # or "zero"
+    compensate: bool = False  # add the removed units' mean contribution to a bias
+    round_to: int = 1  # kept channels are a multiple of this
+
+    def __post_init__(self):
+        self._require(0 <= self.sparsity < 1, f"sparsity must lie in [0, 1), got {self.sparsity}")
+        self._require(self.score in SCORES, f"score is one of {', '.join(SCORES)}, got {self.score!r}")
+        self._require(self.allocation in ALLOCATIONS, f"allocation is one of {', '.join(ALLOCATIONS)}, got {self.allocation!r}")
+        self._require(self.budget in ("parameters", "floor"), f"budget is 'parameters' or 'floor', got {self.budget!r}")
+        self._require(self.kv_unit in ("group", "query"), f"kv_unit is 'group' or 'query', got {self.kv_unit!r}")
+        self._require(self.mode in ("remove", "zero"), f"mode is 'remove' or 'zero', got {self.mode!r}")
+        self._require(min(self.protect_first, self.protect_last) >= 0, "the number of protected layers cannot be negative")
+        self._require(self.round_to >= 1, f"round_to must be at least 1, got {self.round_to}")
+
+
+@dataclass(frozen=True)
+class Evaluation(Settings):
+    """What is scored, and under which conventions (design: lm-eval, zero-shot)."""
+
+    items: int | None = None  # test items per task, the first ones of a seeded shuffle; None: all
+    item_seed: int = 0
+    batch_tokens: int = 8192  # padded tokens per batch
+    max_length: int | None = None  # tokens; None: the model's context
+    bos: bool | None = None  # prepend BOS; None: whatever the tokenizer does by default
+    chat_template: bool = False
+
+    def __post_init__(self):
+        self._require(self.items is None or self.items >= 1, f"items must be at least 1, got {self.items}")
+        self._require(self.batch_tokens >= 1, f"batch_tokens must be positive, got {self.batch_tokens}")

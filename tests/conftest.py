@@ -1,0 +1,144 @@
+"""Shared fixtures: a tiny random Llama, its tokenizer, and a tiny data directory in the hub's schema."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+SENTENCES = [
+    "To dry a wet towel, hang it on a line in the warm sun.",
+    "Which animal lives in the river and eats small fish? the otter",
+    "A kettle is used to boil water before the tea is made.",
+    "Metals conduct heat, wood does not. A copper spoon gets hot quickly.",
+    "Anna gave the heavy box to Ben because she was tired after the walk.",
+    "There are 12 apples and 5 pears in the basket, so there are 17 fruits.",
+    "= The old harbour = The harbour of the town was built from grey stone.",
+]
+
+
+@pytest.fixture(autouse=True)
+def private_store(tmp_path, monkeypatch):
+    """No test reads or writes the user's store, run records or figures."""
+    monkeypatch.setenv("SEAP_STORE_DIR", str(tmp_path / "store"))
+    monkeypatch.setenv("SEAP_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("SEAP_FIGURES_DIR", str(tmp_path / "figures"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A byte-level BPE of 400 types which, like Llama's, puts a BOS before every text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    bos = [("<s>", tokenizer.token_to_id("<s>"))]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=bos)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=256
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_tokenizer):
+    """``tiny_model(kind="mha"|"gqa", seed=0, **config)``: a random float32 Llama of about 40,000 parameters."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def build(kind: str = "mha", seed: int = 0, **overrides) -> LlamaForCausalLM:
+        options = {
+            "vocab_size": len(tiny_tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": {"mha": 4, "gqa": 2}[kind],
+            "max_position_embeddings": 256,
+            "bos_token_id": tiny_tokenizer.bos_token_id,
+            "eos_token_id": tiny_tokenizer.eos_token_id,
+            "pad_token_id": tiny_tokenizer.pad_token_id,
+            # weights larger than the default 0.02, so that logits differ visibly between tokens
+            "initializer_range": 0.2,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return LlamaForCausalLM(LlamaConfig(**options | overrides)).eval()
+
+    return build
+
+
+def _piqa(split: str, n: int) -> pd.DataFrame:
+    tools = ["a kettle", "a copper spoon", "a wet towel", "the old basket", "a heavy box"]
+    return pd.DataFrame(
+        {
+            "goal": [f"How do you boil {i} cups of water ({split})?" for i in range(n)],
+            "sol1": [f"use {tools[i % 5]} in the warm sun" for i in range(n)],
+            "sol2": [f"use {tools[(i + 2) % 5]}" for i in range(n)],
+            "label": [(i * 7 // 3) % 2 for i in range(n)],
+        }
+    )
+
+
+def _arc(split: str, n: int) -> pd.DataFrame:
+    animals = ["otter", "the small fish", "Anna", "copper", "a grey stone harbour"]
+    letters = "ABCDE"
+
+    def choices(i: int) -> dict:
+        count = 3 + i % 3  # the official ARC has rows with three and five options too
+        return {"text": [animals[(i + j) % 5] for j in range(count)], "label": list(letters[:count])}
+
+    return pd.DataFrame(
+        {
+            "id": [f"{split}_{i}" for i in range(n)],
+            "question": [f"Which animal number {i} lives in the river of the {split}?" for i in range(n)],
+            "choices": [choices(i) for i in range(n)],
+            "answerKey": [letters[i % 3] for i in range(n)],
+        }
+    )
+
+
+def _winogrande(split: str, n: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "sentence": [f"Anna gave box {i} to Ben because _ was tired after the {split}." for i in range(n)],
+            "option1": ["Anna"] * n,
+            "option2": ["Ben"] * n,
+            "answer": ["12"[i % 2] for i in range(n)],
+        }
+    )
+
+
+@pytest.fixture
+def tiny_data_dir(tmp_path, monkeypatch) -> Path:
+    """PIQA, ARC-Easy, WinoGrande and WikiText-2 of a few rows each, in the hub's schema; SEAP_DATA_DIR points here."""
+    root = tmp_path / "data"
+
+    def write(folder: str, split: str, frame: pd.DataFrame) -> None:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(root / folder / f"{split}.parquet", index=False)
+
+    for split, n in {"train": 24, "validation": 12, "test": 10}.items():
+        write("piqa", split, _piqa(split, n))
+        write("ai2_arc/ARC-Easy", split, _arc(split, n))
+        write("winogrande/winogrande_xl", split, _winogrande(split, n))
+        lines = [f" = Harbour {split} = \n", "", *(f" {s} \n" for s in SENTENCES * 4), "", " = = Stone = = \n", ""]
+        write("wikitext/wikitext-2-raw-v1", split, pd.DataFrame({"text": lines + [f" {s} \n" for s in SENTENCES]}))
+    monkeypatch.setenv("SEAP_DATA_DIR", str(root))
+    return root
+
+
+@pytest.fixture
+def real_data_dir() -> Path:
+    """The real data sets, when SEAP_DATA_DIR names a directory that holds them."""
+    value = os.environ.get("SEAP_DATA_DIR")
+    if not value or not (Path(value) / "piqa" / "train.parquet").exists():
+        pytest.skip("real data sets: set SEAP_DATA_DIR to a directory with them (piqa/train.parquet, ...)")
+    return Path(value)

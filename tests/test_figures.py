@@ -1,0 +1,245 @@
+"""Every figure from made-up data: what is drawn, that its text fits, and that its files are reproducible."""
+
+import re
+import zlib
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from seaplib import figures
+
+pytestmark = pytest.mark.unit
+TASKS = [f"mini_{task}" for task in ("boolq", "arc_easy", "arc_challenge", "openbookqa", "piqa", "hellaswag",
+                                     "winogrande", "gsm8k", "mmlu")]  # fmt: skip
+VARIANTS = [("random", "-"), ("wanda_sp", "s_W"), ("flap_as_published", "s_F"), ("seap", "s_F"), ("seap_gen", "s_F")]
+
+
+def results(allocations=("logistic",)) -> pd.DataFrame:
+    """What ``evaluate`` returns, in small."""
+    rng, rows = np.random.default_rng(0), []
+    for sparsity in (0.0, 0.2, 0.5):
+        for method, score in VARIANTS if sparsity else [("dense", "none")]:
+            for allocation in allocations if sparsity else ["none"]:
+                for task in TASKS:
+                    row = {"model": "m", "method": method, "score": score, "allocation": allocation, "task": task}
+                    row |= {"requested_sparsity": sparsity, "value": rng.uniform(0.3, 1), "stderr": 0.03, "n": 200}
+                    rows.append(row | {"metric": "acc", "primary": True, "calibration_seed": 0})
+    return pd.DataFrame(rows)
+
+
+def pairs(column: str, **extra) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    rows = [(a, b, 1.0 if a == b else rng.uniform(0.2, 0.7)) for i, a in enumerate(TASKS) for b in TASKS[: i + 1]]
+    return pd.DataFrame(rows, columns=["task_a", "task_b", column]).assign(**extra)
+
+
+def norms(noise: float = 0.05) -> dict:
+    rng = np.random.default_rng(2)
+    own = {task: rng.gamma(2, size=(6, 40)) for task in TASKS}
+    return {(task, half): own[task] * rng.normal(1, noise, (6, 40)) for task in TASKS for half in (0, 1)}
+
+
+def removed(tasks) -> pd.DataFrame:
+    rows = [(task, layer, sparsity, 0.9 - sparsity / (layer + 2)) for task in tasks for layer in range(4)
+            for sparsity in (0.2, 0.5, 0.8)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["task", "layer", "sparsity", "value"])
+    return frame.assign(stderr=0.02, dense=0.92, chance=0.25)
+
+
+def allocated() -> pd.DataFrame:
+    rows = [(a, g, layer, module, g * (1 + (a == "adaptive") * (0.1 * layer - 0.2 * (module == "mlp"))))
+            for a in ("uniform", "adaptive") for g in (0.2, 0.5) for layer in range(5)
+            for module in ("attention", "mlp")]  # fmt: skip
+    return pd.DataFrame(rows, columns=["allocation", "sparsity", "layer", "module", "ratio"])
+
+
+def embedded() -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    rows = [(layer, task, *rng.normal(size=2)) for layer in range(9) for task in TASKS for _ in range(5)]
+    return pd.DataFrame(rows, columns=["layer", "task", "x", "y"])
+
+
+def masks(channels: int = 60) -> dict:
+    rng = np.random.default_rng(4)
+    draw = lambda: SimpleNamespace(heads=rng.random((6, 4)) > 0.5, channels=rng.random((6, channels)) > 0.5)  # noqa: E731
+    return {"PIQA expert, 50%": draw(), "general, 50%": draw()}
+
+
+def separated() -> pd.DataFrame:
+    frame = pd.DataFrame({"layer": range(5), "value": np.linspace(0.1, 0.4, 5)})
+    frame = frame.assign(low=frame["value"] - 0.05, high=frame["value"] + 0.05, chance=0.0)
+    return pd.concat([frame.assign(measure=measure) for measure in ("silhouette", "knn_accuracy")])
+
+
+def perplexities() -> pd.DataFrame:
+    frame = results().drop_duplicates(["method", "requested_sparsity"]).drop(columns="task")
+    frame = frame.assign(perplexity=5 * np.exp(4 * frame["requested_sparsity"]), dataset="mini_wikitext")
+    return frame.assign(low=frame["perplexity"] * 0.9, high=frame["perplexity"] * 1.1)
+
+
+def speeds() -> pd.DataFrame:
+    rows = [(name, measure, base * k, base * k * 0.9, base * k * 1.1, k, 8e6 / k)
+            for name, k in (("Dense", 1.0), ("SEAP-gen, 50%", 1.5)) for measure, base in (("decode", 300), ("prefill", 9e3))]  # fmt: skip # noqa: E501
+    columns = ["name", "measure", "tokens_per_second", "low", "high", "ratio", "parameter_bytes"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def claims() -> pd.DataFrame:
+    rows = [
+        ("Hidden states cluster by task, and more so in the deeper layers of the model", 0.05, 0.02, 0.08, "holds"),
+        ("Logistic beats uniform", -1.0, -2.0, -0.1, "does not hold"),
+        ("Expert beats general", 0.2, -0.5, 0.9, "undecided"),
+        ("Not measured", np.nan, np.nan, np.nan, "undecided"),
+    ]
+    return pd.DataFrame(rows, columns=["claim", "measured", "low", "high", "verdict"]).assign(unit="points")
+
+
+CONFUSION = pd.DataFrame(np.eye(6, dtype=int) * 200 + 3, index=TASKS[:6], columns=TASKS[:6])
+DRAWN = {
+    "pipeline": lambda: figures.pipeline(),
+    "vocabulary_overlap": lambda: figures.vocabulary_overlap(pairs("overlap")),
+    "hidden_states": lambda: figures.hidden_states(embedded()),
+    "separability": lambda: figures.separability(separated()),
+    "norm_heatmaps": lambda: figures.norm_heatmaps(norms()),
+    "norm_heatmaps relative": lambda: figures.norm_heatmaps(norms(), relative=True),
+    "remove_test": lambda: figures.remove_test(removed(["mini_mmlu"])),
+    "remove_test, two tasks": lambda: figures.remove_test(removed(["mini_mmlu", "mini_piqa"])),
+    "allocation_curves": lambda: figures.allocation_curves(allocated()),
+    "masks": lambda: figures.masks(masks()),
+    "mask_overlap": lambda: figures.mask_overlap(pairs("jaccard", module="heads", chance=0.33)),
+    "confusion": lambda: figures.confusion(CONFUSION),
+    "perplexity": lambda: figures.perplexity(perplexities()),
+    "zero_shot": lambda: figures.zero_shot(results()),
+    "sparsity_settings": lambda: figures.sparsity_settings(results(("uniform", "logistic", "adaptive"))),
+    "inference_speed": lambda: figures.inference_speed(speeds()),
+    "scorecard": lambda: figures.scorecard(claims()),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEAP_FIGURES_DIR", str(tmp_path))
+    return tmp_path
+
+
+def texts(fig) -> list[Text]:
+    shown = [text for text in fig.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [text for text in shown if text.axes is None or text.axes.get_visible()]
+
+
+def words(fig) -> str:
+    return "\n".join(text.get_text() for text in texts(fig))
+
+
+def test_every_public_figure_is_tested():
+    public = set(figures.__all__) - {"save", "style"}
+    assert public == {name.split(",")[0].split(" ")[0] for name in DRAWN}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_text_lies_inside_the_figure_and_nothing_stays_open(name):
+    open_before, settings_before = plt.get_fignums(), mpl.rcParams["font.size"]
+    fig = DRAWN[name]()
+    assert plt.get_fignums() == open_before
+    assert mpl.rcParams["font.size"] == settings_before
+    with figures.style():
+        fig.draw_without_rendering()
+        page = fig.bbox.padded(1)
+        for text in texts(fig):
+            box = text.get_window_extent()
+            inside = page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+            ticks = text.axes and (text in [*text.axes.get_xticklabels(), *text.axes.get_yticklabels()])
+            assert inside or ticks, f"{text.get_text()!r} leaves the page"  # ticks off the axis are not drawn
+
+
+@pytest.mark.parametrize("name", ["zero_shot", "hidden_states", "norm_heatmaps", "pipeline"])
+def test_saved_files_are_the_same_bytes_each_time_without_type_3_fonts(name, folder):
+    first = figures.save(DRAWN[name](), "a", "p")
+    fig = DRAWN[name]()
+    figures.save(fig, "b", "p")
+    again = figures.save(fig, "c", "p")
+    assert [path.name for path in first] == ["a.pdf", "a.png"] and first[0].parent == folder / "p"
+    for one, two in zip(first, again, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+    assert sorted(path.name for path in (folder / "p").iterdir()) == [f"{n}.{s}" for n in "abc" for s in ("pdf", "png")]
+    pdf = first[0].read_bytes()
+    streams = re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.S)
+    for content in [pdf, *map(inflated, streams)]:
+        assert b"/Type3" not in content and b"CreationDate" not in content
+    assert b"/Type42" in pdf or b"/TrueType" in pdf or b"/CIDFontType2" in pdf
+
+
+def inflated(stream: bytes) -> bytes:
+    try:
+        return zlib.decompress(stream)
+    except zlib.error:
+        return b""
+
+
+def test_a_failed_save_leaves_nothing_behind(folder, monkeypatch):
+    fig = DRAWN["confusion"]()
+    monkeypatch.setattr(fig, "savefig", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        figures.save(fig, "a", "p")
+    assert list((folder / "p").iterdir()) == []
+
+
+def test_remove_test_draws_the_values_with_dense_and_chance():
+    frame = removed(["piqa"])
+    ax = figures.remove_test(frame).axes[0]
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+    expected = frame[frame["sparsity"] == 0.5].sort_values("layer")["value"]
+    np.testing.assert_allclose(lines["50%"], expected)
+    assert lines["dense"][0] == 0.92 and lines["chance"][0] == 0.25
+
+
+def test_norm_heatmap_dimensions_are_chosen_in_the_first_half_only():
+    one, two = norms(), norms()
+    rng = np.random.default_rng(9)
+    for task in TASKS:
+        two[task, 1] = rng.gamma(2, size=(6, 40))
+    images = [[np.asarray(ax.images[0].get_array()) for ax in figures.norm_heatmaps(p, dimensions=16).axes[:4]]
+              for p in (one, two)]  # fmt: skip
+    for a, b in zip(*images, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.shape == (len(TASKS), 16)
+
+
+def test_masks_show_what_is_kept_exactly_and_in_bins():
+    drawn = masks(60)
+    fig = figures.masks(drawn)
+    np.testing.assert_array_equal(fig.axes[1].images[0].get_array(), drawn["PIQA expert, 50%"].channels)
+    image = figures.masks(drawn, bins=20).axes[1].images[0].get_array()
+    np.testing.assert_allclose(image, drawn["PIQA expert, 50%"].channels.reshape(6, 20, 3).mean(2))
+
+
+def test_stated_numbers():
+    assert "chance 0.33" in words(DRAWN["mask_overlap"]())
+    assert "×1.50" in words(DRAWN["inference_speed"]())
+    assert "36.9" in words(DRAWN["perplexity"]())  # 5·exp(4·0.5)
+    card = words(DRAWN["scorecard"]())
+    assert "-1 [-2, -0.1] points" in card and "does not hold" in card
+    assert "mini-PIQA" in words(DRAWN["hidden_states"]())  # a bundled task never passes for the real one
+
+
+def test_allocations_equal_for_both_modules_are_drawn_once():
+    frame = allocated()
+    frame = frame[frame["allocation"] == "uniform"]
+    assert "mlp" not in words(figures.allocation_curves(frame))
+    assert "adaptive, mlp" in words(DRAWN["allocation_curves"]())
+
+
+def test_zero_shot_dots_are_the_means_of_the_summary():
+    frame = results()
+    fig = figures.zero_shot(frame)
+    row = frame[(frame["method"] == "seap") & (frame["requested_sparsity"] == 0.2)]
+    average = fig.axes[len(TASKS)]
+    drawn = sorted(float(line.get_xdata()[0]) for line in average.lines if len(line.get_xdata()) == 1)
+    assert pytest.approx(row["value"].mean()) in drawn
+    dense = frame.loc[frame["method"] == "dense", "value"].mean()
+    assert any(line.get_xdata()[0] == pytest.approx(dense) for line in average.lines if len(line.get_xdata()) == 2)

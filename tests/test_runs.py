@@ -1,0 +1,397 @@
+"""The runner, on a temporary project of three small notebooks that need no torch."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+pytestmark = pytest.mark.unit
+
+WRITE = """from pathlib import Path
+from seaplib import paths
+directory = paths.figures_dir(profile)
+directory.mkdir(parents=True, exist_ok=True)
+def write(name, text, *suffixes):
+    for suffix in suffixes:
+        (directory / (name + suffix)).write_text(text)"""
+TABLE = "write({name!r}, f'method,requested_sparsity,value\\nSEAP,0.5,{{{value}}}\\n', '.csv', '.tex', '.md')"
+
+PROFILES = {
+    "small": {"jobs": 2, "offline": True, "parameters": {"samples": 4}, "not_run": "Everything large."},
+    "other": {"extends": "small", "notebooks": {"01": {"scale": 3}}, "skip": ["02"]},
+}
+NOTEBOOKS = {
+    "00_corpora": {"title": "Corpora", "tables": ["table_a"]},
+    "01_scores": {"title": "Scores", "tables": ["table_b"], "figures": ["fig_b"], "needs": ["00_corpora"]},
+    "02_other": {"title": "Independent", "tables": ["table_c"]},
+}
+
+
+def notebook(parameters: str, *code: str):
+    cells = [new_markdown_cell("# A question"), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    for number, source in enumerate((WRITE, *code)):
+        cells += [new_markdown_cell(f"## Step {number}"), new_code_cell(source)]
+    return new_notebook(cells=cells)
+
+
+class Project:
+    """A project directory, and the command line run in it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        (root / "notebooks").mkdir(parents=True)
+        common = "profile = 'small'  # where products go\nsamples = 2  # texts"
+        self.write("00_corpora", common, TABLE.format(name="table_a", value="samples"))
+        read = "before = (directory / 'table_a.csv').read_text()"
+        figure = "write('fig_b', before, '.pdf', '.png')"
+        scale = f"{common}\nscale = 1  # factor\nmodel = None\ntasks = []\nsparsities = []"
+        self.write("01_scores", scale, read, TABLE.format(name="table_b", value="samples * scale"), figure)
+        python = "import sys, os\nwrite('table_c', f'{sys.executable} {os.getcwd()}', '.csv', '.tex', '.md')"
+        self.write("02_other", "profile = 'small'  # where products go", python)
+        self.declare(PROFILES, NOTEBOOKS)
+
+    def write(self, name: str, *cells: str) -> None:
+        nbformat.write(notebook(*cells), self.root / "notebooks" / f"{name}.ipynb")
+
+    def declare(self, profiles: dict, notebooks: dict) -> None:
+        (self.root / "papermill_runs.yaml").write_text(yaml.safe_dump({"profiles": profiles, "notebooks": notebooks}, sort_keys=False))
+
+    @property
+    def environment(self) -> dict:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SEAP_")}
+        return kept | {"SEAP_ROOT": str(self.root), "OMP_NUM_THREADS": "1"}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "seaplib", *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        options = {"env": self.environment, "cwd": self.root, "capture_output": True, "text": True, "timeout": 120}
+        return subprocess.run(self.command(*arguments), **options)
+
+    def statuses(self, *arguments: str, code: int = 0) -> dict[str, str]:
+        """Notebook → status, from the table that the run prints."""
+        result = self.run("reproduce", *arguments)
+        assert result.returncode == code, result.stdout + result.stderr
+        lines = [line.split() for line in result.stdout.splitlines()]
+        return {line[0]: line[1] for line in lines if line and line[0] in NOTEBOOKS and line[1] != "failed:"}
+
+    def snapshot(self) -> dict[Path, tuple]:
+        files = [path for place in ("figures", "data") for path in (self.root / place).rglob("*") if path.is_file()]
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    def manifest(self, profile: str = "small") -> dict:
+        return json.loads((self.root / "figures" / profile / "manifest.json").read_text())["products"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A project that has been run once."""
+    project = Project(tmp_path_factory.mktemp("finished") / "project")
+    assert project.statuses() == dict.fromkeys(NOTEBOOKS, "done")
+    return project.root
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Project:
+    """A copy of it, files with their times, so that a test can change it."""
+    shutil.copytree(finished, tmp_path / "project")
+    copy = Project.__new__(Project)
+    copy.root = tmp_path / "project"
+    return copy
+
+
+def test_products_and_manifest(project):
+    products = project.manifest()
+    assert set(products) == {"table_a", "table_b", "fig_b", "table_c"}
+    for entry in products.values():
+        for name, value in entry["files"].items():
+            assert hashlib.sha256((project.root / "figures/small" / name).read_bytes()).hexdigest() == value
+        assert entry["versions"]["torch"] and entry["source"]
+    assert set(products["fig_b"]["files"]) == {"fig_b.pdf", "fig_b.png"}
+    assert set(products["table_b"]["files"]) == {"table_b.csv", "table_b.tex", "table_b.md"}
+    assert products["table_b"]["notebook"] == "01_scores"
+    assert products["table_b"]["parameters"] == {
+        **{"profile": "small", "samples": 4, "scale": 1},
+        **{"model": None, "tasks": [], "sparsities": []},
+    }
+    text = (project.root / "figures/small/manifest.json").read_text()
+    assert "seconds" not in text and "finished" not in text and str(project.root) not in text
+    assert "samples * scale" in (project.root / "data/runs/small/01_scores.ipynb").read_text()
+
+
+def test_kernel_is_this_python_in_the_project(finished):
+    assert (finished / "figures/small/table_c.csv").read_text() == f"{sys.executable} {finished}"
+
+
+def test_second_run_executes_and_changes_nothing(project):
+    before, started = project.snapshot(), time.monotonic()
+    assert project.statuses() == dict.fromkeys(NOTEBOOKS, "fresh")
+    assert time.monotonic() - started < 10
+    after = project.snapshot()
+    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed <= {".lock"}
+
+
+def test_what_is_new_says_so_and_where_to_look(project):
+    result = project.run("reproduce")
+    for expected in ("figures/small/", "data/runs/small/", "Everything large."):
+        assert expected in result.stdout
+    (project.root / "figures/small/fig_x.pdf").write_text("by hand")
+    assert "fig_x.pdf" in project.run("reproduce").stdout
+
+
+def test_changed_parameter_runs_it_and_what_depends_on_it(project):
+    project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"scale": 5}}})
+    expected = {"00_corpora": "fresh", "01_scores": "done", "02_other": "fresh"}
+    assert "1 of 3 notebooks to execute" in project.run("status").stdout
+    assert project.statuses() == expected
+    assert ",20" in (project.root / "figures/small/table_b.csv").read_text()
+    assert project.manifest()["table_b"]["parameters"]["scale"] == 5
+    project.declare(PROFILES | {"small": PROFILES["small"] | {"notebooks": {"00": {"samples": 9}}}}, NOTEBOOKS)
+    assert project.statuses() == {"00_corpora": "done", "01_scores": "done", "02_other": "fresh"}
+
+
+def test_changed_notebook_and_lost_product_run_again(project):
+    path = project.root / "notebooks/02_other.ipynb"
+    path.write_text(path.read_text().replace("A question", "Another question"))
+    (project.root / "figures/small/table_a.md").unlink()
+    dry = project.run("reproduce", "--dry-run")
+    assert dry.returncode == 0 and "table_a.md is missing" in dry.stdout and "changed: notebook" in dry.stdout
+    assert not (project.root / "figures/small/table_a.md").exists()
+    # its products come back as they were, so what depends on it need not run
+    assert project.statuses() == {"00_corpora": "done", "01_scores": "fresh", "02_other": "done"}
+
+
+def test_only_and_force(project):
+    assert project.statuses("--only", "01") == {"00_corpora": "fresh", "01_scores": "fresh"}
+    assert project.statuses("--only", "02", "--force") == {"02_other": "done"}
+
+
+def test_profile_that_extends_and_skips(project):
+    assert project.statuses("--profile", "other") == {"00_corpora": "done", "01_scores": "done"}
+    assert set(project.manifest("other")) == {"table_a", "table_b", "fig_b"}
+    assert ",12" in (project.root / "figures/other/table_b.csv").read_text()
+
+
+def test_product_no_longer_declared_leaves_the_manifest(project):
+    project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"figures": []}})
+    project.statuses()
+    assert set(project.manifest()) == {"table_a", "table_b", "table_c"}
+
+
+def test_failures_stop_only_what_depends_on_them_and_the_next_call_resumes(project):
+    path = project.root / "notebooks/00_corpora.ipynb"
+    good = path.read_text()
+    project.write("00_corpora", "profile = 'small'\nsamples = 2", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    independent = project.root / "notebooks/02_other.ipynb"
+    independent.write_text(independent.read_text().replace("A question", "Another question"))
+    result = project.run("reproduce")
+    assert result.returncode == 1
+    assert "00_corpora failed: the kernel died" in result.stdout and "Step 1" in result.stdout
+    assert "01_scores skipped: needs 00_corpora" in result.stdout
+    assert "02_other    done" in result.stdout
+    status = project.run("status").stdout
+    assert "failed" in status and "2 of 3" in status
+    path.write_text(good)
+    assert project.statuses() == {"00_corpora": "done", "01_scores": "fresh", "02_other": "fresh"}
+
+
+def test_ways_to_fail(project):
+    late = "import os, signal, threading\nthreading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start()"
+    project.write("00_corpora", "profile = 'small'\nsamples = 2", TABLE.format(name="table_a", value="samples"), late)
+    project.write("02_other", "profile = 'small'", "write('table_c', 'half', '.csv')", "raise ValueError('too\\nbad')")
+    result = project.run("reproduce", "--jobs", "2")
+    assert result.returncode == 1
+    assert "00_corpora failed: the kernel died" in result.stdout
+    assert "02_other failed: ValueError: too bad (in: Step 2)" in result.stdout
+    assert "table_c" not in project.manifest(), "the manifest must not list a file that is not what it was"
+    project.write("02_other", "profile = 'small'", "write('table_c', 'half', '.csv')")
+    assert "did not write table_c.tex, table_c.md" in project.run("reproduce", "--only", "02").stdout
+
+
+def start_slowly(project: Project) -> tuple[subprocess.Popen, int]:
+    """A run whose first notebook waits in its kernel; the runner's process and the kernel's id."""
+    wait = "import os, time\nPath('kernel.pid').write_text(str(os.getpid()))\ntime.sleep(60)"
+    project.write("00_corpora", "profile = 'small'\nsamples = 2", wait)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    runner = subprocess.Popen(project.command("reproduce"), env=project.environment, cwd=project.root, **silent)
+    note, deadline = project.root / "kernel.pid", time.monotonic() + 60
+    while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return runner, int(note.read_text())
+
+
+def assert_gone(pid: int) -> None:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the kernel is still there")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_runner_takes_its_kernels_along(project, ending):
+    good = (project.root / "notebooks/00_corpora.ipynb").read_text()
+    runner, kernel = start_slowly(project)
+    busy = project.run("reproduce")
+    assert busy.returncode == 2 and "another process" in busy.stderr
+    runner.send_signal(ending)
+    assert runner.wait(30) == (130 if ending == signal.SIGINT else -signal.SIGKILL)
+    assert_gone(kernel)
+    (project.root / "notebooks/00_corpora.ipynb").write_text(good)
+    assert project.statuses() == dict.fromkeys(NOTEBOOKS, "fresh")
+
+
+def test_killed_kernel_from_outside(project):
+    runner, kernel = start_slowly(project)
+    os.kill(kernel, signal.SIGKILL)
+    assert runner.wait(60) == 1
+    assert "the kernel died" in project.run("status").stdout
+
+
+def llama(directory: Path, **changes) -> str:
+    config = {"model_type": "llama", "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    directory.mkdir()
+    config |= {"hidden_size": 64, "intermediate_size": 128} | changes
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "model.safetensors").write_bytes(b"")
+    return str(directory)
+
+
+# what is wrong: (arguments, changes to the profile, changes to notebook 01, what the message says)
+BAD_INPUT = {
+    "profile": (["--profile", "smal"], {}, {}, "did you mean 'small'?"),
+    "notebook": (["--only", "01_score"], {}, {}, "did you mean '01_scores'?"),
+    "notebook in profile": ([], {"skip": ["02_othre"]}, {}, "did you mean '02_other'?"),
+    "profile's parameter": ([], {"parameters": {"sample": 4}}, {}, "did you mean 'samples'?"),
+    "notebook's parameter": ([], {}, {"parameters": {"scales": 4}}, "did you mean 'scale'?"),
+    "kind of value": ([], {"parameters": {"samples": "many"}}, {}, "samples must be a number"),
+    "impossible value": ([], {"parameters": {"samples": 0}}, {}, "samples must be at least 1"),
+    "key": ([], {"job": 2}, {}, "did you mean 'jobs'?"),
+    "jobs": (["--jobs", "0"], {}, {}, "jobs must be at least 1"),
+    "need": ([], {}, {"needs": ["00_corpus"]}, "did you mean '00_corpora'?"),
+    "circle": ([], {}, {"needs": ["01_scores"]}, "need each other"),
+    "product": ([], {}, {"tables": ["table_a"]}, "declared twice"),
+    "extends": ([], {"extends": "othr"}, {}, "did you mean 'other'?"),
+    "task": ([], {"parameters": {"tasks": ["mini_piqqa"]}}, {}, "did you mean 'mini_piqa'?"),
+    "no data": ([], {"parameters": {"tasks": ["piqa"]}}, {}, "set SEAP_DATA_DIR"),
+    "corpus": ([], {"parameters": {"tasks": ["mine.parquet"]}}, {}, "there is no corpus file mine.parquet"),
+    "sparsity": ([], {"parameters": {"sparsities": [0.2, 1.0]}}, {}, "sparsity must lie in [0, 1), got 1.0"),
+    "reach": ([], {"parameters": {"model": "{tiny}", "sparsities": [0.2, 0.6]}}, {}, "largest possible is"),
+    "model": ([], {"parameters": {"model": "{tiny}/nowhere"}}, {}, "there is no model"),
+    "bundled model": ([], {"parameters": {"model": "bundled"}}, {}, "there is no model in"),
+    "architecture": ([], {"parameters": {"model": "{gpt}"}}, {}, "'gpt_neo'"),
+}
+
+
+@pytest.fixture
+def main(project, monkeypatch, capsys):
+    """The command line in this process: arguments → (exit status, standard error)."""
+    from seaplib import __main__
+
+    for name in [name for name in os.environ if name.startswith("SEAP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SEAP_ROOT", str(project.root))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    return lambda *arguments: (__main__.main(list(arguments)), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("what", BAD_INPUT)
+def test_bad_input_is_one_line_and_touches_nothing(project, main, what):
+    arguments, profile, second, message = BAD_INPUT[what]
+    made = {"{tiny}": llama(project.root / "tiny"), "{gpt}": llama(project.root / "gpt", model_type="gpt_neo")}
+    text = json.dumps(PROFILES | {"small": PROFILES["small"] | profile})
+    for name, path in made.items():
+        text = text.replace(name, path)
+    project.declare(json.loads(text), NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | second})
+    before = project.snapshot()
+    status, error = main("reproduce", "--force", *arguments)
+    assert status == 2
+    assert message in error and error.startswith("seaplib: ") and error.count("\n") == 1
+    assert project.snapshot() == before
+
+
+def test_missing_or_broken_files(project, main, monkeypatch):
+    monkeypatch.setenv("SEAP_DATA_DIR", str(project.root / "nowhere"))
+    assert main("reproduce") == (2, f"seaplib: the data directory {project.root / 'nowhere'} does not exist; "
+                                    "correct or unset SEAP_DATA_DIR\n")  # fmt: skip
+    monkeypatch.delenv("SEAP_DATA_DIR")
+    path = project.root / "notebooks/02_other.ipynb"
+    path.write_text(path.read_text().replace("'small'  #", "str(1)  #"))
+    assert "only lines 'name = literal'" in main("reproduce")[1]
+    path.write_text("{")
+    assert "02_other.ipynb is not a notebook" in main("reproduce")[1]
+    path.unlink()
+    assert "there is no file notebooks/02_other.ipynb" in main("reproduce")[1]
+    (project.root / "papermill_runs.yaml").write_text("profiles: [")
+    assert "not valid YAML" in main("reproduce")[1]
+
+
+def test_reachable_sparsity_and_small_model_pass(project, main):
+    parameters = {"model": llama(project.root / "tiny"), "sparsities": [0.2], "samples": 4}
+    project.declare(PROFILES | {"small": PROFILES["small"] | {"parameters": parameters}}, NOTEBOOKS)
+    assert main("status") == (0, "")
+
+
+@pytest.mark.parametrize("damage, message", [("columns", "no column 'goal'"), ("rows", "has no rows"), ("file", "there is no")])
+def test_local_data_is_looked_at(project, main, monkeypatch, damage, message):
+    folder = project.root / "local/piqa"
+    folder.mkdir(parents=True)
+    frame = pd.DataFrame({"goal": ["g"], "sol1": ["a"], "sol2": ["b"], "label": [0]})
+    for split in ("train", "validation"):
+        frame.to_parquet(folder / f"{split}.parquet")
+    monkeypatch.setenv("SEAP_DATA_DIR", str(folder.parent))
+    changed = PROFILES["small"] | {"parameters": {"tasks": ["piqa"]}}
+    project.declare(PROFILES | {"small": changed}, NOTEBOOKS)
+    assert main("status") == (0, "")
+    if damage == "file":
+        (folder / "train.parquet").unlink()
+    else:
+        (frame.drop(columns="goal") if damage == "columns" else frame[:0]).to_parquet(folder / "train.parquet")
+    status, error = main("reproduce")
+    assert status == 2 and message in error
+
+
+def test_nothing_to_do_imports_no_torch(project):
+    heavy = ["torch", "transformers", "lm_eval", "papermill", "matplotlib"]
+    code = f"import sys; from seaplib.__main__ import main; main(['reproduce']); print([m for m in {heavy} if m in sys.modules])"
+    options = {"env": project.environment, "cwd": project.root, "capture_output": True, "text": True, "check": True}
+    assert subprocess.run([sys.executable, "-c", code], **options).stdout.endswith("[]\n")
+
+
+def test_same_architectures_as_the_package():
+    from seaplib import checks, models
+
+    assert set(checks.MODEL_TYPES) == set(models.ARCHITECTURES)
+    assert set(models.PRUNED_TYPES) == {f"{kind}_pruned__import_seaplib_to_load" for kind in checks.MODEL_TYPES}
+
+
+def test_load_results_has_profile_and_table(project, monkeypatch):
+    from seaplib import runs
+
+    monkeypatch.setenv("SEAP_ROOT", str(project.root))
+    results = runs.load_results()
+    assert list(results.columns[:2]) == ["profile", "table"]
+    assert set(results["table"]) == {"table_a", "table_b"} and set(results["profile"]) == {"small"}
+    assert results.loc[results["table"] == "table_b", "value"].tolist() == [4]
+
+
+def test_provenance_names_versions_and_source():
+    from seaplib import manifest
+
+    shown = manifest.provenance(profile="small", model="bundled", notebook="01_scores")["value"]
+    assert "torch" in shown["libraries"] and manifest.source_hash()[:12] in shown["package"] and shown["device"]
