@@ -150,7 +150,10 @@ class Recorder:
 
     def update(self, role: str, layer: int, x: torch.Tensor) -> None:
         """Add activations ``x`` [batch, tokens, dim]."""
-        keep = self.keep if self.keep is not None else torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        if self.keep is None:
+            keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        else:  # with a KV cache the mask covers earlier positions too
+            keep = self.keep[:, -x.shape[1] :]
         if self.skip_first:
             keep = keep.clone()
             keep[:, 0] = False
@@ -230,9 +233,12 @@ def batches(encoded: list[list[int]], batch_tokens: int, device, pad: int = 0) -
 
 def encode(model, tokenizer, texts, max_length: int) -> tuple[list[list[int]], int]:
     """Token ids of every text, cut to ``max_length`` and to the model's context, and how many were cut."""
+    if not texts:
+        raise ValueError("the corpus is empty: it has no texts")
     limit = min(max_length, models.context_length(model))
     encoded = tokenizer(list(texts))["input_ids"]
-    empty = [i for i, ids in enumerate(encoded) if not ids]
+    special = tokenizer.num_special_tokens_to_add()  # a lone BOS is not a text
+    empty = [i for i, ids in enumerate(encoded) if len(ids) <= special]
     if empty:
         raise ValueError(f"{len(empty)} of {len(encoded)} texts tokenise to nothing (the first is number {empty[0]})")
     return [ids[:limit] for ids in encoded], sum(len(ids) > limit for ids in encoded)
@@ -244,7 +250,7 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
     The corpus' first ``calibration.samples`` texts are used, all of them without a ``calibration``.
     Raises ``ValueError`` where activations are not finite or a text tokenises to nothing.
     """
-    calibration = calibration or Calibration(samples=len(corpus))
+    calibration = calibration or Calibration(samples=max(len(corpus), 1))
     shape = models.geometry(model)
     texts = corpus.first(calibration.samples)
     encoded, truncated = encode(model, tokenizer, texts.texts, calibration.max_length)

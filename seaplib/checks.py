@@ -27,7 +27,7 @@ def check(plan: Plan) -> Plan:
         where = f"profile {plan.profile}, {notebook.name}"
         for name, value in notebook.parameters.items():
             _check_value(where, name, value)
-        tasks |= dict.fromkeys(task_names(notebook.parameters), where)
+        tasks = dict.fromkeys(task_names(notebook.parameters), where) | tasks
         model = notebook.parameters.get("model")
         if isinstance(model, str):
             if model not in models:
@@ -129,6 +129,8 @@ def _hub_config(name: str, offline: bool, where: str) -> Path:
 
 def _check_task(name: str, where: str, offline: bool) -> None:
     """A registered task, with its files in place where they must be local; or a file of one's own."""
+    if not isinstance(name, str):
+        raise PlanError(f"{where}: a task is named by a text, got {name!r}")
     if Path(name).suffix in (".parquet", ".jsonl", ".json", ".csv"):
         if not Path(name).is_file():
             raise PlanError(f"{where}: there is no corpus file {name}")

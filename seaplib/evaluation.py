@@ -10,7 +10,6 @@ import copy
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 from . import corpora, likelihood, models, store, tasks
 from .settings import Evaluation
 
+CPU_BATCH_TOKENS = 1024  # more is slower on a CPU: activations no longer fit its caches
 METRICS = ("acc", "acc_norm", "exact_match")
 DENSE = {
     "method": "dense",
@@ -130,7 +130,6 @@ class Bench:
         """lm-eval's HFLM around the model in memory: its tokenisation and its generation."""
         from lm_eval.models.huggingface import HFLM
 
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model handed over in memory
         harness = HFLM(
             self.model,
             tokenizer=copy.deepcopy(self.tokenizer),  # HFLM may give it a padding token
@@ -206,7 +205,10 @@ class Bench:
         too_long = [any(likelihood.truncated(request, self.max_length) for request in item) for item in requests]
         window = getattr(self.model.config, "sliding_window", None)
         share = likelihood.can_share(self.model)
-        batches = likelihood.plan(requests, self.max_length, self.settings.batch_tokens, share, window)
+        tokens = self.settings.batch_tokens
+        if self.model.device.type == "cpu":
+            tokens = min(tokens, CPU_BATCH_TOKENS)
+        batches = likelihood.plan(requests, self.max_length, tokens, share, window)
         return Prepared(task, instances, ids, batches, too_long)
 
     def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -236,7 +238,10 @@ class Bench:
 
     def _generate(self, task, instances: list, model) -> list[list[str]]:
         self.harness._model = model
-        texts = self.harness.generate_until(instances, disable_tqdm=True)
+        try:
+            texts = self.harness.generate_until(instances, disable_tqdm=True)
+        finally:
+            self.harness._model = self.model
         for instance, text in zip(instances, texts, strict=True):
             instance.resps = [text]
         task._instances = instances
@@ -248,9 +253,13 @@ class Bench:
 def harness_task(name: str, found: corpora.Rows):
     """lm-eval's task of that name over exactly these rows, zero-shot, exact match beside accuracy."""
     import datasets
+    from lm_eval import utils
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of models and rows handed over in memory
+    if not hasattr(utils.env.from_string, "cache_info"):  # it compiles a task's template anew for every item
+        utils.env.from_string = lru_cache(utils.env.from_string)
     task = tasks.get(name)
     config = load_yaml(task.config_file()) | task.changes
     for key in ("tag", "group", "training_split", "validation_split", "fewshot_split", "fewshot_config"):
@@ -269,3 +278,11 @@ def harness_task(name: str, found: corpora.Rows):
     return ConfigurableTask(
         config=config | {"task": name, "test_split": "test", "num_fewshot": 0, "custom_dataset": lambda **_: splits}
     )
+
+
+def chance(name: str) -> float:
+    """Accuracy that guessing would give: the mean of 1/options over the test items, 0 where answers are written."""
+    task = harness_task(name, corpora.rows(name, "test"))
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return 0.0
+    return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in task.eval_docs]))

@@ -5,6 +5,7 @@ calibration seeds and their standard errors come from ``tables.summary``.
 """
 
 import textwrap
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,56 +22,58 @@ SPEED_TITLES = {"decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
 
 
 @styled
-def confusion(matrix: pd.DataFrame) -> Figure:
-    """Counts of true (rows) and predicted (columns) tasks; colours are shares of the row."""
-    order = labels.task_order([*matrix.index, *matrix.columns])
-    counts = matrix.reindex(index=order, columns=order, fill_value=0)
-    shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
-    fig, ax = plt.subplots(figsize=(SINGLE, SINGLE * 0.95))
+def confusion(matrices: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
+    """Counts of true (rows) and predicted (columns) tasks; colours are shares of the row.
+
+    One matrix, or a mapping title → matrix, which are drawn side by side.
+    """
+    matrices = {"": matrices} if isinstance(matrices, pd.DataFrame) else matrices
+    width = SINGLE if len(matrices) == 1 else DOUBLE
+    fig, axes = plt.subplots(1, len(matrices), figsize=(width, width * (0.95 if len(matrices) == 1 else 0.55)), squeeze=False)
     look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"fontsize": 6.5}}
-    sns.heatmap(shares, annot=counts, fmt="g", square=True, ax=ax, **look)
-    name_ticks(ax, order, order)
-    ax.set(xlabel="predicted", ylabel="true")
+    for ax, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
+        order = labels.task_order([*matrix.index, *matrix.columns])
+        counts = matrix.reindex(index=order, columns=order, fill_value=0)
+        shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+        sns.heatmap(shares, annot=counts, fmt="g", square=True, ax=ax, **look)
+        name_ticks(ax, order, order if ax is axes[0, 0] else [])
+        ax.set(xlabel="predicted", ylabel="true" if ax is axes[0, 0] else "", title=title)
     return fig
 
 
 @styled
 def perplexity(frame: pd.DataFrame) -> Figure:
-    """Fig. 7: ``perplexity`` (log scale) of every variant; a column of panels per sparsity, a row per ``dataset``.
+    """Fig. 7: ``perplexity`` (log scale) of every variant; a column of panels per sparsity.
 
-    Mean over calibration seeds, written beside its dot; ``low`` and ``high`` are drawn where
-    present. The dashed line is the dense model.
+    A row of panels per ``dataset`` and, where there are several, window ``preset``. Geometric mean
+    over calibration seeds, written beside its dot; ``low`` and ``high`` are drawn where present.
+    The dashed line is the dense model.
     """
-    frame = frame.assign(label=labels.variants(frame))
-    frame = frame if "dataset" in frame else frame.assign(dataset="")
+    frame = frame.assign(label=labels.variants(frame), panel=frame["dataset"].map(labels.task))
+    if "preset" in frame and frame["preset"].nunique() > 1:
+        frame["panel"] += "\n" + frame["preset"]
     pruned = frame[frame["requested_sparsity"] > 0]
-    order, datasets = labels.variant_order(pruned), list(dict.fromkeys(frame["dataset"]))
+    order, panels = labels.variant_order(pruned), list(dict.fromkeys(frame["panel"]))
     looks, sparsities = variant_styles(order), sorted(pruned["requested_sparsity"].unique())
-    size = (DOUBLE, len(datasets) * (0.16 * len(order) + 0.55) + 0.1)
-    fig, axes = plt.subplots(len(datasets), len(sparsities), figsize=size, squeeze=False, sharey=True)
-    for dataset, row in zip(datasets, axes, strict=True):
-        dense = frame.loc[(frame["requested_sparsity"] == 0) & (frame["dataset"] == dataset), "perplexity"]
+    size = (DOUBLE, len(panels) * (0.16 * len(order) + 0.55) + 0.1)
+    fig, axes = plt.subplots(len(panels), len(sparsities), figsize=size, squeeze=False, sharey=True)
+    for panel, row in zip(panels, axes, strict=True):
+        cells = frame[frame["panel"] == panel].set_index(["requested_sparsity", "label"])
+        values = np.log(cells[[c for c in ("perplexity", "low", "high") if c in cells]])
+        means = np.exp(values.groupby(level=[0, 1]).mean())
+        dense = means.loc[0.0, "perplexity"].iloc[0] if 0.0 in means.index else np.nan
         for ax, sparsity in zip(row, sparsities, strict=True):
-            cells = pruned[(pruned["dataset"] == dataset) & (pruned["requested_sparsity"] == sparsity)]
-            means = cells.groupby("label")[[c for c in ("perplexity", "low", "high") if c in cells]].mean()
-            for place, label in enumerate(order):
-                if label in means.index:
-                    value = means.at[label, "perplexity"]
-                    ax.plot(value, place, linestyle="", **looks[label])
-                    end = means.at[label, "high"] if "high" in means else value
-                    if "high" in means:
-                        ax.hlines(place, means.at[label, "low"], end, color=looks[label]["color"], linewidth=0.8)
-                    _beside(ax, f"{value:.3g}", end, place)
+            for label, cell in means.loc[sparsity].iterrows():
+                place, end = order.index(label), cell.get("high", cell["perplexity"])
+                ax.plot(cell["perplexity"], place, linestyle="", **looks[label])
+                ax.hlines(place, cell.get("low", end), end, color=looks[label]["color"], linewidth=0.8)
+                _beside(ax, f"{cell['perplexity']:.3g}", end, place)
             _rows(ax, order)
-            if len(dense):
-                ax.axvline(dense.mean(), color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
+            ax.axvline(dense, color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
             _log_axis(ax)
-            if dataset == datasets[0]:
-                ax.set_title(f"{labels.sparsity(sparsity)} sparsity")
-            if dataset == datasets[-1]:
-                ax.set_xlabel(f"perplexity (dense {dense.mean():.3g})" if len(datasets) == 1 else "perplexity")
-        if dataset and len(datasets) > 1:
-            row[0].set_ylabel(labels.task(dataset))
+            ax.set_title(f"{labels.sparsity(sparsity)} sparsity" if panel == panels[0] else "")
+            ax.set_xlabel("perplexity" if np.isnan(dense) else f"perplexity (dense {dense:.3g})")
+        row[0].set_ylabel(panel if len(panels) > 1 else "")
     return fig
 
 
@@ -156,12 +159,10 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
 
     A panel per sparsity; the dashed line is the dense model. Takes the frame of ``evaluate``.
     """
-    dense = tables.summary(frame[frame["requested_sparsity"] == 0])
-    frame = frame[frame["requested_sparsity"] > 0]
-    allocations = list(dict.fromkeys(frame["allocation"]))
-    means = {name: tables.summary(frame[frame["allocation"] == name]) for name in allocations}
-    means = pd.concat([part.assign(allocation=name) for name, part in means.items()], ignore_index=True)
-    means = means[means["task"] == tables.AVERAGE]
+    means = tables.by_allocation(frame)
+    dense = means.loc[means["allocation"] == "none", "value"]
+    means = means[means["allocation"] != "none"]
+    allocations = list(dict.fromkeys(means["allocation"]))
     order, looks = labels.variant_order(means), variant_styles(allocations)
     sparsities = sorted(means["requested_sparsity"].unique())
     height = 0.3 * len(order) + 0.9
@@ -172,9 +173,8 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
             y = [order.index(label) + 0.18 * (place - (len(allocations) - 1) / 2) for label in rows["label"]]
             bars = {"xerr": Z * rows["stderr"], "linestyle": "", "elinewidth": 0.8}
             ax.errorbar(rows["value"], y, label=allocation, **bars, **looks[allocation])
-        average = dense.loc[dense["task"] == tables.AVERAGE, "value"]
-        if len(average):
-            ax.axvline(average.iloc[0], color=DENSE, linestyle="--", linewidth=0.8, zorder=0, label="Dense")
+        if len(dense):
+            ax.axvline(dense.iloc[0], color=DENSE, linestyle="--", linewidth=0.8, zorder=0, label="Dense")
         _rows(ax, order)
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
         ax.set(title=f"{labels.sparsity(sparsity)} sparsity", xlabel="average accuracy, %")

@@ -60,15 +60,18 @@ def style():
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """``draw`` under ``style()``; the figure comes back closed for pyplot.
+    """``draw`` under ``style()``; the figure comes back laid out for good, and closed for pyplot.
 
-    So a notebook shows it once, as the cell's last expression, and nothing piles up in memory.
+    So a notebook shows it once, as the cell's last expression, nothing piles up in memory, and
+    saving it again, in whatever format, moves nothing.
     """
 
     @wraps(draw)
     def wrapper(*args, **kwargs) -> Figure:
         with style():
             fig = draw(*args, **kwargs)
+            fig.draw_without_rendering()
+            fig.set_layout_engine("none")
         plt.close(fig)
         return fig
 

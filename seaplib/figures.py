@@ -2,8 +2,8 @@
 
 Nothing is computed here but what a picture needs (means over calibration seeds, the choice of
 dimensions that fit on paper), so a figure can be restyled without running a model. Intervals are
-drawn wherever the frame has them. Results of pruned models are drawn in ``figure_results``; everything is
-reached through this module, ``save`` and ``style`` included.
+drawn wherever the frame has them. Results of pruned models are drawn in ``figure_results``;
+everything is reached through this module, ``save`` and ``style`` included.
 """
 
 from collections.abc import Mapping
@@ -39,12 +39,13 @@ from .figure_style import (
 )
 
 __all__ = [
-    "allocation_curves", "confusion", "hidden_states", "inference_speed", "mask_overlap", "masks", "norm_heatmaps",
-    "perplexity", "pipeline", "remove_test", "save", "scorecard", "separability", "sparsity_settings", "style",
-    "vocabulary_overlap", "zero_shot",
+    "allocation_curves", "confusion", "corpus_lengths", "hidden_states", "inference_speed", "mask_overlap", "masks",
+    "norm_heatmaps", "perplexity", "pipeline", "remove_test", "save", "scorecard", "separability",
+    "sparsity_settings", "style", "vocabulary_overlap", "zero_shot",
 ]  # fmt: skip
 
 MEASURES = {"silhouette": "silhouette", "knn_accuracy": "kNN accuracy"}
+METRICS = {"acc": "accuracy", "acc_norm": "accuracy (normalised)", "exact_match": "exact match"}
 
 
 @styled
@@ -53,6 +54,27 @@ def vocabulary_overlap(frame: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(SINGLE, SINGLE))
     matrix(ax, frame, "overlap")
     ax.set_title("vocabulary overlap")
+    return fig
+
+
+@styled
+def corpus_lengths(frame: pd.DataFrame) -> Figure:
+    """Tokens per text of every ``task``: median, 10th to 90th percentile (line), longest (tick), log scale.
+
+    Takes the frame of ``vocabulary.describe``.
+    """
+    order = labels.task_order(frame["task"])
+    rows, looks = frame.set_index("task").loc[order], task_styles(order)
+    fig, ax = plt.subplots(figsize=(SINGLE, 0.17 * len(order) + 0.8))
+    for place, (task, row) in enumerate(rows.iterrows()):
+        ax.plot(row["tokens_median"], place, linestyle="", **looks[task])
+        ax.hlines(place, row["tokens_p10"], row["tokens_p90"], color=looks[task]["color"])
+        ax.plot(row["tokens_max"], place, linestyle="", marker="|", color="0.5")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.set_yticks(range(len(order)), [labels.task(task) for task in order])
+    ax.invert_yaxis()
+    ax.set_xlabel("tokens per text\n(median, 10–90%, longest)")
     return fig
 
 
@@ -151,30 +173,34 @@ def norm_heatmaps(
 
 @styled
 def remove_test(frame: pd.DataFrame) -> Figure:
-    """Figs. 5, 6: ``value`` when one ``layer`` alone is pruned, a line per ``sparsity``, a panel per ``task``.
+    """Figs. 5, 6: ``value`` when one ``layer`` alone is pruned, a line per ``sparsity``.
 
-    ``stderr`` becomes a 95% band; columns ``dense`` and ``chance`` horizontal lines.
+    A panel per ``task`` and, where the frame has several, per ``metric``. ``stderr`` becomes a 95%
+    band; columns ``dense`` and ``chance`` horizontal lines.
     """
-    tasks, colours = labels.task_order(frame["task"]), shades(frame["sparsity"])
-    width = SINGLE if len(tasks) == 1 else DOUBLE
-    fig, axes = plt.subplots(1, len(tasks), figsize=(width, 2.6), squeeze=False, sharey=True)
-    for ax, task in zip(axes.flat, tasks, strict=True):
-        panel = frame[frame["task"] == task].sort_values("layer")
+    frame = frame if "metric" in frame else frame.assign(metric="accuracy")
+    colours = shades(frame["sparsity"])
+    metrics = {task: rows["metric"].unique() for task, rows in frame.groupby("task")}
+    panels = [(task, metric) for task in labels.task_order(metrics) for metric in metrics[task]]
+    width = SINGLE if len(panels) == 1 else DOUBLE
+    fig, axes = plt.subplots(1, len(panels), figsize=(width, 2.6), squeeze=False, sharey=True)
+    for ax, (task, metric) in zip(axes.flat, panels, strict=True):
+        panel = frame[(frame["task"] == task) & (frame["metric"] == metric)].sort_values("layer")
         for (sparsity, colour), marker in zip(colours.items(), "osD^vPX<>ph" * 9, strict=False):
             line = panel[panel["sparsity"] == sparsity]
             if "stderr" in line:
-                low, high = line["value"] - Z * line["stderr"], line["value"] + Z * line["stderr"]
-                ax.fill_between(line["layer"], low, high, color=colour, alpha=0.15, linewidth=0)
+                low, high = ((line["value"] + side * Z * line["stderr"]).clip(0, 1) for side in (-1, 1))
+                ax.fill_between(line["layer"], low, high, color=colour, alpha=0.12, linewidth=0)
             ax.plot(line["layer"], line["value"], color=colour, marker=marker, label=labels.sparsity(sparsity))
         for name, dashes in (("dense", "--"), ("chance", ":")):
-            if name in panel:
+            if name in panel and panel[name].notna().any():
                 ax.axhline(panel[name].iloc[0], color=DENSE, linestyle=dashes, linewidth=0.8, label=name, zorder=0)
         layer_axis(ax, "layer pruned")
-        ax.set_title(labels.task(task))
+        ax.set_title(labels.task(task) + ("" if metric == "accuracy" else f", {METRICS.get(metric, metric)}"))
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.flat[0].set_ylabel("accuracy")
+    axes.flat[0].set_ylabel("right answers")
     handles = axes.flat[0].get_legend_handles_labels()
-    fig.legend(*handles, loc="outside lower center", ncols=4 if len(tasks) == 1 else 8)
+    fig.legend(*handles, loc="outside lower center", ncols=4 if len(panels) == 1 else 8)
     return fig
 
 
@@ -205,7 +231,7 @@ def allocation_curves(frame: pd.DataFrame) -> Figure:
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.flat[0].set_ylabel("sparsity of the layer")
     handles = axes.flat[0].get_legend_handles_labels()
-    columns = 2 if len(sparsities) == 1 else 4
+    columns = 2 if len(sparsities) == 1 else 5 if len(handles[1]) == 5 else 4
     fig.legend(*handles, loc="outside lower center", ncols=columns, handlelength=2.6)
     return fig
 
@@ -240,7 +266,8 @@ def masks(masks: Mapping[str, object], bins: int = 512) -> Figure:
 def mask_overlap(frame: pd.DataFrame) -> Figure:
     """Jaccard index of the units two tasks keep (``task_a``, ``task_b``, ``jaccard``), a panel per ``module``.
 
-    A column ``chance`` holds the index of two independent masks of those sizes; it is stated.
+    A column ``chance`` holds the index of two independent masks of those sizes; it is stated. A
+    diagonal below 1 compares two masks of one task, calibrated on different texts.
     """
     modules = list(dict.fromkeys(frame["module"])) if "module" in frame else ["units"]
     width = SINGLE if len(modules) == 1 else DOUBLE
@@ -251,4 +278,6 @@ def mask_overlap(frame: pd.DataFrame) -> Figure:
         pairs = panel[panel["task_a"] != panel["task_b"]]
         chance = f", chance {pairs['chance'].mean():.2f}" if "chance" in panel else ""
         ax.set_title(f"{module}: Jaccard index of kept units{chance}", fontsize=7)
+    if (frame.loc[frame["task_a"] == frame["task_b"], "jaccard"] < 1).any():
+        fig.supxlabel("diagonal: the same task, calibrated on other texts", fontsize=7)
     return fig

@@ -30,12 +30,13 @@ class Batch:
     """Rows for one forward pass, and the tokens asked for.
 
     ``ids``, ``positions`` and ``branches`` are [rows, length]; branch 0 is the common prefix, -1 is
-    padding; ``branches`` is None where every row is a plain sequence. The logits at (``row``,
+    padding; ``branches`` is None where every row is a plain sequence, whose positions are the usual
+    ones. The logits at (``row``,
     ``column``) are asked for the token ``target`` of request ``owner``; each of these is [tokens].
     """
 
     ids: torch.Tensor
-    positions: torch.Tensor
+    positions: torch.Tensor | None
     branches: torch.Tensor | None
     row: torch.Tensor
     column: torch.Tensor

@@ -171,20 +171,26 @@ def select(
 
     ``budget="floor"``: floor(ρ_ℓ·units) in every module, as in the paper. ``"parameters"``: rounding
     errors are carried from layer to layer, over heads and channels, so that the achieved share of
-    parameters meets the request within one channel. A bare number means ``logistic(number)``.
+    parameters meets the request within one channel (within ``round_to`` of them, where kept channels
+    shall be a multiple of it). A bare number means ``logistic(number)``.
     Raises :class:`~seaplib.sparsity.UnreachableSparsity`.
     """
     if budget not in ("parameters", "floor"):
         raise ValueError(f"budget is 'parameters' or 'floor', got {budget!r}")
     allocation = sparsity if isinstance(sparsity, Allocation) else logistic(float(sparsity))
+    if round_to > 1 and (budget == "floor" or allocation.kind == "adaptive"):
+        raise ValueError("round_to needs budget='parameters' and an allocation that fixes a ratio per layer")
     geometry = scores.geometry
     units = attention_units(geometry, kv_unit)
     if allocation.kind == "adaptive":
         heads, channels = _adaptive(scores, allocation, kv_unit)
     else:
         caps = {"attention": 1 - 1 / units, "mlp": 1 - 1 / geometry.channels}
-        share = geometry.attention_parameters / geometry.layer_parameters
-        rho = allocation.ratios(geometry.layers, caps, {"attention": share, "mlp": 1 - share})
+        # Counted in parameters, only what can go bears the target: with kv_unit="query" k and v stay.
+        unit_cost = attention_unit_parameters(geometry, kv_unit)
+        attention = geometry.attention_parameters if budget == "floor" else units * unit_cost
+        shares = {"attention": attention / geometry.layer_parameters, "mlp": geometry.mlp_parameters / geometry.layer_parameters}
+        rho = allocation.ratios(geometry.layers, caps, shares)
         counts = _floor_counts(rho, units, geometry) if budget == "floor" else _carried_counts(rho, units, geometry, kv_unit, round_to)
         heads = torch.stack([keep_heads(row, n, geometry, kv_unit) for row, (n, _) in zip(scores.heads, counts, strict=True)])
         channels = torch.stack([lowest(row, n) for row, (_, n) in zip(scores.channels, counts, strict=True)])
@@ -221,8 +227,7 @@ def _carried_counts(rho: dict, units: int, geometry: Geometry, kv_unit: str, rou
         head_debt += a * units
         removed_units = int(np.clip(round(head_debt), 0, units - 1))
         head_debt -= removed_units
-        # With kv_unit="query" k and v stay, so the attention share of the target moves to the MLP.
-        parameter_debt += a * geometry.attention_parameters + m * geometry.mlp_parameters - removed_units * unit_cost
+        parameter_debt += (a * units - removed_units) * unit_cost + m * geometry.mlp_parameters
         removed_channels = int(np.clip(round(parameter_debt / channel_cost), 0, geometry.channels - 1))
         if round_to > 1:
             kept = max(round((geometry.channels - removed_channels) / round_to), 1) * round_to

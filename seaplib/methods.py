@@ -44,9 +44,10 @@ class Method:
     @property
     def allocation_name(self) -> str:
         """The allocation, with its protection where that is not the usual one."""
-        last = PROTECT_LAST[self.allocation]
-        usual = self.protect_first == 0 and self.protect_last in (None, last)
-        return self.allocation if usual else f"{self.allocation}, protect {self.protect_first}+{self.protect_last}"
+        usual = PROTECT_LAST[self.allocation]
+        last = usual if self.protect_last is None else self.protect_last
+        own = (self.protect_first, last) != (0, usual)
+        return f"{self.allocation}, protect {self.protect_first}+{last}" if own else self.allocation
 
     def label(self, seed: int) -> dict:
         return {

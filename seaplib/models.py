@@ -34,6 +34,8 @@ PRUNED_TYPES = {"llama_pruned__import_seaplib_to_load": "llama"}
 
 # Below this many bytes a model is identified by its content, above it by the files it came from.
 CONTENT_HASH_LIMIT = 256 * 2**20
+# What a configuration says about its file, not about what the model computes.
+NOT_COMPUTING = {"_name_or_path", "architectures", "dtype", "transformers_version"}
 
 
 class ModelError(ValueError):
@@ -145,6 +147,7 @@ def load(name_or_path: str | Path, dtype: torch.dtype | str = "auto", device: st
     unsupported model, and where the weights on disk do not match the architecture one to one:
     transformers would drop unknown tensors and initialise missing ones at random.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check(name_or_path)
@@ -152,7 +155,7 @@ def load(name_or_path: str | Path, dtype: torch.dtype | str = "auto", device: st
     try:
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot load {source}: {str(error).strip().splitlines()[0]}") from error
     wrong = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report.get(kind)}
     if wrong:
@@ -173,10 +176,12 @@ def _source(source: str, model) -> dict:
 
 
 def fingerprint(model) -> str:
-    """Hash that identifies a model's weights: their content for small models, their files for large ones."""
+    """Hash that identifies what a model computes: its configuration, and its weights by their content
+    (large models: by the files they came from)."""
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     source = getattr(model, "seap_source", None)
-    digest = hashlib.sha256()
+    config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_COMPUTING}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     if size > CONTENT_HASH_LIMIT and source:
         digest.update(json.dumps([source, str(model.dtype)], sort_keys=True).encode())
     else:

@@ -50,9 +50,12 @@ class Notebook:
 
     @property
     def files(self) -> dict[str, tuple[str, ...]]:
-        """Product → the files it consists of."""
-        figures = {stem: tuple(stem + suffix for suffix in FIGURE_FILES) for stem in self.figures}
-        return figures | {stem: tuple(stem + suffix for suffix in TABLE_FILES) for stem in self.tables}
+        """Product → the files it consists of; a figure and the table it shows may share a name."""
+        files: dict[str, tuple[str, ...]] = {}
+        for stems, suffixes in ((self.figures, FIGURE_FILES), (self.tables, TABLE_FILES)):
+            for stem in stems:
+                files[stem] = files.get(stem, ()) + tuple(stem + suffix for suffix in suffixes)
+        return files
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,7 @@ def _check_products(declared: dict) -> None:
     owner = {}
     for name, entry in declared.items():
         for product in [*(entry.get("figures") or ()), *(entry.get("tables") or ())]:
-            if product in owner:
+            if owner.get(product, name) != name:
                 raise PlanError(f"product {product!r} is declared twice, by {owner[product]} and by {name}")
             owner[product] = name
 

@@ -90,8 +90,9 @@ def _prune_layer(layer: nn.Module, index: int, mask: PruningMask, mode: str, mea
         projection = models.linear(layer, role)
         biases[role] = _compensated(projection, ~kept, None if mean is None else mean[module][index])
     for role, (rows, columns) in keeps.items():
-        if bool((rows if rows is not None else columns).all()):
-            continue
+        kept = rows if rows is not None else columns
+        if bool(kept.all()) or (mode == "remove" and not bool(kept.any())):
+            continue  # nothing goes, or everything does: an emptied module is replaced as a whole below
         projection = models.linear(layer, role)
         if mode == "remove":
             new = resized(

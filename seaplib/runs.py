@@ -195,8 +195,8 @@ def _run_all(ledger: Ledger, chosen: list[Notebook], forced: set[str], jobs: int
                     notebook, outcome = running.pop(future).notebook, future.result()
                     outcomes[notebook.name] = outcome
                     now = datetime.now(UTC).isoformat(timespec="seconds")
-                    facts = {"seconds": outcome.seconds, "device": outcome.device, "error": outcome.why}
-                    ledger.finish(notebook, outcome.status, finished=now, **facts)
+                    facts = {"seconds": outcome.seconds, "finished": now, "device": outcome.device}
+                    ledger.finish(notebook, outcome.status, **facts | ({"error": outcome.why} if outcome.why else {}))
                     progress.tell(f"{notebook.name}: {outcome.status} in {outcome.seconds:.0f} s {outcome.why}".strip())
                 progress.show(outcomes, running.values())
         except BaseException:
@@ -232,6 +232,7 @@ class _Progress:
             total=sum(self.cells.values()),
             desc=profile,
             mininterval=0.2 if sys.stderr.isatty() else 30,
+            miniters=0,  # the clock and the titles move even while a long cell runs
             bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}{postfix}",
             dynamic_ncols=True,
         )
@@ -249,7 +250,7 @@ class _Progress:
         done = sum(self.cells[name] for name in outcomes)
         now = [f"{worker.notebook.name}: {worker.cell[:40]}" for worker in running]
         self.bar.set_postfix_str(" · ".join(now), refresh=False)
-        self.bar.update(done + sum(worker.cells for worker in running) - self.bar.n)
+        self.bar.update(done + sum(max(worker.cells - 1, 0) for worker in running) - self.bar.n)
 
 
 def load_results():

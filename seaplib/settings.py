@@ -42,6 +42,8 @@ class Calibration(Settings):
         self._require(self.pooling in ("token", "prompt"), f"pooling is 'token' or 'prompt', got {self.pooling!r}")
         known = ("exact", "authors", "flap")
         self._require(self.estimator in known, f"estimator is one of {', '.join(known)}, got {self.estimator!r}")
+        plain = self.estimator == "exact" or self.pooling == "token"
+        self._require(plain, f"estimator {self.estimator!r} pools as its published code does; leave pooling at 'token'")
 
 
 @dataclass(frozen=True)

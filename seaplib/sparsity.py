@@ -77,9 +77,12 @@ class Allocation:
             )
         if not free.any() or self.sparsity == 0:
             return {module: np.zeros(layers) for module in caps}
-        low, high = 0.0, max(caps.values()) / curve[free].min()
+        published = self.over == "unprotected"  # its search starts at [0, 2] and ends within 1e-4 of the target
+        low, high = 0.0, 2.0 if published else max(caps.values()) / curve[free].min()
         for _ in range(200):
             middle = (low + high) / 2
+            if published and abs(mean(at(middle)) - self.sparsity) < 1e-4:
+                return at(middle)
             low, high = (middle, high) if mean(at(middle)) < self.sparsity else (low, middle)
         return at(high)
 

@@ -18,6 +18,7 @@ from . import labels, paths
 
 FLOATS = "%.6g"
 AVERAGE = "average"
+MISSING = "–"
 WIDE = 40  # characters from which a LaTeX column is a paragraph
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _TEX |= {char: "\\" + char for char in "{}$&#_%"}
@@ -132,11 +133,40 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([means, pd.DataFrame(averages)], ignore_index=True)
 
 
+def by_allocation(frame: pd.DataFrame) -> pd.DataFrame:
+    """Averages over tasks under each sparsity allocation (Table 3): ``summary``'s columns and ``allocation``.
+
+    The dense model is a row of allocation ``none``.
+    """
+    frame = frame.assign(allocation=frame["allocation"].where(frame["requested_sparsity"] > 0, "none"))
+    parts = {name: summary(part) for name, part in frame.groupby("allocation", sort=False)}
+    means = pd.concat([part.assign(allocation=name) for name, part in parts.items()], ignore_index=True)
+    return means[means["task"] == AVERAGE].reset_index(drop=True)
+
+
+def sparsity_settings(means: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+    """The form of the paper's Table 3: rows sparsity × method, a column of averages per allocation.
+
+    Takes the frame of ``by_allocation``; the best of every row is bold, the second underlined.
+    """
+    names = [name for name in means["allocation"].unique() if name != "none"]
+    order, blocks = labels.variant_order(means), []
+    for sparsity, block in means.groupby("requested_sparsity"):
+        wide = block.pivot(index="label", columns="allocation", values="value")
+        if not sparsity:
+            wide = wide.rename(columns={"none": names[0]})
+        wide = wide.reindex(columns=names).loc[[label for label in order if label in wide.index]]
+        shown = (100 * wide).apply(_marked, axis=1, digits=digits)
+        blocks.append(_with_heads(shown, sparsity))
+    return pd.concat(blocks, ignore_index=True)
+
+
 def zero_shot(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
     """The form of the paper's Tables 1 and 4: rows sparsity × method, columns tasks and average.
 
     Takes the frame of ``evaluate``; cells are percentages, with the best of every sparsity bold
-    and the second best underlined. With a column ``published``, the paper's average stands last.
+    and the second best underlined. With a column ``published`` (``with_published``), the paper's
+    average over the tasks that both have stands last.
     """
     means = summary(frame)
     tasks = labels.task_order(task for task in means["task"].unique() if task != AVERAGE)
@@ -145,13 +175,11 @@ def zero_shot(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
     for sparsity, block in means.groupby("requested_sparsity"):
         wide = block.pivot(index="label", columns="task", values="value").reindex(columns=[*tasks, AVERAGE])
         wide = wide.loc[[label for label in order if label in wide.index]]
-        shown = wide.apply(lambda column: _marked(100 * column, digits))
+        shown = (100 * wide).apply(_marked, digits=digits)
         if "published" in block:
             paper = block[block["task"] == AVERAGE].set_index("label")["published"].reindex(wide.index)
-            shown["paper's average"] = [_cell(round(100 * value, 2)) for value in paper]
-        shown.insert(0, "Sparsity", labels.sparsity(sparsity))
-        shown.insert(1, "Method", shown.index)
-        blocks.append(shown)
+            shown["paper, same tasks"] = _plain(100 * paper, digits)
+        blocks.append(_with_heads(shown, sparsity))
     names = {task: labels.task(task) for task in tasks} | {AVERAGE: "Average"}
     return pd.concat(blocks, ignore_index=True).rename(columns=names)
 
@@ -197,15 +225,22 @@ def _keys(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def _marked(column: pd.Series, digits: int) -> pd.Series:
     """Numbers as text, the largest bold and the next largest underlined, compared as displayed."""
-    rounded = column.round(digits)
-    ranked = sorted(rounded.dropna().unique(), reverse=True) if len(column) > 1 else []
+    texts = _plain(column, digits)
+    ranked = sorted({float(text) for text in texts if text != MISSING}, reverse=True)
+    if len(column.dropna()) < 2:
+        return texts
+    marks = dict(zip((f"{value:.{digits}f}" for value in ranked), ("**{}**", "<ins>{}</ins>"), strict=False))
+    return texts.map(lambda text: marks.get(text, "{}").format(text))
 
-    def mark(value: float) -> str:
-        text = _cell(value) if pd.isna(value) else f"{value:.{digits}f}"
-        place = ranked.index(value) if value in ranked else -1
-        return {0: f"**{text}**", 1: f"<ins>{text}</ins>"}.get(place, text)
 
-    return rounded.map(mark)
+def _plain(column: pd.Series, digits: int) -> pd.Series:
+    return column.map(lambda value: MISSING if pd.isna(value) else f"{value:.{digits}f}")
+
+
+def _with_heads(shown: pd.DataFrame, sparsity: float) -> pd.DataFrame:
+    shown.insert(0, "Sparsity", labels.sparsity(sparsity))
+    shown.insert(1, "Method", shown.index)
+    return shown
 
 
 def _flat(frame: pd.DataFrame) -> pd.DataFrame:
@@ -218,7 +253,7 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _cell(value) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
-        return "–"
+        return MISSING
     return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 

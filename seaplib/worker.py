@@ -10,6 +10,9 @@ import os
 import sys
 import threading
 
+# nbformat's validation would load a grammar of web addresses: a second for every notebook, unused here.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 import psutil
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec

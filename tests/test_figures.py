@@ -78,7 +78,7 @@ def separated() -> pd.DataFrame:
 
 def perplexities() -> pd.DataFrame:
     frame = results().drop_duplicates(["method", "requested_sparsity"]).drop(columns="task")
-    frame = frame.assign(perplexity=5 * np.exp(4 * frame["requested_sparsity"]), dataset="mini_wikitext")
+    frame = frame.assign(perplexity=5 * np.exp(4 * frame["requested_sparsity"]), dataset="mini_wikitext", preset="2048")
     return frame.assign(low=frame["perplexity"] * 0.9, high=frame["perplexity"] * 1.1)
 
 
@@ -100,9 +100,11 @@ def claims() -> pd.DataFrame:
 
 
 CONFUSION = pd.DataFrame(np.eye(6, dtype=int) * 200 + 3, index=TASKS[:6], columns=TASKS[:6])
+LENGTHS = pd.DataFrame({"task": TASKS, "tokens_p10": 5, "tokens_median": 20, "tokens_p90": 60, "tokens_max": 400})
 DRAWN = {
     "pipeline": lambda: figures.pipeline(),
     "vocabulary_overlap": lambda: figures.vocabulary_overlap(pairs("overlap")),
+    "corpus_lengths": lambda: figures.corpus_lengths(LENGTHS),
     "hidden_states": lambda: figures.hidden_states(embedded()),
     "separability": lambda: figures.separability(separated()),
     "norm_heatmaps": lambda: figures.norm_heatmaps(norms()),
@@ -113,6 +115,7 @@ DRAWN = {
     "masks": lambda: figures.masks(masks()),
     "mask_overlap": lambda: figures.mask_overlap(pairs("jaccard", module="heads", chance=0.33)),
     "confusion": lambda: figures.confusion(CONFUSION),
+    "confusion, two": lambda: figures.confusion({"all words": CONFUSION, "without template": CONFUSION}),
     "perplexity": lambda: figures.perplexity(perplexities()),
     "zero_shot": lambda: figures.zero_shot(results()),
     "sparsity_settings": lambda: figures.sparsity_settings(results(("uniform", "logistic", "adaptive"))),
@@ -149,12 +152,17 @@ def test_text_lies_inside_the_figure_and_nothing_stays_open(name):
     assert mpl.rcParams["font.size"] == settings_before
     with figures.style():
         fig.draw_without_rendering()
-        page = fig.bbox.padded(1)
-        for text in texts(fig):
-            box = text.get_window_extent()
-            inside = page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
-            ticks = text.axes and (text in [*text.axes.get_xticklabels(), *text.axes.get_yticklabels()])
-            assert inside or ticks, f"{text.get_text()!r} leaves the page"  # ticks off the axis are not drawn
+        ticks = [tick for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)
+                 for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]]  # fmt: skip
+        of_ticks = {text for tick in ticks for text in (tick.label1, tick.label2)}
+        boxes = {text.get_text(): text.get_window_extent() for text in texts(fig) if text not in of_ticks}
+        for ax in fig.axes:  # an axis's box counts the ticks that are drawn, not those beyond its limits
+            for axis in (ax.xaxis, ax.yaxis) if ax.get_visible() else ():
+                boxes[f"{ax.get_title()} {axis.axis_name}"] = axis.get_tightbbox()
+        for text, box in boxes.items():
+            page = fig.bbox.padded(1)
+            inside = box is None or page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+            assert inside, f"{text!r} leaves the page"
 
 
 @pytest.mark.parametrize("name", ["zero_shot", "hidden_states", "norm_heatmaps", "pipeline"])
@@ -225,6 +233,15 @@ def test_stated_numbers():
     card = words(DRAWN["scorecard"]())
     assert "-1 [-2, -0.1] points" in card and "does not hold" in card
     assert "mini-PIQA" in words(DRAWN["hidden_states"]())  # a bundled task never passes for the real one
+
+
+def test_perplexities_of_other_windows_and_seeds_are_not_mixed_up():
+    frame = perplexities()
+    short = frame.assign(perplexity=2 * frame["perplexity"], preset="flap128")
+    text = words(figures.perplexity(pd.concat([frame, short])))
+    assert "mini-WikiText-2\nflap128" in text and "36.9" in text and "73.9" in text
+    seeds = pd.concat([frame, frame.assign(perplexity=4 * frame["perplexity"], calibration_seed=1)])
+    assert "73.9" in words(figures.perplexity(seeds))  # geometric: e to the mean nll
 
 
 def test_allocations_equal_for_both_modules_are_drawn_once():

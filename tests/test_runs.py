@@ -19,13 +19,17 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 pytestmark = pytest.mark.unit
 
 WRITE = """from pathlib import Path
-from seaplib import paths
-directory = paths.figures_dir(profile)
+directory = Path('figures', profile)
 directory.mkdir(parents=True, exist_ok=True)
 def write(name, text, *suffixes):
     for suffix in suffixes:
         (directory / (name + suffix)).write_text(text)"""
 TABLE = "write({name!r}, f'method,requested_sparsity,value\\nSEAP,0.5,{{{value}}}\\n', '.csv', '.tex', '.md')"
+
+SURROUNDINGS = """import json, os, sys
+Path(os.environ['SEAP_PROVENANCE_FILE']).write_text(json.dumps({'device': 'some device'}))
+chosen = [os.environ[name] for name in ('OMP_WAIT_POLICY', 'HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE')]
+write('table_c', ' '.join([sys.executable, os.getcwd(), *chosen]), '.csv', '.tex', '.md')"""
 
 PROFILES = {
     "small": {"jobs": 2, "offline": True, "parameters": {"samples": 4}, "not_run": "Everything large."},
@@ -57,20 +61,20 @@ class Project:
         figure = "write('fig_b', before, '.pdf', '.png')"
         scale = f"{common}\nscale = 1  # factor\nmodel = None\ntasks = []\nsparsities = []"
         self.write("01_scores", scale, read, TABLE.format(name="table_b", value="samples * scale"), figure)
-        python = "import sys, os\nwrite('table_c', f'{sys.executable} {os.getcwd()}', '.csv', '.tex', '.md')"
-        self.write("02_other", "profile = 'small'  # where products go", python)
+        self.write("02_other", "profile = 'small'  # where products go", SURROUNDINGS)
         self.declare(PROFILES, NOTEBOOKS)
 
     def write(self, name: str, *cells: str) -> None:
         nbformat.write(notebook(*cells), self.root / "notebooks" / f"{name}.ipynb")
 
     def declare(self, profiles: dict, notebooks: dict) -> None:
-        (self.root / "papermill_runs.yaml").write_text(yaml.safe_dump({"profiles": profiles, "notebooks": notebooks}, sort_keys=False))
+        text = yaml.safe_dump({"profiles": profiles, "notebooks": notebooks}, sort_keys=False)
+        (self.root / "papermill_runs.yaml").write_text(text)
 
     @property
     def environment(self) -> dict:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SEAP_")}
-        return kept | {"SEAP_ROOT": str(self.root), "OMP_NUM_THREADS": "1"}
+        return kept | {"SEAP_ROOT": str(self.root), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "seaplib", *arguments]
@@ -120,6 +124,7 @@ def test_products_and_manifest(project):
         assert entry["versions"]["torch"] and entry["source"]
     assert set(products["fig_b"]["files"]) == {"fig_b.pdf", "fig_b.png"}
     assert set(products["table_b"]["files"]) == {"table_b.csv", "table_b.tex", "table_b.md"}
+    assert products["table_c"]["device"] == "some device"
     assert products["table_b"]["notebook"] == "01_scores"
     assert products["table_b"]["parameters"] == {
         **{"profile": "small", "samples": 4, "scale": 1},
@@ -131,7 +136,7 @@ def test_products_and_manifest(project):
 
 
 def test_kernel_is_this_python_in_the_project(finished):
-    assert (finished / "figures/small/table_c.csv").read_text() == f"{sys.executable} {finished}"
+    assert (finished / "figures/small/table_c.csv").read_text() == f"{sys.executable} {finished} passive 1 1"
 
 
 def test_second_run_executes_and_changes_nothing(project):
@@ -193,7 +198,8 @@ def test_product_no_longer_declared_leaves_the_manifest(project):
 def test_failures_stop_only_what_depends_on_them_and_the_next_call_resumes(project):
     path = project.root / "notebooks/00_corpora.ipynb"
     good = path.read_text()
-    project.write("00_corpora", "profile = 'small'\nsamples = 2", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    suicide = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    project.write("00_corpora", "profile = 'small'\nsamples = 2", suicide)
     independent = project.root / "notebooks/02_other.ipynb"
     independent.write_text(independent.read_text().replace("A question", "Another question"))
     result = project.run("reproduce")
@@ -208,7 +214,8 @@ def test_failures_stop_only_what_depends_on_them_and_the_next_call_resumes(proje
 
 
 def test_ways_to_fail(project):
-    late = "import os, signal, threading\nthreading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start()"
+    die = "lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    late = f"import os, signal\nget_ipython().events.register('post_run_cell', {die})"
     project.write("00_corpora", "profile = 'small'\nsamples = 2", TABLE.format(name="table_a", value="samples"), late)
     project.write("02_other", "profile = 'small'", "write('table_c', 'half', '.csv')", "raise ValueError('too\\nbad')")
     result = project.run("reproduce", "--jobs", "2")
@@ -347,7 +354,10 @@ def test_reachable_sparsity_and_small_model_pass(project, main):
     assert main("status") == (0, "")
 
 
-@pytest.mark.parametrize("damage, message", [("columns", "no column 'goal'"), ("rows", "has no rows"), ("file", "there is no")])
+DAMAGE = {"columns": "no column 'goal'", "rows": "has no rows", "file": "there is no"}
+
+
+@pytest.mark.parametrize("damage, message", DAMAGE.items())
 def test_local_data_is_looked_at(project, main, monkeypatch, damage, message):
     folder = project.root / "local/piqa"
     folder.mkdir(parents=True)
@@ -366,11 +376,20 @@ def test_local_data_is_looked_at(project, main, monkeypatch, damage, message):
     assert status == 2 and message in error
 
 
+LOOK_AT_IMPORTS = """
+import sys
+sys.argv = ["-m"]  # what a package sees while python -m imports it
+from seaplib.__main__ import main
+status = main(["reproduce"])
+heavy = {"torch", "transformers", "lm_eval", "papermill", "matplotlib", "scipy"}
+print(status, sorted((heavy | {"seaplib.runs"}) & set(sys.modules)))
+"""
+
+
 def test_nothing_to_do_imports_no_torch(project):
-    heavy = ["torch", "transformers", "lm_eval", "papermill", "matplotlib"]
-    code = f"import sys; from seaplib.__main__ import main; main(['reproduce']); print([m for m in {heavy} if m in sys.modules])"
     options = {"env": project.environment, "cwd": project.root, "capture_output": True, "text": True, "check": True}
-    assert subprocess.run([sys.executable, "-c", code], **options).stdout.endswith("[]\n")
+    output = subprocess.run([sys.executable, "-c", LOOK_AT_IMPORTS], **options).stdout
+    assert output.splitlines()[-1] == "0 ['seaplib.runs']"
 
 
 def test_same_architectures_as_the_package():
@@ -384,6 +403,7 @@ def test_load_results_has_profile_and_table(project, monkeypatch):
     from seaplib import runs
 
     monkeypatch.setenv("SEAP_ROOT", str(project.root))
+    monkeypatch.delenv("SEAP_FIGURES_DIR")
     results = runs.load_results()
     assert list(results.columns[:2]) == ["profile", "table"]
     assert set(results["table"]) == {"table_a", "table_b"} and set(results["profile"]) == {"small"}

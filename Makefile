@@ -1,0 +1,39 @@
+# Two commands: make reproduce, make test. Both first create .venv and install this package into it.
+
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= embedded
+TEST_JOBS ?= 2
+
+RUN := $(VENV)/bin/python
+
+.PHONY: help reproduce test lab check
+
+help:
+	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
+	@echo "make test                          the tests"
+	@echo "make lab                           JupyterLab on the notebooks"
+	@echo "make check                         style, pins, links, notebooks without outputs"
+	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
+
+reproduce: $(VENV)/installed
+	$(RUN) -m seaplib reproduce --profile $(PROFILE)
+
+# One thread a process: the tests share the cores.
+test: $(VENV)/installed
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q -n $(TEST_JOBS) --dist loadfile
+
+lab: $(VENV)/installed
+	$(RUN) -m jupyterlab notebooks
+
+check: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest -q tests/test_project.py
+
+# Installed again only when what is to be installed has changed.
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "seaplib needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable ".[test]"
+	@touch $@

@@ -1,0 +1,125 @@
+"""Greedy continuations by the dense and by pruned models, and simple measures of what has changed.
+
+    repetition   seq-rep-4 = 1 − (distinct 4-grams) / (4-grams) of a continuation's tokens (Welleck et al. 2020)
+    perplexity   exp of the mean −log p of a continuation's tokens under the *dense* model: would it write that?
+    agreement    share of the tokens before the first one that differs from the dense model's continuation
+    known_words  share of a continuation's words that occur in reference texts
+
+None of them says whether a text is true or good; they separate loops and word salad from language.
+"""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from . import models, store
+from .evaluation import DENSE, name_of
+
+N = 4  # of the n-grams that count as repetition
+WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """Token ids written after each prompt, without the end-of-text token."""
+
+    ids: list[list[int]]
+
+    def save(self, directory: Path) -> None:
+        (Path(directory) / "ids.json").write_text(json.dumps(self.ids))
+
+    @classmethod
+    def load(cls, directory: Path) -> "Continuations":
+        return cls(json.loads((Path(directory) / "ids.json").read_text()))
+
+
+def generate(
+    model,
+    tokenizer,
+    prompts: Iterable[str],
+    variants=None,
+    new_tokens: int = 40,
+    reference: Iterable[str] = (),
+    progress: bool = True,
+) -> pd.DataFrame:
+    """What the dense model and every variant write after each prompt: one row per variant × prompt.
+
+    ``variants`` as in ``evaluate``; the dense model (None) is always there, first. ``reference`` are
+    the texts whose words count as known. Columns: model, the label's (method … calibration_seed),
+    prompt, continuation, tokens, and the measures of this module; a measure that has nothing to
+    count (no tokens, no reference) is NaN. Raises ValueError for an empty prompt.
+    """
+    prompts, known = list(prompts), {word.lower() for text in reference for word in WORD.findall(text)}
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise ValueError("generation needs at least one prompt, and no prompt may be empty")
+    encoded = tokenizer(prompts)["input_ids"]
+    chosen = [None, *(variant for variant in variants or () if variant is not None)]
+    fingerprints = {"model": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}
+    rows, dense = [], None
+    for variant in tqdm(chosen, desc="generating", unit="model", leave=False, disable=not progress):
+        spec = fingerprints | {"prompts": encoded, "new_tokens": new_tokens}
+        spec["variant"] = None if variant is None else variant.fingerprint
+        make = partial(_write, model, variant, encoded, new_tokens)
+        written = store.fetch("continuations", spec, make, Continuations)
+        dense = written if dense is None else dense
+        label = {"model": name_of(model)} | (DENSE if variant is None else DENSE | variant.label)
+        for prompt, start, ids, whole in zip(prompts, encoded, written.ids, dense.ids, strict=True):
+            text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+            words = [word.lower() for word in WORD.findall(text)]
+            measures = {
+                "tokens": len(ids),
+                "repetition": repetition(ids),
+                "perplexity": _perplexity(model, start, ids),
+                "agreement": _agreement(ids, whole),
+                "known_words": sum(word in known for word in words) / len(words) if known and words else math.nan,
+            }
+            rows.append(label | {"prompt": prompt, "continuation": text} | measures)
+    return pd.DataFrame(rows).astype({"calibration_seed": "Int64"})
+
+
+def repetition(ids: list[int], n: int = N) -> float:
+    """seq-rep-n of token ids: 0 where every n-gram is new, near 1 in a loop; NaN below n tokens."""
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else math.nan
+
+
+@torch.inference_mode()
+def _write(model, variant, encoded: list[list[int]], new_tokens: int) -> Continuations:
+    """Greedy decoding, a prompt at a time, so that padding has no part in it."""
+    applied = model if variant is None else variant.apply(model)
+    stop = applied.generation_config.eos_token_id
+    stops = set(stop) if isinstance(stop, list) else {stop}
+    written = []
+    for start in encoded:
+        ids = torch.tensor([start], device=applied.device)
+        out = applied.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, pad_token_id=0
+        )[0, len(start) :].tolist()
+        written.append(out[:-1] if out and out[-1] in stops else out)
+    return Continuations(written)
+
+
+@torch.inference_mode()
+def _perplexity(model, start: list[int], ids: list[int]) -> float:
+    if not ids:
+        return math.nan
+    whole = torch.tensor([[*start, *ids]], device=model.device)
+    logits = model(whole).logits[0, len(start) - 1 : -1].float()
+    return float(torch.nn.functional.cross_entropy(logits, whole[0, len(start) :]).exp())
+
+
+def _agreement(ids: list[int], dense: list[int]) -> float:
+    if not (ids or dense):
+        return math.nan
+    pairs = zip(ids, dense, strict=False)
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return same / max(len(ids), len(dense))

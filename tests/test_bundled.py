@@ -1,0 +1,154 @@
+"""The bundled world: reproducible, disjoint, balanced, in the hub's schemas, and small enough to ship."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.unit
+
+BUNDLED = Path(__file__).resolve().parents[1] / "data" / "bundled"
+sys.path.insert(0, str(BUNDLED))
+
+import generate  # noqa: E402
+from prompts import Prompt  # noqa: E402
+from world import World  # noqa: E402
+
+TASKS = list(generate.MAKERS)
+CHOICES = "struct<label: list<element: string>, text: list<element: string>>"
+# The hub's columns and types; ``depth`` (and GSM8K's options) are ours.
+SCHEMAS = {
+    "boolq": dict(question="string", passage="string", idx="int32", label="int64"),
+    "arc_easy": dict(id="string", question="string", choices=CHOICES, answerKey="string"),
+    "arc_challenge": dict(id="string", question="string", choices=CHOICES, answerKey="string"),
+    "openbookqa": dict(
+        id="string",
+        question_stem="string",
+        choices=CHOICES,
+        answerKey="string",
+        fact1="string",
+        humanScore="float",
+        clarity="float",
+        turkIdAnonymized="string",
+    ),
+    "piqa": dict(goal="string", sol1="string", sol2="string", label="int64"),
+    "hellaswag": dict(
+        ind="int32",
+        activity_label="string",
+        ctx_a="string",
+        ctx_b="string",
+        ctx="string",
+        endings="list<element: string>",
+        source_id="string",
+        split="string",
+        split_type="string",
+        label="string",
+    ),
+    "winogrande": dict(sentence="string", option1="string", option2="string", answer="string"),
+    "gsm8k": dict(question="string", answer="string"),
+    "mmlu": dict(question="string", subject="string", choices="list<element: string>", answer="int64"),
+    "wikitext": dict(text="string"),
+}
+
+
+def rows(task, split):
+    return pq.read_table(BUNDLED / "tasks" / task / f"{split}.parquet").to_pylist()
+
+
+def digest(data):
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def test_the_generator_writes_the_same_rows_and_the_same_bytes(tmp_path):
+    generate.main(tmp_path)
+    for file in sorted((BUNDLED / "tasks").glob("*/*.parquet")):
+        fresh = tmp_path / file.relative_to(BUNDLED / "tasks")
+        assert digest(pq.read_table(fresh).to_pylist()) == digest(pq.read_table(file).to_pylist()), file.parent.name
+    assert len(list(tmp_path.glob("*/*.parquet"))) == 3 * len(SCHEMAS)
+    again = tmp_path / "again"
+    world = World()
+    generate.write(again / "test.parquet", generate.rows(world, "boolq", "test"))
+    assert (again / "test.parquet").read_bytes() == (tmp_path / "boolq" / "test.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("task", SCHEMAS)
+def test_columns_are_the_hubs(task):
+    schema = pq.read_schema(BUNDLED / "tasks" / task / "test.parquet")
+    found = {name: str(schema.field(name).type) for name in schema.names}
+    extra = set(found) - set(SCHEMAS[task])
+    assert extra <= {"depth", "choices", "label"}, extra
+    for name, kind in SCHEMAS[task].items():
+        wanted = kind.replace("struct<label: list<element: string>, text: list<element: string>>", "struct")
+        assert found[name] == kind or found[name].startswith(wanted), (name, found[name])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_asked_in_the_test_is_asked_in_training(task):
+    train = {generate.identity(row) for row in rows(task, "train")}
+    test = [generate.identity(row) for row in rows(task, "test")]
+    assert len(train) >= 500 and len(test) == len(set(test)) >= 500
+    assert not train & set(test)
+    world, rng = World(), generate.generator("a stream of the trainer")
+    stream = generate.items(world, task, "train", rng)
+    fresh = {generate.identity(next(stream)) for _ in range(2000)}
+    assert not fresh & set(test) and len(fresh - train) > 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_right_answers_are_spread_evenly(task):
+    prompt = Prompt(task)
+    asked = [prompt(row) for row in rows(task, "test")]
+    count = len(asked[0][1])
+    for position in range(count):
+        share = sum(gold == position for _, _, gold in asked) / len(asked)
+        assert abs(share - 1 / count) < 4 * (1 / count * (1 - 1 / count) / len(asked)) ** 0.5, (position, share)
+    assert all(len(set(options)) == len(options) == count for _, options, _ in asked)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_longest_option_is_no_hint(task):
+    prompt = Prompt(task)
+    asked = [prompt(row) for row in rows(task, "test")]
+    expected = sum(max(options, key=len) == options[gold] for _, options, gold in asked) / len(asked)
+    chance = sum(1 / len(options) for _, options, _ in asked) / len(asked)
+    assert abs(expected - chance) < 0.08, expected
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_prompts_are_what_lm_eval_renders(task):
+    from lm_eval.utils import apply_template
+
+    prompt = Prompt(task)
+    for row in rows(task, "validation")[:20]:
+        context, options, gold = prompt(row)
+        assert context == apply_template(prompt.config["doc_to_text"], row)
+        assert context == context.rstrip() and 0 <= gold < len(options)
+        assert all(option == option.strip() for option in options)
+
+
+def test_gsm8k_answers_carry_calculator_marks():
+    for row in rows("gsm8k", "test")[:50]:
+        assert "<<" in row["answer"] and row["answer"].rsplit("#### ", 1)[1] in row["choices"][row["label"]]
+
+
+def test_the_model_is_small_and_its_context_long():
+    config = json.loads((BUNDLED / "model" / "config.json").read_text())
+    assert (BUNDLED / "model" / "model.safetensors").stat().st_size <= 15_000_000
+    assert config["max_position_embeddings"] >= 1024 and not config["tie_word_embeddings"]
+    assert 8 <= config["num_hidden_layers"] <= 10 and config["num_attention_heads"] in (12, 16)
+
+
+@pytest.mark.parametrize(
+    "text", ["The quick brown fox.", "  two  spaces\n\n\ttab", "naïve café – 10 °C 東京 🙂", "<x>{}\\\u0000"]
+)
+def test_any_text_survives_the_tokenizer(text):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED / "model")
+    ids = tokenizer(text).input_ids
+    assert ids[0] == tokenizer.bos_token_id and tokenizer.unk_token_id is None
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer(text, add_special_tokens=False).input_ids == ids[1:]

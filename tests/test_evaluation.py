@@ -1,0 +1,257 @@
+"""Evaluation equals lm-eval's own, item by item; it resumes, and it says clearly what is wrong."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from seaplib import corpora, evaluation, tasks
+from seaplib.evaluation import evaluate, evaluate_items
+from seaplib.settings import Evaluation
+
+pytestmark = pytest.mark.unit
+TASKS = ("piqa", "arc_easy", "winogrande")
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A stand-in for a pruned variant: the LM head scaled, which changes the scores."""
+
+    label: dict
+    factor: float
+    tasks: tuple | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return f"scaled {self.factor}"
+
+    def apply(self, model):
+        import copy
+
+        APPLIED.append(self.factor)
+        scaled = copy.deepcopy(model)
+        with torch.no_grad():
+            scaled.lm_head.weight.mul_(self.factor)
+        return scaled
+
+
+APPLIED: list[float] = []
+
+
+def variant(factor, **options):
+    label = {"method": f"scaled_{factor}", "requested_sparsity": 0.5, "calibration": "piqa", "calibration_seed": 3}
+    return Scaled(label, factor, **options)
+
+
+@pytest.fixture(autouse=True)
+def nothing_applied():
+    APPLIED.clear()
+
+
+def stock(name: str, data_dir, tmp_path, harness, **options) -> dict:
+    """lm-eval by itself: its own task, parquet files instead of the hub, its own scoring."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    task = tasks.get(name)
+    files = {s: str(data_dir / task.test.local[0] / f"{s}.parquet") for s in ("train", "validation", "test")}
+    folder = tmp_path / f"stock_{name}"
+    folder.mkdir()
+    config = [f"include: {task.config_file()}", f"task: stock_{name}", "dataset_path: parquet", "dataset_name: null"]
+    config += ["dataset_kwargs:", f"  cache_dir: {tmp_path / 'cache'}", "  data_files:"]
+    config += [f"    {s}: {file}" for s, file in files.items()]
+    (folder / "task.yaml").write_text("\n".join(config))
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    found = simple_evaluate(harness, tasks=[f"stock_{name}"], num_fewshot=0, task_manager=manager, **options)
+    return {"results": found["results"][f"stock_{name}"], "samples": found["samples"][f"stock_{name}"]}
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(("bos", "max_length"), [(None, None), (False, 20)])
+def test_equals_stock_lm_eval(tiny_model, tiny_tokenizer, tiny_data_dir, tmp_path, name, bos, max_length):
+    from lm_eval.models.huggingface import HFLM
+
+    model = tiny_model("gqa")
+    settings = Evaluation(batch_tokens=300, bos=bos, max_length=max_length)
+    harness = HFLM(model, tokenizer=tiny_tokenizer, batch_size=3, add_bos_token=bos, max_length=max_length)
+    expected = stock(name, tiny_data_dir, tmp_path, harness)
+
+    bench = evaluation.Bench(model, tiny_tokenizer, settings)
+    prepared = bench.prepared(name)
+    sums, greedy = evaluation.likelihood.score(model, prepared.batches)
+    answers = [answer for sample in expected["samples"] for answer in sample["filtered_resps"]]
+    np.testing.assert_allclose(sums, [logprob for logprob, _ in answers], atol=1e-4)
+    assert greedy.tolist() == [is_greedy for _, is_greedy in answers]
+
+    frame = evaluate(model, tiny_tokenizer, [name], settings=settings, progress=False).set_index("metric")
+    for metric in ("acc", "acc_norm"):
+        if f"{metric},none" in expected["results"]:
+            assert frame.value[metric] == pytest.approx(expected["results"][f"{metric},none"], abs=1e-12)
+            assert frame.stderr[metric] == pytest.approx(expected["results"][f"{metric}_stderr,none"], abs=1e-12)
+    assert (frame.n == len(expected["samples"])).all() and (frame.truncated > 0).all() == (max_length == 20)
+
+
+def test_exact_match_is_the_greedy_gold_option(tiny_model, tiny_tokenizer, tiny_data_dir):
+    """A model that always continues with one token finds the one-token answers that are it."""
+    frame = pd.DataFrame({"sol1": ["the", "the", "tea", "the the"], "sol2": ["tea", "a", "the", "tea"]})
+    frame = frame.assign(goal="go", label=0)
+    frame.to_parquet(tiny_data_dir / "piqa" / "validation.parquet")
+    model = tiny_model()
+    token = tiny_tokenizer.encode(" the", add_special_tokens=False)
+    assert len(token) == 1
+    with torch.no_grad():  # logits are 0 but for that token: the sum of the hidden state is made positive
+        model.lm_head.weight.zero_()
+        model.model.norm.weight.fill_(1.0)
+    bias = torch.zeros(model.config.vocab_size)
+    bias[token[0]] = 5.0
+    model.lm_head.bias = torch.nn.Parameter(bias)
+    items = evaluate_items(model, tiny_tokenizer, "piqa", progress=False)
+    exact = items[items.metric == "exact_match"].set_index("doc_id").value
+    assert exact.tolist() == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):
+    variants = [None, variant(0.5), variant(2.0, tasks=("piqa",))]
+    items = evaluate_items(tiny_model(), tiny_tokenizer, TASKS, variants, Evaluation(items=8), progress=False)
+    assert set(items.variant) == {"dense", "1", "2"}
+    assert set(items[items.variant == "2"].task) == {"piqa"}
+    frame = evaluation.aggregate(items, "tiny")
+    assert list(frame.columns) == [
+        "model", "method", "score", "allocation", "budget", "requested_sparsity", "achieved_sparsity",
+        "achieved_model_sparsity", "calibration", "calibration_seed", "task", "metric", "value", "stderr", "n",
+        "task_version", "primary", "truncated",
+    ]  # fmt: skip
+    assert len(frame) == 2 * 8 + 3 and (frame.n == 8).all()
+    primary = frame[frame.primary & (frame.method == "dense")].set_index("task").metric
+    assert primary.to_dict() == {"piqa": "acc_norm", "arc_easy": "acc", "winogrande": "acc"}
+    dense = frame[frame.method == "dense"].iloc[0]
+    assert dense.requested_sparsity == 0 and dense.score == "none" and dense.calibration_seed is pd.NA
+    assert frame[frame.method == "scaled_2.0"].calibration_seed.tolist() == [3] * 3
+
+
+def test_batch_size_does_not_matter(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
+    model = tiny_model()
+    sums = []
+    for batch_tokens in (50, 5000):
+        bench = evaluation.Bench(model, tiny_tokenizer, Evaluation(batch_tokens=batch_tokens))
+        sums.append(evaluation.likelihood.score(model, bench.prepared("arc_easy").batches)[0])
+    np.testing.assert_allclose(*sums, atol=2e-5)
+
+
+def test_items_are_the_first_of_a_seeded_shuffle(tiny_model, tiny_tokenizer, tiny_data_dir):
+    def ids(**options):
+        items = evaluate_items(tiny_model(), tiny_tokenizer, ["arc_easy"], None, Evaluation(**options), progress=False)
+        return items[items.metric == "acc"].doc_id.tolist()
+
+    assert ids(items=4) == ids(items=8)[:4]
+    assert ids(items=4, item_seed=1) != ids(items=4)
+    assert sorted(ids()) == sorted(ids(items=100)) == sorted(corpora.rows("arc_easy", "test").ids)
+
+
+def test_what_is_stored_is_neither_applied_nor_scored_again(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
+    model, variants = tiny_model(), [variant(0.5), variant(2.0)]
+    first = evaluate(model, tiny_tokenizer, ["piqa"], variants, progress=False)
+    assert APPLIED == [0.5, 2.0]
+    more = evaluate(model, tiny_tokenizer, TASKS, [*variants, variant(3.0, tasks=("piqa",))], progress=False)
+    assert APPLIED == [0.5, 2.0, 0.5, 2.0, 3.0]
+    monkeypatch.setattr(evaluation, "harness_task", None)  # a second look needs no lm-eval at all
+    again = evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
+    assert len(APPLIED) == 5
+    pd.testing.assert_frame_equal(again[again.task == "piqa"].reset_index(drop=True), first)
+    pd.testing.assert_frame_equal(more[more.method != "scaled_3.0"].reset_index(drop=True), again)
+
+
+def test_a_killed_run_resumes_where_it_was(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
+    model, variants = tiny_model(), [variant(0.5), variant(2.0)]
+    undisturbed = evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
+    real, calls = evaluation.likelihood.score, []
+
+    def dies(*args):
+        calls.append(args)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setenv("SEAP_STORE_DIR", str(tiny_data_dir / "other_store"))
+    monkeypatch.setattr(evaluation.likelihood, "score", dies)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
+    resumed = evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
+    assert len(calls) == 5 + 2
+    pd.testing.assert_frame_equal(resumed, undisturbed)
+
+
+@pytest.mark.parametrize("change", ["model", "variant", "data", "settings"])
+def test_nothing_is_mistaken_for_something_else(tiny_model, tiny_tokenizer, tiny_data_dir, change, monkeypatch):
+    real, scored = evaluation.likelihood.score, []
+
+    def counting(model, batches):
+        scored.append(model)
+        return real(model, batches)
+
+    monkeypatch.setattr(evaluation.likelihood, "score", counting)
+    model, settings, variants = tiny_model(), Evaluation(items=8), [variant(0.5)]
+    evaluate(model, tiny_tokenizer, ["arc_easy"], variants, settings, progress=False)
+    if change == "model":
+        model = tiny_model(seed=1)
+    if change == "variant":
+        variants = [variant(0.25)]
+    if change == "settings":
+        settings = Evaluation(items=8, bos=False)
+    if change == "data":
+        file = tiny_data_dir / "ai2_arc" / "ARC-Easy" / "test.parquet"
+        frame = pd.read_parquet(file)
+        frame["question"] += "?"
+        frame.to_parquet(file)
+    evaluate(model, tiny_tokenizer, ["arc_easy"], variants, settings, progress=False)
+    assert len(scored) == 2
+
+
+def test_generation_tasks_go_through_lm_eval(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    (tiny_data_dir / "gsm8k" / "main").mkdir(parents=True)
+    rows = pd.DataFrame({"question": ["2 + 2 apples?", "3 pears?"], "answer": ["2+2=<<2+2=4>>4\n#### 4", "#### 1,003"]})
+    rows.to_parquet(tiny_data_dir / "gsm8k" / "main" / "test.parquet")
+    prompts = []
+
+    def generate(self, requests, disable_tqdm=False):
+        prompts.extend(request.args for request in requests)
+        return ["There are 2 and 2, so 4.", "I think $1,003."]
+
+    monkeypatch.setattr(HFLM, "generate_until", generate)
+    model = tiny_model(max_position_embeddings=512)
+    frame = evaluate(model, tiny_tokenizer, ["gsm8k"], progress=False)
+    assert prompts[0][0] == "Question: 2 + 2 apples?\nAnswer:"
+    assert frame.metric.tolist() == ["exact_match"] and frame.value.tolist() == [1.0] and frame.primary.all()
+
+
+def test_generation_for_real(tiny_model, tiny_tokenizer, tiny_data_dir):
+    (tiny_data_dir / "gsm8k" / "main").mkdir(parents=True)
+    rows = pd.DataFrame({"question": ["2 + 2 apples?"], "answer": ["#### 4"]})
+    rows.to_parquet(tiny_data_dir / "gsm8k" / "main" / "test.parquet")
+    frame = evaluate(tiny_model(max_position_embeddings=512), tiny_tokenizer, ["gsm8k"], progress=False)
+    assert frame.n.tolist() == [1] and frame.value.isin([0.0, 1.0]).all()
+
+
+def test_bad_input_is_one_clear_error(tiny_model, tiny_tokenizer, tiny_data_dir):
+    model = tiny_model()
+    with pytest.raises(ValueError, match="unknown task 'piqua'; did you mean 'piqa'"):
+        evaluate(model, tiny_tokenizer, ["piqa", "piqua"])
+    with pytest.raises(FileNotFoundError, match="openbookqa/main/test.parquet; put it there"):
+        evaluate(model, tiny_tokenizer, ["openbookqa"])
+    with pytest.raises(ValueError, match="wikitext2 is plain text"):
+        evaluate(model, tiny_tokenizer, ["wikitext2"])
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate(model, tiny_tokenizer, ["arc_easy"], [variant(2.0, tasks=("piqa",))])
+
+
+def test_evaluation_changes_neither_model_nor_tokenizer(tiny_model, tiny_tokenizer, tiny_data_dir):
+    model = tiny_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pad, side = tiny_tokenizer.pad_token, tiny_tokenizer.padding_side
+    evaluate(model, tiny_tokenizer, ["piqa"], [None, variant(2.0)], progress=False)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert (tiny_tokenizer.pad_token, tiny_tokenizer.padding_side) == (pad, side)

@@ -1,0 +1,157 @@
+import copy
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors.torch import save_file
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
+
+from seaplib import models
+
+pytestmark = pytest.mark.unit
+
+KINDS = ("mha", "gqa")
+
+
+@pytest.fixture
+def saved(tiny_model, tiny_tokenizer, tmp_path):
+    """A directory with a tiny model and its tokenizer."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_geometry_counts_every_parameter_of_the_projections(tiny_model, kind, bias):
+    model = tiny_model(kind, attention_bias=bias, mlp_bias=bias)
+    g = models.geometry(model)
+    assert (g.layers, g.hidden, g.heads, g.kv_heads, g.head_dim, g.channels) == (2, 32, 4, 4 if kind == "mha" else 2, 8, 48)
+    assert g.queries_per_group == (1 if kind == "mha" else 2)
+    assert g.model_parameters == sum(p.numel() for p in model.parameters())
+    assert g.vocabulary == model.get_output_embeddings().weight.shape[0]
+    counted = 0
+    for name, parameter in model.named_parameters():
+        output_bias = name.endswith(("o_proj.bias", "down_proj.bias"))  # never pruned, so not counted
+        if "_proj." in name and not output_bias:
+            counted += parameter.numel()
+    assert g.projection_parameters == counted == models.projection_parameters(model)
+
+
+def test_geometry_takes_a_head_size_that_is_not_hidden_over_heads(tiny_model):
+    g = models.geometry(tiny_model("gqa", head_dim=16))
+    assert (g.head_dim, g.heads, g.kv_heads) == (16, 4, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_roles_lead_to_the_projections(tiny_model, kind):
+    layer = models.decoder_layers(tiny_model(kind))[0]
+    assert models.linear(layer, "o") is layer.self_attn.o_proj
+    assert models.linear(layer, "down") is layer.mlp.down_proj
+    replacement = torch.nn.Linear(3, 5)
+    models.set_linear(layer, "gate", replacement)
+    assert layer.mlp.gate_proj is replacement
+
+
+def test_load_gives_model_and_tokenizer(saved, tiny_model, tiny_tokenizer):
+    model, tokenizer = models.load(saved, device="cpu")
+    assert not model.training
+    assert tokenizer("the otter")["input_ids"] == tiny_tokenizer("the otter")["input_ids"]
+    expected = tiny_model().state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_missing_model_is_refused_by_its_path(tmp_path):
+    with pytest.raises(models.ModelError, match="there is no model at .*nowhere"):
+        models.load(tmp_path / "nowhere")
+    with pytest.raises(models.ModelError, match="there is no model at ./nowhere"):
+        models.check("./nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(models.ModelError, match="holds no config.json"):
+        models.check(tmp_path / "empty")
+
+
+def test_a_damaged_config_is_refused(saved):
+    (saved / "config.json").write_text('{"model_type": "llama", ')
+    with pytest.raises(models.ModelError, match="not valid JSON"):
+        models.check(saved)
+
+
+def test_an_unsupported_architecture_is_refused_by_name_before_its_weights_are_read(tmp_path):
+    GPT2Config(n_layer=1, n_embd=8, n_head=2).save_pretrained(tmp_path)  # a config only: there are no weights
+    for refuse in (models.check, models.load):
+        with pytest.raises(models.ModelError, match="'gpt2' is not supported; supported: .*llama"):
+            refuse(tmp_path)
+
+
+def test_an_unknown_architecture_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "made_up"}))
+    with pytest.raises(models.ModelError, match="'made_up' is not supported; supported: .*llama"):
+        models.check(tmp_path)
+
+
+def test_missing_and_unexpected_weights_are_refused(saved):
+    file = saved / "model.safetensors"
+    weights = safetensors.torch.load(file.read_bytes())  # a copy: the file will be overwritten
+    key = "model.layers.1.mlp.up_proj.weight"
+    save_file({k: v for k, v in weights.items() if k != key}, file, {"format": "pt"})
+    with pytest.raises(models.ModelError, match=f"missing keys: {key}"):
+        models.load(saved)
+    save_file(weights | {"model.layers.1.mlp.down_proj.bias": torch.zeros(32)}, file, {"format": "pt"})
+    with pytest.raises(models.ModelError, match="unexpected keys: model.layers.1.mlp.down_proj.bias"):
+        models.load(saved)
+    save_file(weights | {key: weights[key][:5].clone()}, file, {"format": "pt"})
+    with pytest.raises(models.ModelError):
+        models.load(saved)
+
+
+def test_truncated_weights_are_refused(saved):
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(models.ModelError, match="cannot load"):
+        models.load(saved)
+
+
+def test_fingerprint_follows_weights_and_configuration(tiny_model, saved):
+    model = tiny_model()
+    before = models.fingerprint(model)
+    assert models.fingerprint(tiny_model()) == before
+    assert models.fingerprint(models.load(saved, device="cpu")[0]) == before, "where a model came from does not matter"
+    assert models.fingerprint(tiny_model(seed=1)) != before
+    assert models.fingerprint(copy.deepcopy(model).to(torch.bfloat16)) != before
+    assert models.fingerprint(tiny_model(rms_norm_eps=1e-3)) != before, "same weights, another function"
+    weight = models.linear(models.decoder_layers(model)[1], "v").weight
+    with torch.no_grad():
+        weight[3, 4] += 1e-3
+    assert models.fingerprint(model) != before
+
+
+def test_large_models_are_identified_by_their_files(saved, monkeypatch):
+    monkeypatch.setattr(models, "CONTENT_HASH_LIMIT", 0)
+    model, _ = models.load(saved, device="cpu")
+    before = models.fingerprint(model)
+    assert models.fingerprint(models.load(saved, device="cpu")[0]) == before
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())  # a new modification time
+    assert models.fingerprint(models.load(saved, device="cpu")[0]) != before
+
+
+def test_tokenizer_fingerprint_follows_the_vocabulary(tiny_tokenizer):
+    before = models.tokenizer_fingerprint(tiny_tokenizer)
+    other = copy.deepcopy(tiny_tokenizer)
+    assert models.tokenizer_fingerprint(other) == before
+    other.add_tokens(["otters"])
+    assert models.tokenizer_fingerprint(other) != before
+
+
+def test_context_length_is_the_models(tiny_model):
+    assert models.context_length(tiny_model(max_position_embeddings=128)) == 128
+
+
+def test_layers_of_different_width_are_no_dense_model():
+    config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=20)
+    model = LlamaForCausalLM(config)
+    models.set_linear(models.decoder_layers(model)[0], "gate", torch.nn.Linear(16, 20, bias=False))
+    with pytest.raises(models.ModelError, match="already pruned"):
+        models.geometry(model)
