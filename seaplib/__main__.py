@@ -83,8 +83,8 @@ def _status(options) -> int:
     rows = []
     for notebook in chosen:
         entry = ledger.record.get(notebook.name, {})
-        seconds = f"{entry['seconds']:.0f}" if "seconds" in entry else ""
-        rows.append([notebook.name, *states[notebook.name], seconds, entry.get("finished", "")[:16], _products(notebook)])
+        last = [f"{entry['seconds']:.0f}" if "seconds" in entry else "", entry.get("finished", "")[:16]]
+        rows.append([notebook.name, *states[notebook.name], *last, _products(notebook)])
     print(_table(rows, ["notebook", "status", "why", "seconds", "last run (UTC)", "products"]))
     stale = sum(state != "fresh" for state, _ in states.values())
     print(f"\nprofile {ledger.plan.profile}: {stale} of {len(rows)} notebooks to execute")

@@ -78,21 +78,21 @@ def contrasts(
     single task is compared at the first seed both have, where McNemar's test is exact), p_holm (p
     over all rows of all tasks, p_mcnemar over all rows of single tasks), verdict of "a is better".
     """
-    rows = []
+    rows, sides = [], [{"side": "a"}, {"side": "b"}]
     for sparsity, part in items[items["requested_sparsity"] > 0].groupby("requested_sparsity"):
-        for a, b in pairs:
-            wanted = [{k: v for k, v in side.label(0).items() if k != "calibration_seed"} for side in (a, b)]
-            left, right = (part[(part[list(w)] == pd.Series(w)).all(axis=1)] for w in wanted)
-            both = pd.concat([left, right])
-            seed = min(set(left["calibration_seed"]) & set(right["calibration_seed"]), default=None)
+        for pair in pairs:
+            wanted = [{k: v for k, v in side.label(0).items() if k != "calibration_seed"} for side in pair]
+            found = [part[(part[list(w)] == pd.Series(w)).all(axis=1)] for w in wanted]
+            both = pd.concat([one.assign(**side) for one, side in zip(found, sides, strict=True)])
+            seed = min(set(found[0]["calibration_seed"]) & set(found[1]["calibration_seed"]), default=None)
             differ = [k for k in wanted[0] if k in ("method", "score") or wanted[0][k] != wanted[1][k]]
-            names = [", ".join(w[k] for k in differ if k != "calibration") for w in wanted]
+            a, b = (", ".join(dict.fromkeys(w[k] for k in differ if k != "calibration")) for w in wanted)
             for metric in metrics:
-                head = {"requested_sparsity": sparsity, "a": names[0], "b": names[1], "metric": metric}
-                rows.append(head | {"task": "all"} | compare(both, *wanted, metric, **options))
+                head = {"requested_sparsity": sparsity, "a": a, "b": b, "metric": metric}
+                rows.append(head | {"task": "all"} | compare(both, *sides, metric, **options))
                 for task, cell in both[both["calibration_seed"] == seed].groupby("task", sort=False):
                     if metric == "primary" or metric in set(cell["metric"]):
-                        rows.append(head | {"task": task} | compare(cell, *wanted, metric, **options))
+                        rows.append(head | {"task": task} | compare(cell, *sides, metric, **options))
     frame = pd.DataFrame(rows)
     overall = frame["task"] == "all"
     frame["p_holm"] = np.where(overall, holm(frame["p"].where(overall)), holm(frame["p_mcnemar"].where(~overall)))
@@ -180,7 +180,7 @@ def _bootstrap(differences: list[np.ndarray], draws: int, draw: np.random.Genera
             part = slice(start, min(start + block, draws))
             chosen = draw.integers(n, size=(part.stop - part.start, n))
             total[part] += (weight[part].T * table[:, chosen].mean(axis=2)).sum(axis=0)
-    return total / len(differences)
+    return np.round(total / len(differences), 12)  # 1/3 + 1/3 − 2/3 is 0, not beyond it
 
 
 def _mcnemar(first: np.ndarray, second: np.ndarray) -> float:

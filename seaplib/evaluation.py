@@ -1,28 +1,22 @@
 """Zero-shot accuracy through lm-eval: prompts, metrics and versions are lm-eval's, the scoring is shared.
 
-A task's requests are built and tokenised once, as lm-eval's HFLM would, and serve every variant;
-options that begin alike share one forward pass (``likelihood``); metrics come from lm-eval's own
-``process_results``. Items stand beside their aggregates, so that methods can be compared item by item.
-Whatever was scored is in the store under everything that could change it: a killed run resumes.
+A task's requests are built and tokenised once (``harness``) and serve every variant; options that
+begin alike share one forward pass (``likelihood``). Items stand beside their aggregates, so that
+methods can be compared item by item (``comparison``). Whatever was scored is in the store under
+everything that could change it: a killed run resumes where it was.
 """
 
-import copy
-import hashlib
-import logging
 import math
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from . import corpora, likelihood, models, store, tasks
+from . import models, tasks
+from .harness import Bench
 from .settings import Evaluation
 
-CPU_BATCH_TOKENS = 1024  # more is slower on a CPU: activations no longer fit its caches
-METRICS = ("acc", "acc_norm", "exact_match")
 DENSE = {
     "method": "dense",
     "score": "none",
@@ -36,11 +30,15 @@ DENSE = {
 }
 
 
+SPARSITIES = ("requested_sparsity", "achieved_sparsity", "achieved_model_sparsity")
+
+
 def evaluate(model, tokenizer, tasks, variants=None, settings: Evaluation | None = None, progress: bool = True):
     """Scores of variants on tasks: one row per variant × task × metric.
 
     ``variants`` are objects with ``label`` (the columns that name them), ``tasks`` (None: all),
-    ``fingerprint`` and ``apply(model)``; None in their place, and by default, is ``model`` as it is.
+    ``fingerprint`` and ``apply(model)``; None in their place, and by default, is ``model`` as it is
+    ("dense", or "pruned" where it was pruned before).
 
     Columns: model, the label's (method … calibration_seed), task, metric, value (a share), stderr
     (sample standard deviation / √n, as lm-eval's), n, task_version, primary (is it the metric that
@@ -70,9 +68,9 @@ def aggregate(items: pd.DataFrame, model: str = "model") -> pd.DataFrame:
 def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation | None = None, progress: bool = True):
     """Item results: one row per variant × task × metric × test item.
 
-    Columns: variant (its place in ``variants``, or "dense"), the label's, task, task_version, metric,
-    doc_id, value (0 or 1), truncated. Raises ValueError for an unknown task, FileNotFoundError for a
-    missing split, both before any model runs.
+    Columns: variant (its place in ``variants``, or "dense" for ``model`` as it is), the label's, task,
+    task_version, metric, doc_id, value (0 or 1), truncated. Raises ValueError for an unknown task,
+    FileNotFoundError for a missing split, both before any model runs.
     """
     bench = Bench(model, tokenizer, settings or Evaluation())
     names = [tasks] if isinstance(tasks, str) else list(tasks)
@@ -85,7 +83,7 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
     for index, variant, name in bar:
         if index != current:
             applied, current = lru_cache(partial(_apply, variant, model)), index
-        label = DENSE if variant is None else DENSE | variant.label
+        label = label_of(model, variant)
         bar.set_postfix_str(f"{label['method']} {name}")
         frame = bench.items(name, variant, applied)
         columns = {"variant": "dense" if variant is None else str(index)} | label | {"task": name}
@@ -96,193 +94,28 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
     return items.astype({"calibration_seed": "Int64"})
 
 
+def label_of(model, variant=None) -> dict:
+    """The columns that name a variant, or ``model`` as it is: dense, or pruned beforehand."""
+    if variant is not None:
+        return DENSE | variant.label
+    mask = getattr(model, "seap_mask", None)
+    if mask is not None:
+        known = {key: str(value) for key, value in mask.provenance.items() if key in DENSE}
+        requested = math.nan if mask.requested is None else mask.requested
+        sizes = zip(SPARSITIES, (requested, mask.achieved, mask.achieved_model), strict=True)
+        return DENSE | known | dict(sizes) | {"method": "pruned"}
+    if model.config.model_type in models.PRUNED_TYPES:
+        return DENSE | dict.fromkeys(SPARSITIES, math.nan) | {"method": "pruned"}
+    return dict(DENSE)
+
+
 def name_of(model) -> str:
-    """A model's name in tables: its hub id, or the last part of its path."""
+    """A model's name in tables: "bundled", its hub id, or the last part of its path."""
     path = model.config._name_or_path or type(model).__name__
-    return Path(path).name if Path(path).exists() else path
+    if not Path(path).exists():
+        return path
+    return "bundled" if Path(path).resolve() == Path(models.resolve("bundled")).resolve() else Path(path).name
 
 
 def _apply(variant, model):
     return model if variant is None else variant.apply(model)
-
-
-@dataclass
-class Prepared:
-    """A task's requests, tokenised and collated: what all variants share."""
-
-    task: object  # lm-eval's
-    instances: list[list]  # lm-eval's requests, per item
-    doc_ids: tuple[str, ...]
-    batches: list[likelihood.Batch]  # empty for a task that generates
-    truncated: list[bool]  # per item
-
-
-class Bench:
-    """Everything about an evaluation that does not depend on the variant."""
-
-    def __init__(self, model, tokenizer, settings: Evaluation):
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.max_length = min(settings.max_length or math.inf, models.context_length(model))
-        self._drawn, self._prepared, self._identities = {}, {}, {}
-
-    @cached_property
-    def harness(self):
-        """lm-eval's HFLM around the model in memory: its tokenisation and its generation."""
-        from lm_eval.models.huggingface import HFLM
-
-        harness = HFLM(
-            self.model,
-            tokenizer=copy.deepcopy(self.tokenizer),  # HFLM may give it a padding token
-            max_length=self.max_length,
-            batch_size=max(1, self.settings.batch_tokens // min(self.max_length, 512)),
-            add_bos_token=self.settings.bos,
-        )
-        harness.tok_encode = lru_cache(maxsize=None)(harness.tok_encode)  # options repeat their context
-        return harness
-
-    @cached_property
-    def fingerprints(self) -> dict:
-        return {
-            "model": models.fingerprint(self.model),
-            "tokenizer": models.tokenizer_fingerprint(self.tokenizer),
-            "attention": self.model.config._attn_implementation,
-        }
-
-    def drawn(self, name: str) -> corpora.Rows:
-        """The test items: all, or the first ``settings.items`` of a seeded shuffle."""
-        if name not in self._drawn:
-            found = corpora.rows(name, "test")
-            if self.settings.items is not None:
-                order = np.random.default_rng(self.settings.item_seed).permutation(len(found))
-                found = found.take(order[: self.settings.items])
-            if not len(found):
-                raise ValueError(f"{name} has no test items")
-            self._drawn[name] = found
-        return self._drawn[name]
-
-    def identity(self, name: str) -> dict:
-        """What a task's results depend on, the variant apart; needs no lm-eval and no tokens."""
-        if name not in self._identities:
-            task = tasks.get(name)
-            config = task.config_file()
-            if not config.exists():
-                raise FileNotFoundError(f"{name}: no lm-eval configuration {config.name}")
-            content = repr(list(self.drawn(name))) + config.read_text("utf-8") + repr(sorted(task.changes.items()))
-            spec = self.settings.as_dict()
-            for irrelevant in ("batch_tokens", "items", "item_seed"):  # the items themselves are hashed
-                del spec[irrelevant]
-            spec |= {"task": name, "content": hashlib.sha256(content.encode()).hexdigest(), "ids": self.drawn(name).ids}
-            self._identities[name] = spec | {"max_length": self.max_length}
-        return self._identities[name]
-
-    def items(self, name: str, variant, applied) -> pd.DataFrame:
-        """Item results of one variant (``applied()`` is its model) on one task, from the store if there."""
-        identity = None if variant is None else variant.fingerprint
-        spec = self.fingerprints | self.identity(name) | {"variant": identity}
-        return store.fetch("items", spec, lambda: self._score(self.prepared(name), applied()), pd.DataFrame)
-
-    def prepared(self, name: str) -> Prepared:
-        if name not in self._prepared:
-            self._prepared[name] = self._prepare(name)
-        return self._prepared[name]
-
-    def _prepare(self, name: str) -> Prepared:
-        task = harness_task(name, self.drawn(name))
-        chat = {}
-        if self.settings.chat_template:
-            chat = {"apply_chat_template": True, "chat_template": self.harness.apply_chat_template}
-        instances = []
-        for index, doc in enumerate(task.eval_docs):
-            context = task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc), **chat)
-            made = task.construct_requests(doc=doc, ctx=context, metadata=(name, index, 1), **chat)
-            instances.append(made if isinstance(made, list) else [made])
-        ids = self.drawn(name).ids
-        if task.OUTPUT_TYPE == "generate_until":
-            room = self.max_length - instances[0][0].args[1].get("max_gen_toks", self.harness.max_gen_toks)
-            too_long = [len(self.harness.tok_encode(item[0].args[0])) > room for item in instances]
-            return Prepared(task, instances, ids, [], too_long)
-        requests = [[self._encode(*instance.args) for instance in item] for item in instances]
-        too_long = [any(likelihood.truncated(request, self.max_length) for request in item) for item in requests]
-        window = getattr(self.model.config, "sliding_window", None)
-        share = likelihood.can_share(self.model)
-        tokens = self.settings.batch_tokens
-        if self.model.device.type == "cpu":
-            tokens = min(tokens, CPU_BATCH_TOKENS)
-        batches = likelihood.plan(requests, self.max_length, tokens, share, window)
-        return Prepared(task, instances, ids, batches, too_long)
-
-    def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Token ids as in HFLM: an empty context is the BOS token, or else the EOS token."""
-        if context:
-            return self.harness._encode_pair(context, continuation)
-        encoded = self.harness.tok_encode(continuation, add_special_tokens=False)
-        prefix = self.harness.prefix_token_id
-        return (encoded[:1], encoded[1:]) if encoded[0] == prefix else ([prefix], encoded)
-
-    def _score(self, prepared: Prepared, model) -> pd.DataFrame:
-        task, items = prepared.task, prepared.instances
-        if prepared.batches:
-            sums, greedy = likelihood.score(model, prepared.batches)
-            answers = iter(zip(sums.tolist(), greedy.tolist(), strict=True))
-            responses = [[next(answers) for _ in item] for item in items]
-        else:
-            responses = self._generate(task, [item[0] for item in items], model)
-        rows = []
-        for item, response, doc_id, long in zip(items, responses, prepared.doc_ids, prepared.truncated, strict=True):
-            metrics = task.process_results(item[0].doc, response)
-            rows += [
-                (task.VERSION, metric, doc_id, float(metrics[metric]), long) for metric in METRICS if metric in metrics
-            ]
-        frame = pd.DataFrame(rows, columns=["task_version", "metric", "doc_id", "value", "truncated"])
-        return frame.astype({"task_version": str})
-
-    def _generate(self, task, instances: list, model) -> list[list[str]]:
-        self.harness._model = model
-        try:
-            texts = self.harness.generate_until(instances, disable_tqdm=True)
-        finally:
-            self.harness._model = self.model
-        for instance, text in zip(instances, texts, strict=True):
-            instance.resps = [text]
-        task._instances = instances
-        task.apply_filters()
-        name = next(iter(instances[0].filtered_resps))
-        return [[instance.filtered_resps[name]] for instance in instances]
-
-
-def harness_task(name: str, found: corpora.Rows):
-    """lm-eval's task of that name over exactly these rows, zero-shot, exact match beside accuracy."""
-    import datasets
-    from lm_eval import utils
-    from lm_eval.api.task import ConfigurableTask
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of models and rows handed over in memory
-    if not hasattr(utils.env.from_string, "cache_info"):  # it compiles a task's template anew for every item
-        utils.env.from_string = lru_cache(utils.env.from_string)
-    task = tasks.get(name)
-    config = load_yaml(task.config_file()) | task.changes
-    for key in ("tag", "group", "training_split", "validation_split", "fewshot_split", "fewshot_config"):
-        config.pop(key, None)
-    data = datasets.Dataset(datasets.table.InMemoryTable(found.table))
-    if process := config.pop("process_docs", None):
-        datasets.disable_progress_bars()
-        data = process(data)
-        if len(data) != len(found):
-            raise ValueError(f"{name}: lm-eval drops items while it prepares them, so that ids would be lost")
-    if config["output_type"] == "multiple_choice":
-        measured = {metric["metric"] for metric in config["metric_list"]}
-        exact = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
-        config["metric_list"] = [*config["metric_list"], *([] if "exact_match" in measured else [exact])]
-    splits = datasets.DatasetDict({"test": data})
-    return ConfigurableTask(
-        config=config | {"task": name, "test_split": "test", "num_fewshot": 0, "custom_dataset": lambda **_: splits}
-    )
-
-
-def chance(name: str) -> float:
-    """Accuracy that guessing would give: the mean of 1/options over the test items, 0 where answers are written."""
-    task = harness_task(name, corpora.rows(name, "test"))
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return 0.0
-    return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in task.eval_docs]))

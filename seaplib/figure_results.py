@@ -28,8 +28,8 @@ def confusion(matrices: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     One matrix, or a mapping title → matrix, which are drawn side by side.
     """
     matrices = {"": matrices} if isinstance(matrices, pd.DataFrame) else matrices
-    width = SINGLE if len(matrices) == 1 else DOUBLE
-    fig, axes = plt.subplots(1, len(matrices), figsize=(width, width * (0.95 if len(matrices) == 1 else 0.55)), squeeze=False)
+    size = (SINGLE, 0.95 * SINGLE) if len(matrices) == 1 else (DOUBLE, 0.55 * DOUBLE)
+    fig, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False)
     look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"fontsize": 6.5}}
     for ax, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
         order = labels.task_order([*matrix.index, *matrix.columns])
@@ -91,10 +91,12 @@ def _log_axis(ax) -> None:
 def zero_shot(frame: pd.DataFrame) -> Figure:
     """Tables 1 and 4 as dots with 95% intervals: rows are variants, columns tasks and their average.
 
-    One block per sparsity; the dashed line is the dense model. Takes the frame of ``evaluate``.
+    One block per sparsity; the dashed line is the dense model, the dotted one guessing (a column
+    ``chance``). Takes the frame of ``evaluate``.
     """
     means = tables.summary(frame)
     dense = means[means["requested_sparsity"] == 0].set_index("task")["value"]
+    guessed = frame.groupby("task")["chance"].mean().dropna() if "chance" in frame else {}
     pruned = means[means["requested_sparsity"] > 0]
     tasks = [*labels.task_order(task for task in means["task"].unique() if task != tables.AVERAGE), tables.AVERAGE]
     blocks = {sparsity: block for sparsity, block in pruned.groupby("requested_sparsity")}
@@ -111,7 +113,9 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
             _dots(ax, [cells.loc[[label]] if label in cells.index else cells[:0] for label in order], order, looks)
             if task in dense:
                 ax.axvline(dense[task], color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
-            ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+            if task in guessed:
+                ax.axvline(guessed[task], color="0.4", linestyle=":", linewidth=0.8, zorder=0)
+            ax.xaxis.set_major_formatter(lambda value, _: f"{100 * max(value, 0):.0f}")
         row[0].set_ylabel(f"{labels.sparsity(sparsity)} sparsity")
     for ax, task in zip(axes[0], tasks, strict=True):
         if task != tables.AVERAGE:
@@ -164,21 +168,28 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
     means = means[means["allocation"] != "none"]
     allocations = list(dict.fromkeys(means["allocation"]))
     order, looks = labels.variant_order(means), variant_styles(allocations)
+    pairs = set(zip(means["label"], means["allocation"], strict=True))
+    lines = [(label, name) for label in order for name in [*allocations, None] if name is None or (label, name) in pairs]
+    place = {line: y for y, line in enumerate(lines)}  # a line each, and a free one behind every method
+    middle = [np.mean([y for (label, name), y in place.items() if label == wanted and name]) for wanted in order]
     sparsities = sorted(means["requested_sparsity"].unique())
-    height = 0.3 * len(order) + 0.9
-    fig, axes = plt.subplots(1, len(sparsities), figsize=(DOUBLE, height), squeeze=False, sharey=True)
+    fig, axes = plt.subplots(
+        1, len(sparsities), figsize=(DOUBLE, 0.1 * len(lines) + 1.0), squeeze=False, sharex=True, sharey=True
+    )
     for ax, sparsity in zip(axes.flat, sparsities, strict=True):
-        for place, allocation in enumerate(allocations):
+        for allocation in allocations:
             rows = means[(means["allocation"] == allocation) & (means["requested_sparsity"] == sparsity)]
-            y = [order.index(label) + 0.18 * (place - (len(allocations) - 1) / 2) for label in rows["label"]]
             bars = {"xerr": Z * rows["stderr"], "linestyle": "", "elinewidth": 0.8}
+            y = [place[label, allocation] for label in rows["label"]]
             ax.errorbar(rows["value"], y, label=allocation, **bars, **looks[allocation])
         if len(dense):
             ax.axvline(dense.iloc[0], color=DENSE, linestyle="--", linewidth=0.8, zorder=0, label="Dense")
-        _rows(ax, order)
+        ax.set_yticks(middle, order, fontsize=6.5)
+        ax.set_ylim(len(lines) - 1, -1)
+        ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
         ax.set(title=f"{labels.sparsity(sparsity)} sparsity", xlabel="average accuracy, %")
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
 

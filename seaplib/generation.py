@@ -3,9 +3,10 @@
     repetition   seq-rep-4 = 1 − (distinct 4-grams) / (4-grams) of a continuation's tokens (Welleck et al. 2020)
     perplexity   exp of the mean −log p of a continuation's tokens under the *dense* model: would it write that?
     agreement    share of the tokens before the first one that differs from the dense model's continuation
-    known_words  share of a continuation's words that occur in reference texts
+    known_words, known_sentences   share of its words, and of the sentences it completes, that occur in reference texts
 
-None of them says whether a text is true or good; they separate loops and word salad from language.
+They separate loops and word salad from language. Whether a text is true they do not say, except where
+the reference texts state the facts of a small world in so many words: a known sentence is then a true one.
 """
 
 import itertools
@@ -26,6 +27,7 @@ from .evaluation import DENSE, name_of
 
 N = 4  # of the n-grams that count as repetition
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+SENTENCE = re.compile(r"[^.!?\n]*[^.!?\s][.!?]")
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,18 @@ def generate(
     """What the dense model and every variant write after each prompt: one row per variant × prompt.
 
     ``variants`` as in ``evaluate``; the dense model (None) is always there, first. ``reference`` are
-    the texts whose words count as known. Columns: model, the label's (method … calibration_seed),
+    the texts whose words and sentences count as known. Columns: model, the label's (method … calibration_seed),
     prompt, continuation, tokens, and the measures of this module; a measure that has nothing to
     count (no tokens, no reference) is NaN. Raises ValueError for an empty prompt.
     """
-    prompts, known = list(prompts), {word.lower() for text in reference for word in WORD.findall(text)}
+    prompts, reference = list(prompts), list(reference)
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError("generation needs at least one prompt, and no prompt may be empty")
     encoded = tokenizer(prompts)["input_ids"]
     chosen = [None, *(variant for variant in variants or () if variant is not None)]
     fingerprints = {"model": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}
+    known_words = {word for text in reference for word in words(text)}
+    known_sentences = {sentence for text in reference for sentence in sentences(text)}
     rows, dense = [], None
     for variant in tqdm(chosen, desc="generating", unit="model", leave=False, disable=not progress):
         spec = fingerprints | {"prompts": encoded, "new_tokens": new_tokens}
@@ -74,16 +78,31 @@ def generate(
         label = {"model": name_of(model)} | (DENSE if variant is None else DENSE | variant.label)
         for prompt, start, ids, whole in zip(prompts, encoded, written.ids, dense.ids, strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-            words = [word.lower() for word in WORD.findall(text)]
+            completed = sentences(f"{prompt} {text}")[len(sentences(prompt)) :]
             measures = {
                 "tokens": len(ids),
                 "repetition": repetition(ids),
                 "perplexity": _perplexity(model, start, ids),
                 "agreement": _agreement(ids, whole),
-                "known_words": sum(word in known for word in words) / len(words) if known and words else math.nan,
+                "known_words": _share(words(text), known_words),
+                "known_sentences": _share(completed, known_sentences),
             }
             rows.append(label | {"prompt": prompt, "continuation": text} | measures)
     return pd.DataFrame(rows).astype({"calibration_seed": "Int64"})
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case."""
+    return [word.lower() for word in WORD.findall(text)]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences that a text completes, each with its full stop, question or exclamation mark."""
+    return [sentence.strip() for sentence in SENTENCE.findall(text)]
+
+
+def _share(found: list[str], known: set[str]) -> float:
+    return sum(one in known for one in found) / len(found) if found and known else math.nan
 
 
 def repetition(ids: list[int], n: int = N) -> float:

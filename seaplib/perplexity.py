@@ -99,10 +99,10 @@ def by_window(
 
         def measure(variant=variant):
             pruned = model if variant is None else variant.apply(model)
-            return windows.measure(pruned, batch_tokens)
+            return windows.measure(pruned, likelihood.affordable(pruned, batch_tokens))
 
         spec = known | {"variant": None if variant is None else variant.fingerprint}
-        label = evaluation.DENSE | (variant.label if variant is not None else {})
+        label = evaluation.label_of(model, variant)
         columns = {"variant": "dense" if variant is None else str(place), "model": evaluation.name_of(model)}
         measured = store.fetch("perplexity", spec, measure, pd.DataFrame)
         columns |= label | windows.label

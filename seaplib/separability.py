@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
-from scipy.stats import rankdata, spearmanr
-from sklearn.metrics import pairwise_distances, silhouette_samples
+from scipy.stats import rankdata, spearmanr, ttest_1samp
+from sklearn.metrics import pairwise_distances
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from statsmodels.stats.proportion import proportion_confint
@@ -33,12 +33,16 @@ MEASURES = ("silhouette", "knn_accuracy")
 def prompt_values(
     states: HiddenStates, layers=None, neighbours: int = 10, folds: int = 5, seed: int = 0, progress: bool = True
 ) -> pd.DataFrame:
-    """Silhouette and nearest-neighbour success of every prompt: layer, measure, prompt, task, value.
+    """Silhouette and nearest-neighbour success of every prompt: layer, measure, prompt, task, value, influence.
 
     Euclidean distances of standardised states. Silhouette s = (b − a)/max(a, b), with a the mean
     distance to prompts of the same task and b to those of the nearest other task: −1 to 1.
     ``knn_accuracy`` is 1 where the vote of the ``neighbours`` nearest prompts of the other folds
     (stratified cross-validation) is the prompt's task, else 0.
+
+    ``influence`` is the prompt's jackknife pseudo-value n·s̄ − (n−1)·s̄₋ᵢ of the mean silhouette: a
+    prompt counts in its neighbours' silhouettes too, so the spread of ``value`` alone would give
+    intervals that are too narrow. For the accuracy it is the value.
     """
     labels, counts = states.labels, np.unique(states.labels, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < folds:
@@ -50,29 +54,52 @@ def prompt_values(
     frames = []
     for layer in tqdm(layers, desc="separability", unit="layer", leave=False, disable=not progress):
         distances = pairwise_distances(states.standardised(layer))
-        values = {
-            "silhouette": silhouette_samples(distances, labels, metric="precomputed"),
-            "knn_accuracy": (cross_val_predict(vote, distances, labels, cv=splits) == labels).astype(float),
-        }
-        for measure, column in values.items():
-            prompts = {"prompt": range(len(labels)), "task": labels, "value": column}
+        right = (cross_val_predict(vote, distances, labels, cv=splits) == labels).astype(float)
+        values = {"silhouette": _silhouettes(distances, labels), "knn_accuracy": (right, right)}
+        for measure, (value, influence) in values.items():
+            prompts = {"prompt": range(len(labels)), "task": labels, "value": value, "influence": influence}
             frames.append(pd.DataFrame({"layer": layer, "measure": measure} | prompts))
     return pd.concat(frames, ignore_index=True)
+
+
+def _silhouettes(distances: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Silhouette of every prompt, and the jackknife pseudo-values of their mean; both [n]."""
+    n, task = len(labels), np.unique(labels, return_inverse=True)[1]
+    counts, rows = np.bincount(task), np.arange(n)
+    sums = distances @ np.eye(len(counts))[task]  # [n, tasks]: of the distances to each task's prompts
+
+    def silhouettes(sums, counts):
+        own = sums[rows, task] / (counts[task] - 1)
+        others = sums / counts
+        others[rows, task] = np.inf
+        nearest = others.min(axis=1)
+        larger = np.maximum(own, nearest)
+        return np.divide(nearest - own, larger, out=np.zeros(n), where=larger > 0)
+
+    values = silhouettes(sums, counts)
+    without = np.empty(n)  # the mean silhouette of all prompts but one
+    for i in rows:
+        fewer, left = sums.copy(), counts.copy()
+        fewer[:, task[i]] -= distances[:, i]
+        left[task[i]] -= 1
+        without[i] = np.delete(silhouettes(fewer, left), i).mean()
+    return values, n * values.mean() - (n - 1) * without
 
 
 def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Mean of each measure by layer with its 95% interval: layer, measure, value, low, high, chance, n.
 
     Takes states, or what ``prompt_values`` made of them. The silhouette's interval is a bootstrap
-    over prompts within tasks, the accuracy's Wilson's. ``chance``: 0, and the largest task's share.
+    over prompts within tasks (of their influences), the accuracy's Wilson's. ``chance``: 0, and the
+    largest task's share.
     """
     values = prompt_values(values) if isinstance(values, HiddenStates) else values
     rows = []
     for measure in MEASURES:
-        table, tasks = _by_prompt(values, measure)
+        table, influences, tasks = _by_prompt(values, measure)
         means, n = table.mean(), len(table)
         if measure == "silhouette":
-            low, high = np.percentile(_bootstrap(table.values, tasks, resamples, seed), [2.5, 97.5], axis=0)
+            low, high = means.to_numpy() + _interval(influences, tasks, resamples, seed)
             chance = 0.0
         else:
             low, high = proportion_confint(table.sum().values, n, method="wilson")
@@ -86,38 +113,39 @@ def trend(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: int 
     """Does separation grow with depth? Mean of the deeper half of the layers minus that of the shallower.
 
     One row per measure: shallower, deeper, value (their difference), its 95% bootstrap interval
-    over prompts within tasks (all layers of a prompt are drawn together), and Spearman's rank
-    correlation of layer and mean. With an odd number of layers the middle one counts for neither.
+    over prompts within tasks (all layers of a prompt are drawn together), a two-sided ``p_value``
+    (t-test of the prompts' influences), and Spearman's rank correlation of layer and mean. With an
+    odd number of layers the middle one counts for neither half.
     """
     values = prompt_values(values) if isinstance(values, HiddenStates) else values
     rows = []
     for measure in MEASURES:
-        table, tasks = _by_prompt(values, measure)
+        table, influences, tasks = _by_prompt(values, measure)
         half = table.shape[1] // 2
-        halves = np.stack([table.iloc[:, :half].mean(axis=1), table.iloc[:, -half:].mean(axis=1)], axis=1)
-        shallower, deeper = halves.mean(axis=0)
-        differences = np.diff(_bootstrap(halves, tasks, resamples, seed), axis=1)
-        low, high = np.percentile(differences, [2.5, 97.5])
+        shallower, deeper = table.iloc[:, :half].mean(axis=None), table.iloc[:, -half:].mean(axis=None)
+        difference = influences[:, -half:].mean(axis=1) - influences[:, :half].mean(axis=1)
+        low, high = deeper - shallower + _interval(difference[:, None], tasks, resamples, seed)[:, 0]
         row = {"measure": measure, "shallower": shallower, "deeper": deeper, "value": deeper - shallower}
-        rows.append(row | {"low": low, "high": high, "spearman": spearmanr(table.columns, table.mean()).statistic})
+        row |= {"low": low, "high": high, "p_value": ttest_1samp(difference, 0).pvalue if difference.std() else 1.0}
+        rows.append(row | {"spearman": spearmanr(table.columns, table.mean()).statistic})
     return pd.DataFrame(rows)
 
 
-def _by_prompt(values: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """A measure as prompts × layers, and the prompts' tasks."""
-    values = values[values["measure"] == measure]
-    table = values.pivot(index="prompt", columns="layer", values="value")
-    return table, values.drop_duplicates("prompt").set_index("prompt")["task"].loc[table.index].to_numpy()
+def _by_prompt(values: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """A measure as prompts × layers, its influences as an array of that shape, and the prompts' tasks."""
+    wide = values[values["measure"] == measure].pivot(index="prompt", columns="layer")
+    return wide["value"], wide["influence"].to_numpy(), wide["task"].iloc[:, 0].to_numpy()
 
 
-def _bootstrap(columns: np.ndarray, strata: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of ``columns`` [n, k] over prompts resampled within strata: [resamples, k]."""
+def _interval(influences: np.ndarray, strata: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """95% bootstrap interval around 0 of the means of ``influences`` [n, k], resampled within strata: [2, k]."""
     rng = np.random.default_rng(seed)
-    weights = np.zeros((resamples, len(columns)))
+    weights = np.zeros((resamples, len(influences)))
     for stratum in np.unique(strata):
         rows = np.flatnonzero(strata == stratum)
         weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
-    return weights @ columns / len(columns)
+    means = weights @ influences / len(influences)
+    return np.percentile(means - influences.mean(axis=0), [2.5, 97.5], axis=0)
 
 
 @dataclass(frozen=True)

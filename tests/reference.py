@@ -54,9 +54,7 @@ def keep(scores: list[float], removed: int) -> list[bool]:
     return kept
 
 
-def logistic(
-    target: float, layers: int, x0: float, k: float, first: int, last: int, cap: float = 1.0
-) -> list[float]:
+def logistic(target: float, layers: int, x0: float, k: float, first: int, last: int, cap: float = 1.0) -> list[float]:
     """Eqs. 16-17 with protected layers: ρ per layer, its mean over all layers ``target``.
 
     Capped layers are found one after the other: scale, fix what exceeds the cap, scale the rest again.
@@ -92,12 +90,14 @@ def zeroed(weight: list[list[float]], gone: Callable[[int, int], bool]) -> list[
     return [[0.0 if gone(row, column) else w for column, w in enumerate(line)] for row, line in enumerate(weight)]
 
 
-def removed_parameters(heads: list[list[bool]], channels: list[list[bool]], kv_heads: int, head_dim: int, hidden: int) -> int:
+def removed_parameters(
+    heads: list[list[bool]], channels: list[list[bool]], kv_heads: int, head_dim: int, hidden: int
+) -> int:
     """Weights that go with a mask, counted matrix by matrix (no biases)."""
     total = 0
     for layer_heads, layer_channels in zip(heads, channels, strict=True):
         per_group = len(layer_heads) // kv_heads
-        for head, kept in enumerate(layer_heads):
+        for kept in layer_heads:
             if not kept:
                 total += head_dim * hidden  # rows of q
                 total += hidden * head_dim  # columns of o

@@ -33,7 +33,9 @@ def collect(model, tokenizer, texts=TEXTS, **choices) -> activations.ActivationS
 def inputs_of(model, role: str, layer: int, ids: list[int]) -> torch.Tensor:
     """The input [tokens, dim] of one projection for one prompt, by a hook of its own."""
     seen = []
-    handle = models.linear(models.decoder_layers(model)[layer], role).register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+    handle = models.linear(models.decoder_layers(model)[layer], role).register_forward_pre_hook(
+        lambda _, args: seen.append(args[0][0])
+    )
     with torch.no_grad():
         model(input_ids=torch.tensor([ids]))
     handle.remove()

@@ -36,7 +36,10 @@ def emptied(model) -> masks.PruningMask:
 def random_means(model) -> dict[str, torch.Tensor]:
     g = models.geometry(model)
     generator = torch.Generator().manual_seed(1)
-    return {m: torch.randn(g.layers, n, generator=generator) for m, n in (("attention", g.heads * g.head_dim), ("mlp", g.channels))}
+    return {
+        m: torch.randn(g.layers, n, generator=generator)
+        for m, n in (("attention", g.heads * g.head_dim), ("mlp", g.channels))
+    }
 
 
 @pytest.fixture
@@ -44,7 +47,9 @@ def cases(tiny_model, tmp_path):
     """Name → model, of every kind that can be saved."""
     mha, gqa, biased = tiny_model("mha"), tiny_model("gqa"), tiny_model("gqa", attention_bias=True, mlp_bias=True)
     tied = tiny_model("gqa", tie_word_embeddings=True)
-    mha.save_pretrained(tmp_path / "mha")  # loaded in half precision, because .to() would cut the rotary frequencies too
+    mha.save_pretrained(
+        tmp_path / "mha"
+    )  # loaded in half precision, because .to() would cut the rotary frequencies too
     half = AutoModelForCausalLM.from_pretrained(tmp_path / "mha", dtype=torch.bfloat16).eval()
     with torch.no_grad():
         for name, parameter in biased.named_parameters():
@@ -88,7 +93,8 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
         model = {load}(path, dtype="auto").eval()
         state = model.state_dict()
-        same = state.keys() == expected.keys() and all(torch.equal(state[k], v) and state[k].dtype == v.dtype for k, v in expected.items())
+        same = state.keys() == expected.keys()
+        same = same and all(state[k].dtype == v.dtype and torch.equal(state[k], v) for k, v in expected.items())
         with torch.no_grad():
             same = same and torch.equal(model(ids).logits, logits)
         tokens = AutoTokenizer.from_pretrained(path)("the otter")["input_ids"]

@@ -1,13 +1,14 @@
 """Evaluation equals lm-eval's own, item by item; it resumes, and it says clearly what is wrong."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from seaplib import corpora, evaluation, tasks
+from seaplib import corpora, evaluation, harness, likelihood, tasks
 from seaplib.evaluation import evaluate, evaluate_items
 from seaplib.settings import Evaluation
 
@@ -50,7 +51,7 @@ def nothing_applied():
     APPLIED.clear()
 
 
-def stock(name: str, data_dir, tmp_path, harness, **options) -> dict:
+def stock(name: str, data_dir, tmp_path, lm, **options) -> dict:
     """lm-eval by itself: its own task, parquet files instead of the hub, its own scoring."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -64,7 +65,7 @@ def stock(name: str, data_dir, tmp_path, harness, **options) -> dict:
     config += [f"    {s}: {file}" for s, file in files.items()]
     (folder / "task.yaml").write_text("\n".join(config))
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    found = simple_evaluate(harness, tasks=[f"stock_{name}"], num_fewshot=0, task_manager=manager, **options)
+    found = simple_evaluate(lm, tasks=[f"stock_{name}"], num_fewshot=0, task_manager=manager, **options)
     return {"results": found["results"][f"stock_{name}"], "samples": found["samples"][f"stock_{name}"]}
 
 
@@ -75,12 +76,12 @@ def test_equals_stock_lm_eval(tiny_model, tiny_tokenizer, tiny_data_dir, tmp_pat
 
     model = tiny_model("gqa")
     settings = Evaluation(batch_tokens=300, bos=bos, max_length=max_length)
-    harness = HFLM(model, tokenizer=tiny_tokenizer, batch_size=3, add_bos_token=bos, max_length=max_length)
-    expected = stock(name, tiny_data_dir, tmp_path, harness)
+    lm = HFLM(model, tokenizer=tiny_tokenizer, batch_size=3, add_bos_token=bos, max_length=max_length)
+    expected = stock(name, tiny_data_dir, tmp_path, lm)
 
-    bench = evaluation.Bench(model, tiny_tokenizer, settings)
+    bench = harness.Bench(model, tiny_tokenizer, settings)
     prepared = bench.prepared(name)
-    sums, greedy = evaluation.likelihood.score(model, prepared.batches)
+    sums, greedy = likelihood.score(model, prepared.batches)
     answers = [answer for sample in expected["samples"] for answer in sample["filtered_resps"]]
     np.testing.assert_allclose(sums, [logprob for logprob, _ in answers], atol=1e-4)
     assert greedy.tolist() == [is_greedy for _, is_greedy in answers]
@@ -131,12 +132,22 @@ def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):
     assert frame[frame.method == "scaled_2.0"].calibration_seed.tolist() == [3] * 3
 
 
+def test_a_model_pruned_beforehand_is_not_called_dense(tiny_model, tiny_tokenizer, tiny_data_dir):
+    model = tiny_model()
+    model.seap_mask = SimpleNamespace(
+        requested=0.5, achieved=0.49, achieved_model=0.3, provenance={"score": "s_F", "calibration": "piqa"}
+    )
+    row = evaluate(model, tiny_tokenizer, ["piqa"], progress=False).iloc[0]
+    assert (row.method, row.score, row.calibration, row.allocation) == ("pruned", "s_F", "piqa", "none")
+    assert (row.requested_sparsity, row.achieved_sparsity, row.achieved_model_sparsity) == (0.5, 0.49, 0.3)
+
+
 def test_batch_size_does_not_matter(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
     model = tiny_model()
     sums = []
     for batch_tokens in (50, 5000):
-        bench = evaluation.Bench(model, tiny_tokenizer, Evaluation(batch_tokens=batch_tokens))
-        sums.append(evaluation.likelihood.score(model, bench.prepared("arc_easy").batches)[0])
+        bench = harness.Bench(model, tiny_tokenizer, Evaluation(batch_tokens=batch_tokens))
+        sums.append(likelihood.score(model, bench.prepared("arc_easy").batches)[0])
     np.testing.assert_allclose(*sums, atol=2e-5)
 
 
@@ -156,7 +167,7 @@ def test_what_is_stored_is_neither_applied_nor_scored_again(tiny_model, tiny_tok
     assert APPLIED == [0.5, 2.0]
     more = evaluate(model, tiny_tokenizer, TASKS, [*variants, variant(3.0, tasks=("piqa",))], progress=False)
     assert APPLIED == [0.5, 2.0, 0.5, 2.0, 3.0]
-    monkeypatch.setattr(evaluation, "harness_task", None)  # a second look needs no lm-eval at all
+    monkeypatch.setattr(harness, "harness_task", None)  # a second look needs no lm-eval at all
     again = evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
     assert len(APPLIED) == 5
     pd.testing.assert_frame_equal(again[again.task == "piqa"].reset_index(drop=True), first)
@@ -166,7 +177,7 @@ def test_what_is_stored_is_neither_applied_nor_scored_again(tiny_model, tiny_tok
 def test_a_killed_run_resumes_where_it_was(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
     model, variants = tiny_model(), [variant(0.5), variant(2.0)]
     undisturbed = evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
-    real, calls = evaluation.likelihood.score, []
+    real, calls = likelihood.score, []
 
     def dies(*args):
         calls.append(args)
@@ -175,7 +186,7 @@ def test_a_killed_run_resumes_where_it_was(tiny_model, tiny_tokenizer, tiny_data
         return real(*args)
 
     monkeypatch.setenv("SEAP_STORE_DIR", str(tiny_data_dir / "other_store"))
-    monkeypatch.setattr(evaluation.likelihood, "score", dies)
+    monkeypatch.setattr(likelihood, "score", dies)
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
     resumed = evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
@@ -185,13 +196,13 @@ def test_a_killed_run_resumes_where_it_was(tiny_model, tiny_tokenizer, tiny_data
 
 @pytest.mark.parametrize("change", ["model", "variant", "data", "settings"])
 def test_nothing_is_mistaken_for_something_else(tiny_model, tiny_tokenizer, tiny_data_dir, change, monkeypatch):
-    real, scored = evaluation.likelihood.score, []
+    real, scored = likelihood.score, []
 
     def counting(model, batches):
         scored.append(model)
         return real(model, batches)
 
-    monkeypatch.setattr(evaluation.likelihood, "score", counting)
+    monkeypatch.setattr(likelihood, "score", counting)
     model, settings, variants = tiny_model(), Evaluation(items=8), [variant(0.5)]
     evaluate(model, tiny_tokenizer, ["arc_easy"], variants, settings, progress=False)
     if change == "model":

@@ -25,6 +25,23 @@ def test_agreement_by_hand(ids, dense, share):
     assert generation._agreement(ids, dense) == share
 
 
+def test_sentences_by_hand():
+    text = "The Hupaith eats nuts. Is it red?\nIt is. Then it"
+    assert generation.sentences(text) == ["The Hupaith eats nuts.", "Is it red?", "It is."]
+    assert generation.words("It's 3 well-known x") == ["it's", "3", "well-known", "x"]
+
+
+def test_known_sentences_count_from_the_one_begun_in_the_prompt(tiny_model, tiny_tokenizer, monkeypatch):
+    """Prompt "A b. C d" continued by "e. F g. H": two sentences are completed, one of them is known."""
+    ids = tiny_tokenizer("e. F g. H", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(generation, "_write", lambda *_: generation.Continuations([ids]))
+    frame = generation.generate(
+        tiny_model(), tiny_tokenizer, ["A b. C d"], reference=["A b. C d e.", "f"], progress=False
+    )
+    assert frame["known_sentences"][0] == 0.5
+    assert frame["known_words"][0] == pytest.approx(2 / 4)  # e, f of e, f, g, h
+
+
 def test_agreement_of_nothing():
     assert math.isnan(generation._agreement([], []))
 
@@ -57,7 +74,7 @@ def test_a_pruned_variant_differs_and_is_stored(tiny_model, tiny_tokenizer, monk
     variants = [Variant({"method": "pruned"}, mask)]
     first = generation.generate(model, tiny_tokenizer, ["A copper spoon"], variants, new_tokens=8, progress=False)
     assert first["agreement"][1] < 1
-    monkeypatch.setattr(generation, "_write", None)  # nothing is written twice
+    monkeypatch.setattr(generation, "_write", lambda *_: pytest.fail("written twice"))
     again = generation.generate(model, tiny_tokenizer, ["A copper spoon"], variants, new_tokens=8, progress=False)
     assert again.equals(first)
 

@@ -176,7 +176,9 @@ def test_flap_baseline_and_metric(model, stats, expected, metric):
     for module, role in activations.UNITS.items():
         theirs = layerwise(expected, f"flap.baseline_inp.{metric}.{module}")
         assert_close(one.mean[module], theirs, f"{metric} {module} baseline")
-        weight = torch.stack([models.linear(layer, role).weight.detach() for layer in models.decoder_layers(model)]).double()
+        weight = torch.stack(
+            [models.linear(layer, role).weight.detach() for layer in models.decoder_layers(model)]
+        ).double()
         if metric == "WIFV":
             ours = one.var[module] * weight.square().sum(1)
         else:

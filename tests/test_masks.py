@@ -33,7 +33,9 @@ def random_scores(g: Geometry, seed: int = 0, **changes) -> Scores:
     def draw(dims):
         return torch.rand(g.layers, dims, generator=generator, dtype=torch.float64)
 
-    return Scores(g, draw(g.heads * g.head_dim), draw(g.channels), provenance={"score": "s_F", "calibration": "piqa"}, **changes)
+    return Scores(
+        g, draw(g.heads * g.head_dim), draw(g.channels), provenance={"score": "s_F", "calibration": "piqa"}, **changes
+    )
 
 
 def units(g: Geometry) -> list[str]:
@@ -44,7 +46,7 @@ def cases(geometries: dict) -> list:
     return [pytest.param(g, unit, id=f"{name}-{unit}") for name, g in geometries.items() for unit in units(g)]
 
 
-# ---- selection -------------------------------------------------------------------------------------------------------
+# ---- selection -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [0.1, 0.2, 0.5])
@@ -127,7 +129,9 @@ def test_achieved_equals_what_is_counted_matrix_by_matrix():
     for g in (MHA, GQA):
         for kv_unit in units(g):
             mask = select(random_scores(g), sparsity.logistic(0.4), kv_unit=kv_unit)
-            counted = reference.removed_parameters(mask.heads.tolist(), mask.channels.tolist(), g.kv_heads, g.head_dim, g.hidden)
+            counted = reference.removed_parameters(
+                mask.heads.tolist(), mask.channels.tolist(), g.kv_heads, g.head_dim, g.hidden
+            )
             assert mask.removed_parameters == counted
             assert mask.achieved == counted / g.projection_parameters
             assert mask.achieved_model == counted / g.model_parameters
@@ -226,7 +230,7 @@ def test_the_remove_test_prunes_one_layer():
         masks.single_layer(scores, 2, 1.1)
 
 
-# ---- FLAP's order --------------------------------------------------------------------------------------------------------
+# ---- FLAP's order --------------------------------------------------------------------------------------------------
 
 
 def test_standardise_is_per_layer_with_n_minus_one():
@@ -245,7 +249,9 @@ def test_one_order_over_everything(target):
     metrics = torch.cat([groups.flatten(), channels.flatten()]).tolist()
     costs = [cost] * 12 + [1.0] * 30
     threshold = reference.flap_threshold(metrics, costs, target / sum(costs))
-    assert kept_groups.flatten().tolist() + kept_channels.flatten().tolist() == [metric >= threshold for metric in metrics]
+    assert kept_groups.flatten().tolist() + kept_channels.flatten().tolist() == [
+        metric >= threshold for metric in metrics
+    ]
 
 
 def test_the_last_prefix_within_the_target():
@@ -255,7 +261,7 @@ def test_the_last_prefix_within_the_target():
     assert kept.tolist() == [[False, False, True]]
 
 
-# ---- the noun -----------------------------------------------------------------------------------------------------------
+# ---- the noun ------------------------------------------------------------------------------------------------------
 
 
 def test_save_and_load(tmp_path):
@@ -263,7 +269,11 @@ def test_save_and_load(tmp_path):
     mask.save(tmp_path / "mask")
     loaded = PruningMask.load(tmp_path / "mask")
     assert torch.equal(loaded.heads, mask.heads) and torch.equal(loaded.channels, mask.channels)
-    assert (loaded.geometry, loaded.provenance, loaded.fingerprint) == (mask.geometry, mask.provenance, mask.fingerprint)
+    assert (loaded.geometry, loaded.provenance, loaded.fingerprint) == (
+        mask.geometry,
+        mask.provenance,
+        mask.fingerprint,
+    )
     assert loaded.heads.dtype == torch.bool
 
 
@@ -292,7 +302,10 @@ def test_chance_is_what_random_masks_have():
 
 def test_wrong_shapes_are_refused():
     good = masks.keep_all(GQA)
-    for heads, channels, what in ((good.heads[:, :8], good.channels, "heads"), (good.heads, good.channels[:3], "channels")):
+    for heads, channels, what in (
+        (good.heads[:, :8], good.channels, "heads"),
+        (good.heads, good.channels[:3], "channels"),
+    ):
         with pytest.raises(ValueError, match=f"mask {what} have shape .*, the model needs"):
             PruningMask(GQA, heads, channels)
 
@@ -300,7 +313,9 @@ def test_wrong_shapes_are_refused():
 def test_uneven_groups_are_refused():
     heads = masks.keep_all(GQA).heads
     heads[3, 0] = False
-    with pytest.raises(ValueError, match=r"layer 3: kept KV groups must keep equally many query heads, got \[3, 4, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"layer 3: kept KV groups must keep equally many query heads, got \[3, 4, 4\]"
+    ):
         PruningMask(GQA, heads, masks.keep_all(GQA).channels)
     heads[3, :4] = False  # a whole group may go
     assert PruningMask(GQA, heads, masks.keep_all(GQA).channels).kv_heads[3].tolist() == [False, True, True]

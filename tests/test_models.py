@@ -27,7 +27,14 @@ def saved(tiny_model, tiny_tokenizer, tmp_path):
 def test_geometry_counts_every_parameter_of_the_projections(tiny_model, kind, bias):
     model = tiny_model(kind, attention_bias=bias, mlp_bias=bias)
     g = models.geometry(model)
-    assert (g.layers, g.hidden, g.heads, g.kv_heads, g.head_dim, g.channels) == (2, 32, 4, 4 if kind == "mha" else 2, 8, 48)
+    assert (g.layers, g.hidden, g.heads, g.kv_heads, g.head_dim, g.channels) == (
+        2,
+        32,
+        4,
+        4 if kind == "mha" else 2,
+        8,
+        48,
+    )
     assert g.queries_per_group == (1 if kind == "mha" else 2)
     assert g.model_parameters == sum(p.numel() for p in model.parameters())
     assert g.vocabulary == model.get_output_embeddings().weight.shape[0]
@@ -150,7 +157,9 @@ def test_context_length_is_the_models(tiny_model):
 
 
 def test_layers_of_different_width_are_no_dense_model():
-    config = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=20)
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=20
+    )
     model = LlamaForCausalLM(config)
     models.set_linear(models.decoder_layers(model)[0], "gate", torch.nn.Linear(16, 20, bias=False))
     with pytest.raises(models.ModelError, match="already pruned"):

@@ -93,7 +93,9 @@ def test_projections_with_biases(tiny_model, ids, kind, kv_unit):
                 parameter.normal_()
     mask = random_mask(model, kv_unit)
     for means in (None, random_means(model)):
-        assert_same_function(prune(model, mask, "remove", means), prune(model, mask, "zero", means), ids, caches=("dynamic",))
+        assert_same_function(
+            prune(model, mask, "remove", means), prune(model, mask, "zero", means), ids, caches=("dynamic",)
+        )
 
 
 def test_padding_and_positions(tiny_model, ids):
@@ -103,7 +105,10 @@ def test_padding_and_positions(tiny_model, ids):
     attention = torch.ones_like(ids)
     attention[0, :4] = 0
     with torch.no_grad():
-        a, b = (prune(model, mask, mode)(ids, attention_mask=attention).logits[attention.bool()] for mode in ("zero", "remove"))
+        a, b = (
+            prune(model, mask, mode)(ids, attention_mask=attention).logits[attention.bool()]
+            for mode in ("zero", "remove")
+        )
     torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE)
 
 
@@ -128,7 +133,9 @@ def test_zeroing_equals_the_slow_one(tiny_model, kind):
             "down": lambda _, column, channels=channels: not channels[column],
         }
         for role, rule in gone.items():
-            before, after = (models.linear(models.decoder_layers(m)[index], role).weight.detach() for m in (model, pruned))
+            before, after = (
+                models.linear(models.decoder_layers(m)[index], role).weight.detach() for m in (model, pruned)
+            )
             assert after.tolist() == reference.zeroed(before.tolist(), rule), role
 
 
@@ -185,7 +192,10 @@ def test_compensation_adds_the_removed_mean_to_the_output(tiny_model, kind, kv_u
             small = models.linear(models.decoder_layers(pruned)[index], role)
             h = torch.randn(dense.shape[1], dtype=torch.float64)
             expected = dense @ torch.where(kept[role], h, means[module][index])
-            got = small.weight.detach().double() @ (h[kept[role]] if mode == "remove" else h) + small.bias.detach().double()
+            got = (
+                small.weight.detach().double() @ (h[kept[role]] if mode == "remove" else h)
+                + small.bias.detach().double()
+            )
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -193,7 +203,9 @@ def test_compensation_restores_the_mean_output(tiny_model, tiny_tokenizer):
     """With a task's own means, the mean output of a pruned MLP is the dense one's."""
     model = tiny_model(num_hidden_layers=1)
     texts = ("the otter in the river", "A kettle is used to boil water.")
-    stats = activations.collect(model, tiny_tokenizer, corpora.Corpus("mine", texts, ("0", "1"), {}), Calibration(), progress=False)
+    stats = activations.collect(
+        model, tiny_tokenizer, corpora.Corpus("mine", texts, ("0", "1"), {}), Calibration(), progress=False
+    )
     mask = masks.keep_all(models.geometry(model))
     mask.channels[0, ::2] = False
 
@@ -242,7 +254,10 @@ def test_an_unpruned_layer_shares_its_memory(tiny_model):
     mask.channels[0, :5] = False
     pruned = prune(model, mask)
     assert pruned.get_input_embeddings().weight is model.get_input_embeddings().weight
-    assert models.linear(models.decoder_layers(pruned)[1], "up").weight is models.linear(models.decoder_layers(model)[1], "up").weight
+    assert (
+        models.linear(models.decoder_layers(pruned)[1], "up").weight
+        is models.linear(models.decoder_layers(model)[1], "up").weight
+    )
 
 
 def test_dtype_and_tied_embeddings_survive(tiny_model, ids):
@@ -292,7 +307,11 @@ def test_a_variants_fingerprint_follows_what_it_computes(tiny_model):
     mask, means = random_mask(model), random_means(model)
     same = Variant({"method": "a"}, mask).fingerprint
     assert Variant({"method": "b"}, random_mask(model)).fingerprint == same, "its name does not matter"
-    others = [Variant({}, random_mask(model, seed=3)), Variant({}, mask, mode="zero"), Variant({}, mask, compensation=means)]
+    others = [
+        Variant({}, random_mask(model, seed=3)),
+        Variant({}, mask, mode="zero"),
+        Variant({}, mask, compensation=means),
+    ]
     others.append(Variant({}, mask, compensation=random_means(model, seed=2)))
     assert len({same, *(one.fingerprint for one in others)}) == 5
 

@@ -27,7 +27,11 @@ def test_scores_equal_the_slow_ones(stats, kind, name):
     for layer in range(2):
         slow = {
             module: reference.score(
-                name, *(getattr(one, part)[module][layer].tolist() for part in ("var", "second_moment", "weight_l1", "weight_l2sq"))
+                name,
+                *(
+                    getattr(one, part)[module][layer].tolist()
+                    for part in ("var", "second_moment", "weight_l1", "weight_l2sq")
+                ),
             )
             for module in activations.UNITS
         }
@@ -42,7 +46,9 @@ def test_heads_by_mean_have_the_order_of_heads_by_sum(stats):
 
 def test_magnitude_and_random_need_no_activations(stats):
     one = stats()
-    other = replace(one, var={m: t * 0 for m, t in one.var.items()}, second_moment={m: t * 0 for m, t in one.second_moment.items()})
+    other = replace(
+        one, var={m: t * 0 for m, t in one.var.items()}, second_moment={m: t * 0 for m, t in one.second_moment.items()}
+    )
     assert torch.equal(scores.score(one, "magnitude").channels, one.weight_l2sq["mlp"])
     for name in ("magnitude", "random"):
         assert torch.equal(scores.score(one, name).channels, scores.score(other, name).channels)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import pairwise_distances, silhouette_samples, silhouette_score
 
 from seaplib import separability
 from seaplib.activations import capture
@@ -49,22 +49,42 @@ def test_intervals_hold_their_values_and_separate_clusters_from_none(growing):
     assert silhouette.at[4, "low"] > 0.2 and silhouette.at[0, "high"] < 0.05
 
 
-def test_bootstrap_interval_is_as_wide_as_the_spread_of_fresh_samples():
-    rng = np.random.default_rng(1)
-    values = rng.normal(size=(90, 1))
-    means = separability._bootstrap(values, np.repeat([0, 1, 2], 30), 4000, 0)
-    within = np.sqrt(np.mean([values[i : i + 30].var() for i in (0, 30, 60)]) / 90)
-    assert means.std() == pytest.approx(within, rel=0.05)
+def test_silhouettes_and_their_jackknife_equal_a_slow_loop():
+    given = states(0.8)
+    x, labels = given.standardised(3)[::5], given.labels[::5]
+    distances = pairwise_distances(x)
+    values, influence = separability._silhouettes(distances, labels)
+    np.testing.assert_allclose(values, silhouette_samples(distances, labels, metric="precomputed"), atol=1e-9)
+    n = len(x)
+    for i in (0, 7, n - 1):
+        rest = np.delete(np.arange(n), i)
+        without = silhouette_score(distances[np.ix_(rest, rest)], labels[rest], metric="precomputed")
+        assert influence[i] == pytest.approx(n * values.mean() - (n - 1) * without)
+
+
+def test_the_silhouettes_interval_is_as_wide_as_the_spread_of_fresh_samples():
+    centres = np.random.default_rng(1).normal(size=(3, 8)) * 0.6
+    groups = np.random.default_rng(2).normal(size=(3, 4, 8)) * 0.8  # tasks have inner structure, as real ones
+    means, widths = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        labels = np.repeat([0, 1, 2], N)
+        x = centres[labels] + groups[labels, rng.integers(4, size=3 * N)] + 0.5 * rng.normal(size=(3 * N, 8))
+        values, influence = separability._silhouettes(pairwise_distances(x), labels)
+        low, high = separability._interval(influence[:, None], labels, 500, 0)[:, 0]
+        means.append(values.mean())
+        widths.append(high - low)
+    assert np.mean(widths) / (2 * 1.96) == pytest.approx(np.std(means), rel=0.3)
 
 
 def test_trend_is_found_where_there_is_one_only(growing):
     frame = trend(growing).set_index("measure")
-    assert (frame["low"] > 0).all() and (frame["spearman"] > 0.8).all()
+    assert (frame["low"] > 0).all() and (frame["spearman"] > 0.8).all() and (frame["p_value"] < 1e-6).all()
     means = by_layer(growing).query("measure == 'silhouette'").set_index("layer")["value"]
     expected = means[[3, 4]].mean() - means[[0, 1]].mean()
     assert frame.at["silhouette", "value"] == pytest.approx(expected)
     flat = trend(prompt_values(states(0.0), progress=False)).set_index("measure")
-    assert (flat["low"] < 0).all() and (flat["high"] > 0).all()
+    assert (flat["low"] < 0).all() and (flat["high"] > 0).all() and (flat["p_value"] > 0.05).all()
 
 
 def test_repeats_exactly_and_takes_states_as_well(growing):

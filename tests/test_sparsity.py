@@ -78,7 +78,11 @@ def test_one_cap_equals_the_slow_water_filling():
 
 @pytest.mark.parametrize("make", [sparsity.logistic, sparsity.uniform])
 def test_out_of_reach_names_the_largest_possible_and_that_one_is_reachable(make):
-    for layers, first, last, caps in [(6, 0, 2, {"all": 1.0}), (32, 2, 3, {"all": 0.75}), (9, 1, 2, {"a": 2 / 3, "b": 0.999})]:
+    for layers, first, last, caps in [
+        (6, 0, 2, {"all": 1.0}),
+        (32, 2, 3, {"all": 0.75}),
+        (9, 1, 2, {"a": 2 / 3, "b": 0.999}),
+    ]:
         shares = {"a": 0.25, "b": 0.75} if "a" in caps else None
         with pytest.raises(sparsity.UnreachableSparsity) as error:
             make(0.95, protect_first=first, protect_last=last).ratios(layers, caps, shares)
@@ -119,7 +123,9 @@ def test_the_published_code_removes_less_than_asked():
         assert rho[2:-2].mean() == pytest.approx(target, abs=1e-4)
         assert (rho[:2] == 0).all() and (rho[-2:] == 0).all()
         curve = 1 / (1 + np.exp(-0.8 * (np.linspace(0, 1, 28) - 0.3)))
-        assert rho[2:-2] / rho[2] == pytest.approx(curve / curve[0], rel=1e-9), "depth counts from the first unprotected layer"
+        assert rho[2:-2] / rho[2] == pytest.approx(curve / curve[0], rel=1e-9), (
+            "depth counts from the first unprotected layer"
+        )
 
 
 def test_settings_become_an_allocation():

@@ -1,0 +1,201 @@
+from dataclasses import replace
+
+import pytest
+import reference
+import torch
+
+from seaplib import activations, baselines, corpora, masks, models, pruning, scores
+from seaplib.settings import Calibration
+
+pytestmark = pytest.mark.unit
+
+TEXTS = (
+    "the otter in the river",
+    "A kettle is used to boil water before the tea is made.",
+    "grey stone",
+    "There are 12 apples.",
+)
+CORPUS = corpora.Corpus("mine", TEXTS, tuple("0123"), {})
+
+
+@pytest.fixture
+def stats(tiny_model, tiny_tokenizer):
+    def build(kind="mha", estimator="flap"):
+        model = tiny_model(kind, num_hidden_layers=6)
+        return activations.collect(model, tiny_tokenizer, CORPUS, Calibration(estimator=estimator), progress=False)
+
+    return build
+
+
+# ---- FLAP ----------------------------------------------------------------------------------------------------------
+
+
+def slow_flap(stats: activations.ActivationStats, sparsity: float) -> tuple[list, list]:
+    """FLAP's recipe with loops: which KV groups and channels of every layer stay."""
+    g = stats.geometry
+
+    def standardised(values: list[float]) -> list[float]:
+        mean = sum(values) / len(values)
+        deviation = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
+        return [(v - mean) / deviation for v in values]
+
+    groups, channels = [], []
+    size = g.queries_per_group * g.head_dim
+    for layer in range(g.layers):
+        metric = {m: (stats.var[m][layer] * stats.weight_l2sq[m][layer]).tolist() for m in ("attention", "mlp")}
+        attention = standardised([value**2 for value in metric["attention"]])
+        groups.append([sum(attention[i * size : (i + 1) * size]) / size for i in range(g.kv_heads)])
+        channels.append(standardised(metric["mlp"]))
+    cost = (2 * g.queries_per_group + 2) * g.head_dim / 3
+    flat = [v for row in groups for v in row] + [v for row in channels for v in row]
+    costs = [cost] * (g.layers * g.kv_heads) + [1.0] * (g.layers * g.channels)
+    threshold = reference.flap_threshold(flat, costs, sparsity)
+    return [[v > threshold for v in row] for row in groups], [[v > threshold for v in row] for row in channels]
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("kind", ["mha", "gqa"])
+def test_flap_equals_the_slow_one(stats, kind, sparsity):
+    one = stats(kind)
+    mask = baselines.flap(one, sparsity)
+    groups, channels = slow_flap(one, sparsity)
+    assert mask.kv_heads.tolist() == groups
+    assert mask.channels.tolist() == channels
+    assert mask.achieved == pytest.approx(sparsity, abs=0.05), "a KV group is 2 to 3% of this model's parameters"
+    assert mask.requested == sparsity and mask.provenance["score"] == "WIFV"
+
+
+def test_a_head_costs_four_thirds_of_its_size_in_channels(stats):
+    g = stats().geometry
+    assert masks.attention_unit_parameters(g, "group") / g.channel_parameters == pytest.approx(4 * g.head_dim / 3)
+
+
+def test_flap_keeps_everything_at_zero(stats):
+    for kind in ("mha", "gqa"):
+        assert baselines.flap(stats(kind), 0.0).achieved == 0
+
+
+def test_flaps_two_metrics_differ(stats):
+    one = stats()
+    assert baselines.flap(one, 0.5, "WIFV").fingerprint != baselines.flap(one, 0.5, "WIFN").fingerprint
+
+
+def test_impossible_requests_are_refused(stats):
+    one = stats()
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
+            baselines.flap(one, wrong)
+    for function in (lambda: baselines.flap(one, 0.5, "WIFX"), lambda: baselines.authors_score(one, "WIFX")):
+        with pytest.raises(ValueError, match="metric is 'WIFV' or 'WIFN', got 'WIFX'"):
+            function()
+
+
+# ---- the authors' code ---------------------------------------------------------------------------------------------
+
+
+def test_the_authors_scores_by_hand(stats):
+    one = stats(estimator="authors")
+    variance, norm = baselines.authors_score(one, "WIFV"), baselines.authors_score(one, "WIFN")
+    assert torch.equal(variance.channels, one.var["mlp"] * one.weight_l2sq["mlp"])
+    assert torch.equal(norm.channels, one.second_moment["mlp"].sqrt() * one.weight_l2sq["mlp"])
+    per_head = (one.var["attention"] * one.weight_l2sq["attention"]).unflatten(1, (4, 8)).mean(-1)
+    torch.testing.assert_close(variance.heads, per_head)
+
+
+def test_the_authors_logistic_protects_both_ends(stats):
+    mask = baselines.authors_mask(baselines.authors_score(stats(estimator="authors")), 0.5)
+    for layer in (0, 1, 4, 5):
+        assert bool(mask.heads[layer].all()) and bool(mask.channels[layer].all())
+    assert mask.requested == 0.5 and mask.achieved < 0.2, "less than asked, by far"
+
+
+def test_the_authors_adaptive_allocation(stats):
+    one = stats(estimator="authors")
+    mask = baselines.authors_mask(baselines.authors_score(one), 0.5, "AL-AM")
+    assert 0.47 < mask.achieved <= 0.5, "never above the request"
+    with pytest.raises(ValueError, match="multi-head attention only"):
+        baselines.authors_mask(baselines.authors_score(stats("gqa", "authors")), 0.5, "AL-AM")
+
+
+def test_robust_standardisation_by_hand():
+    """Median of an even count is the lower one; quartiles interpolate; ±3 is the limit."""
+    out = baselines._robust(torch.tensor([[1.0, 2.0, 3.0, 100.0]], dtype=torch.float64))
+    assert out[0].tolist() == pytest.approx([-1 / 25.5, 0, 1 / 25.5, 3])  # quartiles 1.75 and 27.25, median 2
+
+
+def test_the_general_mask_uses_three_and_two(stats):
+    a = stats(estimator="authors")
+    b = replace(a, var={m: v.flip(1) for m, v in a.var.items()})
+    made = baselines.authors_code({"text": a, "piqa": b}, 0.5, "text", allocation="UL-UM")
+    assert set(made) == {"text", "piqa", "general"}
+    each = {"text": baselines.authors_score(a), "piqa": baselines.authors_score(b)}
+    general = scores.aggregate(each, {"text": 3.0, "piqa": 2.0})
+    assert made["general"].fingerprint == baselines.authors_mask(general, 0.5, "UL-UM").fingerprint
+    assert made["piqa"].fingerprint == baselines.authors_mask(each["piqa"], 0.5, "UL-UM").fingerprint
+
+
+def test_unknown_allocations_are_refused(stats):
+    with pytest.raises(ValueError, match="allocation is 'UL-UM', 'UL-LD' or 'AL-AM', got 'UL-XX'"):
+        baselines.authors_mask(baselines.authors_score(stats()), 0.5, "UL-XX")
+
+
+# ---- Wanda ---------------------------------------------------------------------------------------------------------
+
+
+def test_wanda_prunes_the_lowest_of_every_row():
+    torch.manual_seed(0)
+    weight, second = torch.randn(6, 10), torch.rand(10)
+    pruned = baselines.wanda_pruned(weight, second, 0.35)
+    for row in range(6):
+        metric = [abs(float(w)) * float(s) ** 0.5 for w, s in zip(weight[row], second, strict=True)]
+        assert (~pruned[row]).tolist() == reference.keep(metric, 3)
+
+
+@pytest.fixture
+def wanda(tiny_model, tiny_tokenizer):
+    model = tiny_model("gqa")
+    return model, baselines.wanda(model, tiny_tokenizer, CORPUS, 0.5, progress=False)
+
+
+def test_wanda_zeroes_its_share_of_every_projection(wanda):
+    model, pruned = wanda
+    for before, after in zip(models.decoder_layers(model), models.decoder_layers(pruned), strict=True):
+        for role in models.ROLES:
+            old, new = models.linear(before, role).weight, models.linear(after, role).weight
+            assert bool(((new == 0).sum(1) == old.shape[1] // 2).all()), role
+            assert torch.equal(new[new != 0], old[new != 0])
+
+
+def test_wanda_measures_a_layer_behind_its_pruned_predecessors(wanda, tiny_tokenizer):
+    """As published: the second layer's inputs come from a model whose first layer is already pruned."""
+    model, pruned = wanda
+    halfway = pruning.prune(model, masks.keep_all(models.geometry(model)))
+    for role in models.ROLES:
+        models.set_linear(
+            models.decoder_layers(halfway)[0], role, models.linear(models.decoder_layers(pruned)[0], role)
+        )
+    for source, same in ((halfway, True), (model, False)):
+        with torch.no_grad(), activations.capture(source, roles=("gate",), only=(1,)) as recorder:
+            for ids in tiny_tokenizer(list(TEXTS))["input_ids"]:
+                source(torch.tensor([ids]))
+        weight = models.linear(models.decoder_layers(model)[1], "gate").weight.detach()
+        expected = baselines.wanda_pruned(weight, recorder.stacked("gate")[3][0], 0.5)
+        got = models.linear(models.decoder_layers(pruned)[1], "gate").weight == 0
+        assert torch.equal(got, expected) == same
+
+
+def test_wanda_leaves_the_model_alone(wanda, tiny_model):
+    model, pruned = wanda
+    assert models.fingerprint(model) == models.fingerprint(tiny_model("gqa"))
+    for one in (model, pruned):
+        assert not any(module._forward_pre_hooks or module._forward_hooks for module in one.modules())
+    assert not any(parameter.requires_grad is False for parameter in model.parameters())
+
+
+def test_wanda_at_zero_is_the_identity(tiny_model, tiny_tokenizer):
+    model = tiny_model()
+    assert models.fingerprint(
+        baselines.wanda(model, tiny_tokenizer, CORPUS, 0.0, progress=False)
+    ) == models.fingerprint(model)
+    with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
+        baselines.wanda(model, tiny_tokenizer, CORPUS, 1.0)
