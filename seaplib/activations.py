@@ -19,69 +19,12 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from . import corpora, models, store
+from .moments import Moments, RunningMoments
 from .settings import Calibration
 
 #: name of a module in statistics, scores and masks → role of the projection whose input is read
 UNITS = {"attention": "o", "mlp": "down"}
-
-
-@dataclass
-class Moments:
-    """Running count, mean and sum of squared deviations of ``dim`` coordinates, float64.
-
-    Chan, Golub & LeVeque (1979): two sets merge as n = n₁+n₂, δ = m₂−m₁, m = m₁ + δ·n₂/n,
-    M = M₁ + M₂ + δ²·n₁n₂/n.
-    """
-
-    count: int
-    mean: torch.Tensor  # [dim]
-    m2: torch.Tensor  # [dim]
-
-    @classmethod
-    def of(cls, x: torch.Tensor) -> "Moments":
-        """Moments of samples ``x`` [n, dim]."""
-        var, mean = torch.var_mean(x.float() if x.dtype != torch.float64 else x, dim=0, correction=0)
-        return cls(len(x), mean.double(), var.double() * len(x))
-
-    def merge(self, other: "Moments") -> "Moments":
-        if self.count == 0 or other.count == 0:
-            return other if self.count == 0 else self
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        m2 = self.m2 + other.m2 + delta.square() * (self.count * other.count / count)
-        return Moments(count, mean, m2)
-
-
-@dataclass
-class RunningMoments:
-    """The running estimates of the published codes, one prompt at a time, float32.
-
-    ``per="token"`` (SEAP's code) counts tokens; ``per="prompt"`` (FLAP's code) counts prompts, sums
-    squares over a prompt's tokens, and measures deviations twice around the mean that already
-    contains the prompt. In both, the first prompt's fluctuation counts as zero. Kept for the presets
-    that reproduce published masks.
-    """
-
-    per: str
-    count: int = 0
-    mean: torch.Tensor | float = 0.0
-    var: torch.Tensor | float = 0.0
-    second_moment: torch.Tensor | float = 0.0
-
-    def update(self, x: torch.Tensor) -> None:
-        """Add one prompt ``x`` [tokens, dim]."""
-        x = x.float()
-        n, new = self.count, len(x) if self.per == "token" else 1
-        old = self.mean
-        total = x.sum(0) if self.per == "token" else x.mean(0)
-        self.mean = old * (n / (n + new)) + total / (n + new)
-        self.second_moment = self.second_moment * (n / (n + new)) + x.norm(dim=0).square() / (n + new)
-        if n:
-            other = old if self.per == "token" else self.mean
-            fluctuation = ((x - self.mean) * (x - other)).sum(0)
-            self.var = self.var * ((n - 1) / (n + new - 1)) + fluctuation / (n + new)
-        self.count = n + new
+UNIT_ROLES = tuple(UNITS.values())
 
 
 @dataclass(frozen=True)
@@ -113,7 +56,9 @@ class ActivationStats:
         return {module: (self.second_moment[module] / self.count).sqrt() for module in self.second_moment}
 
     def save(self, directory: Path) -> None:
-        tensors = {f"{name}.{module}": t.contiguous() for name in self.TENSORS for module, t in getattr(self, name).items()}
+        tensors = {
+            f"{name}.{module}": t.contiguous() for name in self.TENSORS for module, t in getattr(self, name).items()
+        }
         save_file(tensors, Path(directory) / "stats.safetensors")
         about = {"geometry": self.geometry.as_dict(), "count": self.count, "provenance": self.provenance}
         (Path(directory) / "stats.json").write_text(json.dumps(about, indent=1))
@@ -185,7 +130,11 @@ class Recorder:
 
 @contextmanager
 def capture(
-    model, roles=tuple(UNITS.values()), pooling: str = "token", estimator: str = "exact", only: tuple[int, ...] | None = None
+    model,
+    roles=UNIT_ROLES,
+    pooling: str = "token",
+    estimator: str = "exact",
+    only: tuple[int, ...] | None = None,
 ) -> Iterator[Recorder]:
     """Record the inputs of the projections ``roles`` of every layer (or ``only`` some) while the context is open.
 
@@ -212,7 +161,9 @@ def capture(
             handle.remove()
 
 
-def batches(encoded: list[list[int]], batch_tokens: int, device, pad: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
+def batches(
+    encoded: list[list[int]], batch_tokens: int, device, pad: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
     """Right-padded batches of similar lengths, at most ``batch_tokens`` padded tokens each.
 
     Yields ids [b, t], attention mask [b, t] and the texts' indices.
@@ -258,13 +209,18 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
     if starts_with_bos and not calibration.bos and min(map(len, encoded)) < 2:
         raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
     device = models.decoder(model).get_input_embeddings().weight.device
-    with torch.inference_mode(), capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder:
+    with (
+        torch.inference_mode(),
+        capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder,
+    ):
         recorder.skip_first = starts_with_bos and not calibration.bos
         if calibration.estimator != "exact":  # order matters to these, and they take prompts one by one
             plan = ((torch.tensor([ids], device=device), None, [i]) for i, ids in enumerate(encoded))
         else:
             plan = batches(encoded, calibration.batch_tokens, device)
-        with tqdm(total=len(encoded), desc=f"calibrating on {corpus.task}", unit="text", leave=False, disable=not progress) as bar:
+        with tqdm(
+            total=len(encoded), desc=f"calibrating on {corpus.task}", unit="text", leave=False, disable=not progress
+        ) as bar:
             for ids, mask, rows in plan:
                 models.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
                 bar.update(len(rows))

@@ -75,7 +75,9 @@ def authors_score(stats: ActivationStats, metric: str = "WIFV") -> Scores:
     return Scores(stats.geometry, of("attention"), of("mlp"), "mean", provenance)
 
 
-def authors_mask(scores: Scores, sparsity: float, allocation: str = "UL-LD", k: float = 0.8, x0: float = 0.3) -> PruningMask:
+def authors_mask(
+    scores: Scores, sparsity: float, allocation: str = "UL-LD", k: float = 0.8, x0: float = 0.3
+) -> PruningMask:
     """A mask of SEAP's published code: ``UL-UM`` uniform, ``UL-LD`` logistic, ``AL-AM`` adaptive.
 
     UL-LD protects the first and last two layers and averages over the others, so that less than the
@@ -155,7 +157,9 @@ def wanda(model, tokenizer, corpus, sparsity: float, max_length: int = 2048, pro
     pruned.seap_source = None
     decoder = models.decoder(pruned)
     device = decoder.get_input_embeddings().weight.device
-    for index, layer in enumerate(tqdm(models.decoder_layers(pruned), desc="Wanda", unit="layer", leave=False, disable=not progress)):
+    for index, layer in enumerate(
+        tqdm(models.decoder_layers(pruned), desc="Wanda", unit="layer", leave=False, disable=not progress)
+    ):
         with capture(pruned, roles=tuple(_SAME_INPUT), only=(index,)) as recorder, _stop_after(layer):
             for ids in encoded:
                 try:

@@ -92,7 +92,9 @@ def save_pretrained(model, tokenizer, path: str | Path) -> Path:
     if recorded == original:
         model.save_pretrained(path)
     else:
-        config = PrunedLlamaConfig(**{k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures")})
+        config = PrunedLlamaConfig(
+            **{k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures")}
+        )
         config.projections = recorded
         config.architectures = [PrunedLlamaForCausalLM.__name__]
         kept = model.config
@@ -118,5 +120,9 @@ def _skeleton(model):
 def _stamp(path: Path, config) -> None:
     """Make sure the written config names our type and class, whatever class the model object has."""
     written = json.loads((path / "config.json").read_text())
-    written |= {"model_type": PRUNED_LLAMA, "architectures": [PrunedLlamaForCausalLM.__name__], "projections": config.projections}
+    written |= {
+        "model_type": PRUNED_LLAMA,
+        "architectures": [PrunedLlamaForCausalLM.__name__],
+        "projections": config.projections,
+    }
     (path / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")

@@ -11,7 +11,8 @@ import pandas as pd
 from . import comparison, paths
 
 COLUMNS = (
-    "claim_id", "claim", "measured", "low", "high", "null", "direction", "unit", "n", "p_value", "verdict", "paper", "where",
+    "claim_id", "claim", "measured", "low", "high", "null", "direction",
+    "unit", "n", "p_value", "verdict", "paper", "where",
 )  # fmt: skip
 
 
@@ -56,7 +57,8 @@ def report(rows: pd.DataFrame):
         tested = f", p = {row.p_value:.2g}" if row.p_value == row.p_value else ""
         size = f", n = {row.n:g}" if row.n == row.n and row.n is not None else ""
         against = f" against {row.null:g}" if row.null else ""
-        interval = f"{row.measured:+.3g} [{row.low:+.3g}, {row.high:+.3g}] {row.unit}".strip()
+        sign = "" if row.null else "+"
+        interval = f"{row.measured:{sign}.3g} [{row.low:{sign}.3g}, {row.high:{sign}.3g}] {row.unit}".strip()
         lines.append(f"- **{row.verdict}**: {row.claim} ({interval}{against}{size}{tested})")
     return Markdown("\n".join(lines))
 

@@ -44,7 +44,7 @@ class Report:
 
 
 def prompts(tasks: Sequence[str], per_class: int, seed: int = 0) -> pd.DataFrame:
-    """Prompts without answers, as many of every task: ``per_class``, or what the smallest has. Columns task, id, text."""
+    """Prompts without answers: ``per_class`` of every task, or what the smallest has. Columns task, id, text."""
     if len(set(tasks)) < 2:
         raise ValueError(f"a classifier needs at least two classes, got {', '.join(tasks) or 'none'}")
     found = {}
@@ -75,8 +75,8 @@ def strip_template(train: pd.DataFrame, test: pd.DataFrame, share: float) -> tup
     """
     found = vocabulary.template_words({task: part["text"] for task, part in train.groupby("task", sort=False)}, share)
     removed = set().union(*found.values())
-    strip = [frame.assign(text=[vocabulary.without(text, removed) for text in frame["text"]]) for frame in (train, test)]
-    return *strip, found
+    bare = [frame.assign(text=[vocabulary.without(text, removed) for text in frame["text"]]) for frame in (train, test)]
+    return *bare, found
 
 
 def embeddings(model) -> np.ndarray:

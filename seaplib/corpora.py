@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +66,6 @@ class Corpus:
     def first(self, n: int) -> "Corpus":
         """The first ``n`` texts (all, if there are fewer); a smaller draw of the same seed."""
         return Corpus(self.task, self.texts[:n], self.ids[:n], self.source | {"samples": min(n, len(self))})
-
-    def first(self, n: int) -> "Corpus":
-        """The first ``n`` texts; all of them where there are fewer."""
-        kept = {"texts": self.texts[:n], "ids": self.ids[:n], "source": self.source | {"samples": len(self.ids[:n])}}
-        return replace(self, **kept)
 
     def head(self, n: int = 5) -> pd.DataFrame:
         return pd.DataFrame({"id": self.ids[:n], "text": self.texts[:n]})

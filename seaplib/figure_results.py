@@ -195,33 +195,40 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
 
 @styled
 def inference_speed(frame: pd.DataFrame) -> Figure:
-    """Table 2: decode and prefill speed with their spread, and parameter bytes, a row per model.
+    """Table 2: decode and prefill speed with their spread, and parameter bytes; a row of panels per ``model``.
 
     Takes the frame of ``compare_speed``: name, measure, tokens_per_second, low, high, ratio,
-    ratio_low, ratio_high, parameter_bytes; the speed-up over the reference stands beside the dot.
+    parameter_bytes, and ``model`` if there are several; the ratio to the reference stands beside the dot.
     """
-    names, measures = list(dict.fromkeys(frame["name"])), list(dict.fromkeys(frame["measure"]))
-    place = {name: index for index, name in enumerate(names)}
-    looks = variant_styles(names)
-    fig, axes = plt.subplots(1, len(measures) + 1, figsize=(DOUBLE, 0.24 * len(names) + 0.8), sharey=True)
-    for ax, measure in zip(axes, measures, strict=False):
-        rows = frame[frame["measure"] == measure]
-        for row in rows.itertuples():
-            spread = [[row.tokens_per_second - row.low], [row.high - row.tokens_per_second]]
-            ax.errorbar(row.tokens_per_second, place[row.name], xerr=spread, elinewidth=0.8, **looks[row.name])
-            _beside(ax, f"×{row.ratio:.2f}", row.high, place[row.name])
-        ax.set_xlim(0, 1.18 * rows["high"].max())
-        ax.set_title(SPEED_TITLES.get(measure, measure))
-    sizes = frame.drop_duplicates("name")
-    colours = [looks[name]["color"] for name in sizes["name"]]
-    axes[-1].barh([place[name] for name in sizes["name"]], sizes["parameter_bytes"] / 2**20, 0.6, color=colours)
-    axes[-1].set_title("parameters, MiB")
-    for ax in axes:
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.grid(axis="x", color="0.92", linewidth=0.5)
-        ax.set_axisbelow(True)
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    frame = frame if "model" in frame else frame.assign(model="")
+    subjects, names = list(dict.fromkeys(frame["model"])), list(dict.fromkeys(frame["name"]))
+    measures, looks = list(dict.fromkeys(frame["measure"])), variant_styles(names)
+    size = (DOUBLE, len(subjects) * (0.19 * len(names) + 0.45) + 0.15)
+    fig, panels = plt.subplots(len(subjects), len(measures) + 1, figsize=size, squeeze=False, sharey=True)
+    for subject, axes in zip(subjects, panels, strict=True):
+        part = frame[frame["model"] == subject]
+        for ax, measure in zip(axes, measures, strict=False):
+            rows = part[part["measure"] == measure]
+            for row in rows.itertuples():
+                place = names.index(row.name)
+                spread = [[row.tokens_per_second - row.low], [row.high - row.tokens_per_second]]
+                ax.errorbar(row.tokens_per_second, place, xerr=spread, elinewidth=0.8, **looks[row.name])
+                _beside(ax, f"×{row.ratio:.2f}", row.high, place)
+            ax.set_xlim(0, 1.2 * rows["high"].max())
+            ax.set_title(SPEED_TITLES.get(measure, measure) if subject == subjects[0] else "")
+        sizes = part.drop_duplicates("name")
+        bytes_of = zip(sizes["name"], sizes["parameter_bytes"] / 2**20, strict=True)
+        for name, mib in bytes_of:
+            axes[-1].barh(names.index(name), mib, 0.6, color=looks[name]["color"])
+        axes[-1].set_title("parameters, MiB" if subject == subjects[0] else "")
+        for ax in axes:
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.grid(axis="x", color="0.92", linewidth=0.5)
+            ax.set_axisbelow(True)
+            ax.tick_params(axis="y", length=0)
+        axes[0].set_yticks(range(len(names)), names, fontsize=6.5)
+        axes[0].set_ylim(len(names) - 0.5, -0.5)
+        axes[0].set_ylabel(subject, fontsize=7)
     return fig
 
 

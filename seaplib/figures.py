@@ -99,7 +99,8 @@ def hidden_states(frame: pd.DataFrame, columns: int | None = None) -> Figure:
         ax.spines[["top", "right"]].set_visible(True)
     for ax in axes.flat[len(layers) :]:
         ax.set_visible(False)
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=1.5)
+    columns = -(-len(styles) // -(-len(styles) // 5))  # rows of equal length
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, markerscale=1.5)
     return fig
 
 

@@ -36,7 +36,9 @@ class PruningMask:
         per_group = self.heads.unflatten(1, (g.kv_heads, g.queries_per_group)).sum(-1)
         for layer, counts in enumerate(per_group):
             if len(set(counts[counts > 0].tolist())) > 1:
-                raise ValueError(f"layer {layer}: kept KV groups must keep equally many query heads, got {counts.tolist()}")
+                raise ValueError(
+                    f"layer {layer}: kept KV groups must keep equally many query heads, got {counts.tolist()}"
+                )
 
     @property
     def kv_heads(self) -> torch.Tensor:
@@ -102,15 +104,19 @@ class PruningMask:
 
     def __repr__(self) -> str:
         asked = "" if self.requested is None else f"requested {self.requested:.1%}, "
-        about = " ".join(str(self.provenance[k]) for k in ("score", "calibration", "allocation") if k in self.provenance)
-        return (
-            f"PruningMask({about}: {asked}achieved {self.achieved:.1%} of projections, "
-            f"keeps {int(self.heads.sum())}/{self.heads.numel()} heads, {int(self.channels.sum())}/{self.channels.numel()} channels)"
+        about = " ".join(
+            str(self.provenance[k]) for k in ("score", "calibration", "allocation") if k in self.provenance
         )
+        heads = f"{int(self.heads.sum())}/{self.heads.numel()} heads"
+        channels = f"{int(self.channels.sum())}/{self.channels.numel()} channels"
+        return f"PruningMask({about}: {asked}achieved {self.achieved:.1%} of projections, keeps {heads}, {channels})"
 
     def save(self, directory: Path) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)
-        save_file({"heads": self.heads.to(torch.uint8), "channels": self.channels.to(torch.uint8)}, Path(directory) / "mask.safetensors")
+        save_file(
+            {"heads": self.heads.to(torch.uint8), "channels": self.channels.to(torch.uint8)},
+            Path(directory) / "mask.safetensors",
+        )
         about = {"geometry": self.geometry.as_dict(), "provenance": self.provenance}
         (Path(directory) / "mask.json").write_text(json.dumps(about, indent=1))
 
@@ -118,7 +124,9 @@ class PruningMask:
     def load(cls, directory: Path) -> "PruningMask":
         about = json.loads((Path(directory) / "mask.json").read_text())
         tensors = load_file(Path(directory) / "mask.safetensors")
-        return cls(Geometry(**about["geometry"]), tensors["heads"].bool(), tensors["channels"].bool(), about["provenance"])
+        return cls(
+            Geometry(**about["geometry"]), tensors["heads"].bool(), tensors["channels"].bool(), about["provenance"]
+        )
 
 
 def keep_all(geometry: Geometry) -> PruningMask:
@@ -134,7 +142,9 @@ def keep_all(geometry: Geometry) -> PruningMask:
 def attention_units(geometry: Geometry, kv_unit: str) -> int:
     """How many attention units a layer has: KV groups, or query heads of one group."""
     if kv_unit == "query" and geometry.queries_per_group == 1:
-        raise ValueError("kv_unit='query' takes query heads from every KV group, but here a group has only one; use 'group'")
+        raise ValueError(
+            "kv_unit='query' takes query heads from every KV group, but here a group has only one; use 'group'"
+        )
     return geometry.kv_heads if kv_unit == "group" else geometry.queries_per_group
 
 
@@ -189,10 +199,19 @@ def select(
         # Counted in parameters, only what can go bears the target: with kv_unit="query" k and v stay.
         unit_cost = attention_unit_parameters(geometry, kv_unit)
         attention = geometry.attention_parameters if budget == "floor" else units * unit_cost
-        shares = {"attention": attention / geometry.layer_parameters, "mlp": geometry.mlp_parameters / geometry.layer_parameters}
+        shares = {
+            "attention": attention / geometry.layer_parameters,
+            "mlp": geometry.mlp_parameters / geometry.layer_parameters,
+        }
         rho = allocation.ratios(geometry.layers, caps, shares)
-        counts = _floor_counts(rho, units, geometry) if budget == "floor" else _carried_counts(rho, units, geometry, kv_unit, round_to)
-        heads = torch.stack([keep_heads(row, n, geometry, kv_unit) for row, (n, _) in zip(scores.heads, counts, strict=True)])
+        counts = (
+            _floor_counts(rho, units, geometry)
+            if budget == "floor"
+            else _carried_counts(rho, units, geometry, kv_unit, round_to)
+        )
+        heads = torch.stack(
+            [keep_heads(row, n, geometry, kv_unit) for row, (n, _) in zip(scores.heads, counts, strict=True)]
+        )
         channels = torch.stack([lowest(row, n) for row, (_, n) in zip(scores.channels, counts, strict=True)])
     provenance = dict(scores.provenance) | {
         "requested": allocation.sparsity,
@@ -207,7 +226,8 @@ def select(
 def _floor_counts(rho: dict, units: int, geometry: Geometry) -> list[tuple[int, int]]:
     """Removed (attention units, channels) per layer; the small term keeps 0.2·5 from becoming 0."""
     return [
-        (int(a * units + 1e-9), int(m * geometry.channels + 1e-9)) for a, m in zip(rho["attention"], rho["mlp"], strict=True)
+        (int(a * units + 1e-9), int(m * geometry.channels + 1e-9))
+        for a, m in zip(rho["attention"], rho["mlp"], strict=True)
     ]
 
 
@@ -290,5 +310,10 @@ def single_layer(scores: Scores, layer: int, ratio: float, kv_unit: str = "group
     units = attention_units(g, kv_unit)
     mask.heads[layer] = keep_heads(scores.heads[layer], int(ratio * units + 1e-9), g, kv_unit)
     mask.channels[layer] = lowest(scores.channels[layer], int(ratio * g.channels + 1e-9))
-    provenance = dict(scores.provenance) | {"requested": ratio, "allocation": f"layer {layer}", "budget": "floor", "layer": layer}
+    provenance = dict(scores.provenance) | {
+        "requested": ratio,
+        "allocation": f"layer {layer}",
+        "budget": "floor",
+        "layer": layer,
+    }
     return PruningMask(g, mask.heads, mask.channels, provenance)

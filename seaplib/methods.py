@@ -81,11 +81,20 @@ TABLE_1 = PAPER + CONTROLS + COMPENSATED + UNPROTECTED
 TABLE_3 = tuple(
     replace(method, allocation=allocation, protect_last=last)
     for method in (WANDA_SP, FLAP, GENERAL_F)
-    for allocation, last in (("uniform", None), ("uniform", 2), ("logistic", None), ("logistic", 0), ("adaptive", None), ("adaptive", 2))
+    for allocation, last in (
+        ("uniform", None),
+        ("uniform", 2),
+        ("logistic", None),
+        ("logistic", 0),
+        ("adaptive", None),
+        ("adaptive", 2),
+    )
 ) + (FLAP_PUBLISHED,)
 
 
-def scores(method: Method, stats: dict[str, ActivationStats], general: str, task: str | None = None, seed: int = 0) -> Scores:
+def scores(
+    method: Method, stats: dict[str, ActivationStats], general: str, task: str | None = None, seed: int = 0
+) -> Scores:
     """The scores a method ranks by. ``task`` names the corpus where ``calibration="task"``."""
     if method.calibration == "all":
         each = {name: score(one, method.score) for name, one in stats.items()}
@@ -95,7 +104,12 @@ def scores(method: Method, stats: dict[str, ActivationStats], general: str, task
 
 
 def mask(
-    method: Method, stats: dict[str, ActivationStats], sparsity: float, general: str, task: str | None = None, seed: int = 0
+    method: Method,
+    stats: dict[str, ActivationStats],
+    sparsity: float,
+    general: str,
+    task: str | None = None,
+    seed: int = 0,
 ) -> PruningMask:
     """The mask of one method at one sparsity (for one ``task`` where it is an expert)."""
     if method.as_published:
@@ -129,7 +143,11 @@ def variants(
         if method.as_published and published is None:
             raise ValueError(f"{method.name} needs the general text's statistics with estimator='flap'")
         of = published if method.as_published else stats
-        rows = [(task, tuple(served)) for task, served in experts.items()] if method.calibration == "task" else [(None, None)]
+        rows = (
+            [(task, tuple(served)) for task, served in experts.items()]
+            if method.calibration == "task"
+            else [(None, None)]
+        )
         for sparsity in sparsities:
             for task, served in rows:
                 chosen = mask(method, of, sparsity, general, task, seed)

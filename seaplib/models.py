@@ -135,7 +135,9 @@ def check(name_or_path: str | Path):
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ModelError(f"cannot load model {str(name_or_path)!r}: neither a local directory nor reachable on the hub ({first})") from error
+        raise ModelError(
+            f"cannot load model {str(name_or_path)!r}: neither a local directory nor reachable on the hub ({first})"
+        ) from error
     _model_type(config)
     return config
 
@@ -157,7 +159,11 @@ def load(name_or_path: str | Path, dtype: torch.dtype | str = "auto", device: st
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot load {source}: {str(error).strip().splitlines()[0]}") from error
-    wrong = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report.get(kind)}
+    wrong = {
+        kind: sorted(map(str, report[kind]))
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if report.get(kind)
+    }
     if wrong:
         found = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:3])}" for kind, names in wrong.items())
         raise ModelError(f"the weights in {source} do not fit the architecture ({found})")
@@ -171,7 +177,10 @@ def _source(source: str, model) -> dict:
     local = Path(source)
     if local.is_dir():
         files = sorted(local.glob("*.safetensors")) + sorted(local.glob("*.bin"))
-        return {"path": str(local.resolve()), "files": [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]}
+        return {
+            "path": str(local.resolve()),
+            "files": [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files],
+        }
     return {"hub": source, "revision": getattr(model.config, "_commit_hash", None)}
 
 
@@ -193,7 +202,9 @@ def fingerprint(model) -> str:
 
 def tokenizer_fingerprint(tokenizer) -> str:
     """Hash that identifies how texts become token ids."""
-    described = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else f"{tokenizer.name_or_path} {len(tokenizer)}"
+    described = (
+        tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else f"{tokenizer.name_or_path} {len(tokenizer)}"
+    )
     return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 

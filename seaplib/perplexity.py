@@ -125,10 +125,10 @@ def compare(windows: pd.DataFrame, a: Mapping, b: Mapping, draws: int = 2000, se
         raise ValueError(f"{dict(a)} and {dict(b)} share no window")
     difference = (nll["a"] - nll["b"]).to_numpy()
     drawn = np.random.default_rng(seed).choice(difference, (draws, len(difference))).mean(axis=1)
-    low, high = np.exp(np.quantile(drawn, [0.025, 0.975]))
+    low, high = np.exp(np.quantile(drawn, [0.025, 0.975])).tolist()
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     values = {f"perplexity_{name}": math.exp(nll[name].mean()) for name in nll}
-    p = min(1.0, 2 * (1 + tail) / (1 + draws))
+    p = min(1.0, float(2 * (1 + tail) / (1 + draws)))
     return {"ratio": math.exp(difference.mean()), "low": low, "high": high} | values | {"p": p, "n": len(nll)}
 
 

@@ -66,11 +66,15 @@ class Pruning(Settings):
     def __post_init__(self):
         self._require(0 <= self.sparsity < 1, f"sparsity must lie in [0, 1), got {self.sparsity}")
         self._require(self.score in SCORES, f"score is one of {', '.join(SCORES)}, got {self.score!r}")
-        self._require(self.allocation in ALLOCATIONS, f"allocation is one of {', '.join(ALLOCATIONS)}, got {self.allocation!r}")
+        self._require(
+            self.allocation in ALLOCATIONS, f"allocation is one of {', '.join(ALLOCATIONS)}, got {self.allocation!r}"
+        )
         self._require(self.budget in ("parameters", "floor"), f"budget is 'parameters' or 'floor', got {self.budget!r}")
         self._require(self.kv_unit in ("group", "query"), f"kv_unit is 'group' or 'query', got {self.kv_unit!r}")
         self._require(self.mode in ("remove", "zero"), f"mode is 'remove' or 'zero', got {self.mode!r}")
-        self._require(min(self.protect_first, self.protect_last) >= 0, "the number of protected layers cannot be negative")
+        self._require(
+            min(self.protect_first, self.protect_last) >= 0, "the number of protected layers cannot be negative"
+        )
         self._require(self.round_to >= 1, f"round_to must be at least 1, got {self.round_to}")
 
 

@@ -48,7 +48,9 @@ class Allocation:
         index = np.arange(layers)
         return (index >= self.protect_first) & (index < layers - self.protect_last)
 
-    def ratios(self, layers: int, caps: dict[str, float] | None = None, shares: dict[str, float] | None = None) -> dict[str, np.ndarray]:
+    def ratios(
+        self, layers: int, caps: dict[str, float] | None = None, shares: dict[str, float] | None = None
+    ) -> dict[str, np.ndarray]:
         """ρ_ℓ per module, module → [layers].
 
         ρ_ℓ = Λ/(1+exp(−k(x_ℓ−x₀))), x_ℓ = (ℓ−1)/(L−1) (Eq. 16), constant for ``uniform``; 0 in
@@ -72,8 +74,9 @@ class Allocation:
         largest = sum(shares[m] * caps[m] for m in caps) * free.sum() / max(counted, 1)
         if self.sparsity > largest + 1e-12:
             raise UnreachableSparsity(
-                f"sparsity {self.sparsity:g} is out of reach with {self.protect_first}+{self.protect_last} of {layers} layers "
-                f"protected and one unit kept in every module; the largest possible is {np.floor(largest * 1000) / 1000:g}"
+                f"sparsity {self.sparsity:g} is out of reach with {self.protect_first}+{self.protect_last} of {layers} "
+                "layers protected and one unit kept in every module; "
+                f"the largest possible is {np.floor(largest * 1000) / 1000:g}"
             )
         if not free.any() or self.sparsity == 0:
             return {module: np.zeros(layers) for module in caps}
@@ -98,7 +101,9 @@ class Allocation:
         return 1 / (1 + np.exp(-self.k * (x - self.x0)))
 
 
-def logistic(sparsity: float, x0: float = 0.3, k: float = 1.0, protect_first: int = 0, protect_last: int = 2) -> Allocation:
+def logistic(
+    sparsity: float, x0: float = 0.3, k: float = 1.0, protect_first: int = 0, protect_last: int = 2
+) -> Allocation:
     """The paper's allocation (Eqs. 16-17): less in early layers, nothing in the last ``protect_last``."""
     return Allocation("logistic", sparsity, x0, k, protect_first, protect_last)
 
@@ -120,7 +125,9 @@ def authors_logistic(sparsity: float, x0: float = 0.3, k: float = 0.8, protect: 
 
 def from_settings(pruning: Pruning) -> Allocation:
     """The allocation that a :class:`~seaplib.settings.Pruning` describes."""
-    return Allocation(pruning.allocation, pruning.sparsity, pruning.x0, pruning.k, pruning.protect_first, pruning.protect_last)
+    return Allocation(
+        pruning.allocation, pruning.sparsity, pruning.x0, pruning.k, pruning.protect_first, pruning.protect_last
+    )
 
 
 def check_reachable(

@@ -35,7 +35,7 @@ def describe(corpora: Mapping[str, Corpus], tokenizer, context: int | None = Non
     """
     rows = []
     for task, corpus in corpora.items():
-        tokens = np.array([len(ids) for ids in tokenizer(list(corpus.texts))["input_ids"]])
+        tokens = np.array([len(ids) for ids in tokenizer(list(corpus.texts), verbose=False)["input_ids"]])
         low, median, high = np.percentile(tokens, (10, 50, 90))
         rows.append(
             {
@@ -86,7 +86,12 @@ def without(text: str, removed: set[str]) -> str:
     return " ".join(_WORD.sub(lambda match: " " if match[0].lower() in removed else match[0], text).split())
 
 
-def nearest(text: str, texts: Iterable[str]) -> int:
-    """Index of the text whose words have the largest Jaccard index with those of ``text``."""
+def find(text: str, texts: Iterable[str]) -> tuple[int, float]:
+    """Where ``text`` is quoted: index of the text with the largest share of its words, and that share.
+
+    Of several with the same share, the one with the fewest other words.
+    """
     wanted = set(words(text))
-    return int(np.argmax([len(wanted & own) / len(wanted | own) for own in (set(words(other)) for other in texts)]))
+    found = [(len(wanted & own) / len(wanted), -len(own)) for own in (set(words(other)) for other in texts)]
+    index = max(range(len(found)), key=found.__getitem__)
+    return index, found[index][0]

@@ -109,6 +109,16 @@ def test_the_authors_logistic_protects_both_ends(stats):
     assert mask.requested == 0.5 and mask.achieved < 0.2, "less than asked, by far"
 
 
+@pytest.mark.parametrize(("asked", "channels", "heads"), [(0.2, 0.175, 0.162), (0.5, 0.4375, 0.424)])
+def test_what_the_authors_logistic_removes_from_a_7b_model(asked, channels, heads):
+    """Counted over all 32 layers; heads lose more to the floor than channels do."""
+    g = models.Geometry(32, 4096, 32, 32, 128, 11008, model_parameters=6_738_415_616)
+    torch.manual_seed(0)
+    mask = baselines.authors_mask(scores.Scores(g, torch.rand(32, 4096), torch.rand(32, 11008), "mean"), asked)
+    assert float((~mask.channels).double().mean()) == pytest.approx(channels, abs=3e-4)
+    assert float((~mask.heads).double().mean()) == pytest.approx(heads, abs=5e-4)
+
+
 def test_the_authors_adaptive_allocation(stats):
     one = stats(estimator="authors")
     mask = baselines.authors_mask(baselines.authors_score(one), 0.5, "AL-AM")

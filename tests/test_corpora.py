@@ -15,6 +15,7 @@ def test_a_draw_is_stable_and_a_smaller_one_begins_a_larger(tiny_data_dir):
     assert len(set(large.ids)) == 12
     assert corpus("piqa", samples=6, seed=3).fingerprint == small.fingerprint
     assert corpus("piqa", samples=6, seed=4).fingerprint != small.fingerprint
+    assert large.first(6).fingerprint == small.fingerprint and len(large.first(99)) == 12
     assert len(corpus("piqa", samples=10**6)) == len(corpus("piqa")) == 24
 
 

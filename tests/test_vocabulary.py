@@ -30,8 +30,10 @@ def test_overlap_is_the_jaccard_index_of_word_types():
     assert frame.to_dict() == {("a", "a"): 1.0, ("a", "b"): 0.5, ("b", "b"): 1.0}
 
 
-def test_nearest_finds_the_same_words():
-    assert vocabulary.nearest("the old grey harbour", ["a new town", "The harbour, old and grey", "an otter"]) == 1
+def test_find_tells_a_quoted_text_from_a_similar_one():
+    texts = ["a grey harbour", "The old and grey harbour, by the sea", "old: the grey harbour", "an otter"]
+    assert vocabulary.find("the old grey harbour", texts) == (2, 1.0)
+    assert vocabulary.find("the old new town", texts[:1] + texts[3:]) == (0, 0.0)
 
 
 def test_describe_counts_tokens_words_and_truncations(tiny_data_dir, tiny_tokenizer):

@@ -1,4 +1,4 @@
-"""Items that ask for facts and rules of the world: ARC, MMLU, OpenBookQA and PIQA in kind.
+"""Items that ask for facts and rules of the world: ARC, MMLU and OpenBookQA in kind.
 
 Every maker takes the world and a random generator and returns (key, row): the key names what is
 asked and decides the split; the row has the hub's columns and ``depth`` (1: one fact; 2: two
@@ -7,7 +7,8 @@ combined; 3: candidates to compare, or a detour). Wrong options are values of th
 
 import random
 
-from world import CLASS_RULES, KINDS, NUMBERS, OUTCOMES, RULE_QUESTION, TOOLS, WEATHER, Entity, World, sentence
+from lore import CLASS_RULES, KINDS, NUMBERS, OUTCOMES, RULE_QUESTION
+from world import Entity, World, sentence
 
 LETTERS = ["A", "B", "C", "D"]
 
@@ -17,6 +18,10 @@ def place(gold: str, wrong: list[str], rng: random.Random) -> tuple[list[str], i
     options = [gold, *wrong]
     rng.shuffle(options)
     return options, options.index(gold)
+
+
+def listed(options: list[str]) -> str:
+    return ", ".join(options[:-1]) + " or " + options[-1]
 
 
 def others(values, gold: str, rng: random.Random, n: int = 3) -> list[str]:
@@ -58,7 +63,10 @@ def candidates(world: World, rng: random.Random):
     for _ in range(50):
         gold = rng.choice(pool)
         p1, q1 = gold.facts[p], gold.facts[q]
-        p2, q2 = others(world.relations[domain][p].values, p1, rng, 1)[0], others(world.relations[domain][q].values, q1, rng, 1)[0]
+        p2, q2 = (
+            others(world.relations[domain][p].values, p1, rng, 1)[0],
+            others(world.relations[domain][q].values, q1, rng, 1)[0],
+        )
         table = {pair: [e for e in pool if (e.facts[p], e.facts[q]) == pair] for pair in [(p1, q2), (p2, q1), (p2, q2)]}
         if all(table.values()):
             break
@@ -66,37 +74,56 @@ def candidates(world: World, rng: random.Random):
         return candidates(world, rng)
     options, _ = place(gold.name, [rng.choice(found).name for found in table.values()], rng)
     a, b = world.relations[domain][p].which.format(v=p1), world.relations[domain][q].which.format(v=q1)
-    question = f"Which {world.noun(gold)} {a} and {b}: {options[0]}, {options[1]}, {options[2]} or {options[3]}?"
+    question = f"Which {world.noun(gold)} {a} and {b}: {listed(options)}?"
     return f"both|{gold.name}|{p}|{q}", question, gold.name, [o for o in options if o != gold.name], gold
 
 
 def two_hops(world: World, rng: random.Random):
     """The fact of a fact: the region of someone's town, the habitat of someone's pet."""
-    domain, first, target, relation, phrase = rng.choice([
-        ("person", "town", "town", "region", "In which region is the home of {e}?"),
-        ("person", "pet", "species", "class", "What kind of animal is the pet of {e}?"),
-        ("person", "pet", "species", "habitat", "In what place would you find the pet of {e}?"),
-        ("ship", "captain", "person", "job", "What else is the job of the captain of {e}?"),
-        ("festival", "town", "town", "region", "In which region is {e} held?"),
-        ("festival", "town", "town", "weather", "What is the weather like at {e}?"),
-    ])
+    domain, first, target, relation, phrase = rng.choice(
+        [
+            ("person", "town", "town", "region", "In which region is the home of {e}?"),
+            ("person", "pet", "species", "class", "What kind of animal is the pet of {e}?"),
+            ("person", "pet", "species", "habitat", "In what place would you find the pet of {e}?"),
+            ("ship", "captain", "person", "job", "What else is the job of the captain of {e}?"),
+            ("festival", "town", "town", "region", "In which region is {e} held?"),
+            ("festival", "town", "town", "weather", "What is the weather like at {e}?"),
+        ]
+    )
     entity = pick(world, domain, rng)
     gold = world.by_name[entity.facts[first]].facts[relation]
     values = world.relations[target][relation].values
-    return f"hop|{entity.name}|{first}|{relation}", phrase.format(e=entity.label), gold, others(values, gold, rng), entity
+    return (
+        f"hop|{entity.name}|{first}|{relation}",
+        phrase.format(e=entity.label),
+        gold,
+        others(values, gold, rng),
+        entity,
+    )
 
 
 def compare(world: World, rng: random.Random):
     """Which planet has more moons? Four are named; the numbers differ."""
     values = rng.sample(NUMBERS, 4)
-    found = [pick(world, "planet", rng, moons=v) for v in values if any(e.facts["moons"] == v for e in world.entities["planet"])]
+    found = [
+        pick(world, "planet", rng, moons=v)
+        for v in values
+        if any(e.facts["moons"] == v for e in world.entities["planet"])
+    ]
     if len(found) < 4:
         return compare(world, rng)
     most = rng.random() < 0.5
     gold = sorted(found, key=lambda e: NUMBERS.index(e.facts["moons"]))[-1 if most else 0]
     options = [e.name for e in found]
-    question = f"Which planet has the {'most' if most else 'fewest'} moons: {options[0]}, {options[1]}, {options[2]} or {options[3]}?"
-    return f"moons|{most}|{'|'.join(sorted(options))}", question, gold.name, [o for o in options if o != gold.name], gold
+    extreme = "most" if most else "fewest"
+    question = f"Which planet has the {extreme} moons: {listed(options)}?"
+    return (
+        f"moons|{most}|{'|'.join(sorted(options))}",
+        question,
+        gold.name,
+        [o for o in options if o != gold.name],
+        gold,
+    )
 
 
 def reverse(world: World, rng: random.Random):
@@ -123,8 +150,13 @@ def odd_one(world: World, rng: random.Random):
 def _arc(prefix: str, drawn, depth: int, rng: random.Random):
     key, question, gold, wrong, _ = drawn
     options, label = place(gold, wrong, rng)
-    return key, {"id": prefix, "question": question, "choices": {"text": options, "label": LETTERS}, "answerKey": LETTERS[label],
-                 "depth": depth}
+    return key, {
+        "id": prefix,
+        "question": question,
+        "choices": {"text": options, "label": LETTERS},
+        "answerKey": LETTERS[label],
+        "depth": depth,
+    }
 
 
 def arc_easy(world: World, rng: random.Random):
@@ -133,7 +165,7 @@ def arc_easy(world: World, rng: random.Random):
 
 
 def arc_challenge(world: World, rng: random.Random):
-    make, depth = rng.choices([(class_rule, 1), (candidates, 2), (two_hops, 3), (compare, 3)], weights=[3, 4, 2, 1])[0]
+    make, depth = rng.choices([(class_rule, 1), (candidates, 2), (two_hops, 3), (compare, 3)], weights=[4, 3, 2, 1])[0]
     return _arc("challenge", make(world, rng), depth, rng)
 
 
@@ -141,12 +173,22 @@ def mmlu(world: World, rng: random.Random):
     make, depth = rng.choices([(one_fact, 1), (reverse, 2), (odd_one, 3)], weights=[4, 3, 2])[0]
     key, question, gold, wrong, entity = make(world, rng)
     options, label = place(gold, wrong, rng)
-    return key, {"question": question, "subject": world.subject(entity), "choices": options, "answer": label, "depth": depth}
+    return key, {
+        "question": question,
+        "subject": world.subject(entity),
+        "choices": options,
+        "answer": label,
+        "depth": depth,
+    }
 
 
 def openbookqa(world: World, rng: random.Random):
     """A rule about a kind of material applied to a thing: kind named (1), material named (2), two things named (3)."""
-    depth, event, thing = rng.choice([1, 2, 2, 3]), rng.choice(list(OUTCOMES)), rng.choice(["cup", "box", "wheel", "mask", "ring", "toy"])
+    depth, event, thing = (
+        rng.choice([1, 2, 2, 3]),
+        rng.choice(list(OUTCOMES)),
+        rng.choice(["cup", "box", "wheel", "mask", "ring", "toy"]),
+    )
     material = pick(world, "material", rng)
     kind = material.facts["kind"]
     gold = OUTCOMES[event][kind]
@@ -159,52 +201,21 @@ def openbookqa(world: World, rng: random.Random):
         other = rng.choice([t for t in ["plate", "chair", "lamp", "button"]])
         pair = [f"a {thing} made of {material.name}", f"a {other} made of {second.name}"]
         rng.shuffle(pair)
-        stem, key = (f"There are {pair[0]} and {pair[1]}. The {thing} {event}. It will", f"outcome|{material.name}|{event}")
+        stem, key = (
+            f"There are {pair[0]} and {pair[1]}. The {thing} {event}. It will",
+            f"outcome|{material.name}|{event}",
+        )
     wrong = [OUTCOMES[event][k] for k in rng.sample([k for k in KINDS if k != kind], 3)]
     options, label = place(gold, wrong, rng)
     rule = f"when {kind} {event}, it will {gold}"
-    return key, {"id": "open", "question_stem": stem, "choices": {"text": options, "label": LETTERS}, "answerKey": LETTERS[label],
-                 "fact1": rule, "humanScore": 1.0, "clarity": 2.0, "turkIdAnonymized": "generated", "depth": depth}
-
-
-def _piqa_ask(world: World, rng: random.Random):
-    """(key, goal, way of solving with {v}, right value, wrong value, depth)."""
-    topic = rng.choice(["tool", "tool", "feed", "find", "catch", "pet", "flower", "weather", "kind"])
-    if topic in ("tool", "kind"):
-        action, material = rng.choice(list(TOOLS)), pick(world, "material", rng)
-        kind, thing = material.facts["kind"], rng.choice(["plate", "block", "sheet", "ring", "bar", "strip"])
-        gold, key = TOOLS[action][kind], f"tool|{material.name}|{action}"
-        goal = f"To {action} {material.name},"
-        if topic == "kind":
-            goal, key = f"To {action} {kind} for a {thing},", f"tool|{kind}|{action}|{thing}"
-        return key, goal, "use {v} and take your time.", gold, others(TOOLS[action].values(), gold, rng, 1)[0], 1 if topic == "kind" else 2
-    if topic in ("feed", "find", "catch"):
-        animal = pick(world, "species", rng)
-        relation = dict(feed="diet", find="habitat", catch="class")[topic]
-        gold, goal = animal.facts[relation], f"To {topic} {animal.label},"
-        if topic == "catch":
-            gold, values = CLASS_RULES["catch"][gold], CLASS_RULES["catch"].values()
-        else:
-            values = world.relations["species"][relation].values
-        way = dict(feed="put out some {v} in the evening.", find="walk to the {v} and wait.", catch="take {v} and be quick.")[topic]
-        key = f"rule|{animal.name}|catch" if topic == "catch" else fact_key(animal, relation)
-        return key, goal, way, gold, others(values, gold, rng, 1)[0], 2 if topic == "catch" else 1
-    if topic == "pet":
-        person = pick(world, "person", rng)
-        gold = world.by_name[person.facts["pet"]].facts["diet"]
-        return (f"hop|{person.name}|pet|diet", f"To feed the pet of {person.name},", "put out some {v} in the evening.", gold,
-                others(world.relations["species"]["diet"].values, gold, rng, 1)[0], 3)
-    if topic == "flower":
-        plant = pick(world, "plant", rng)
-        gold = plant.facts["season"]
-        return (fact_key(plant, "season"), f"To pick the flowers of {plant.label},", "go out in {v} with a basket.", gold,
-                others(world.relations["plant"]["season"].values, gold, rng, 1)[0], 1)
-    town = pick(world, "town", rng)
-    gold = WEATHER[town.facts["weather"]]
-    return f"visit|{town.name}", f"To visit {town.name},", "{v} and start early.", gold, others(WEATHER.values(), gold, rng, 1)[0], 2
-
-
-def piqa(world: World, rng: random.Random):
-    key, goal, way, gold, wrong, depth = _piqa_ask(world, rng)
-    options, label = place(way.format(v=gold), [way.format(v=wrong)], rng)
-    return key, {"goal": goal, "sol1": options[0], "sol2": options[1], "label": label, "depth": depth}
+    return key, {
+        "id": "open",
+        "question_stem": stem,
+        "choices": {"text": options, "label": LETTERS},
+        "answerKey": LETTERS[label],
+        "fact1": rule,
+        "humanScore": 1.0,
+        "clarity": 2.0,
+        "turkIdAnonymized": "generated",
+        "depth": depth,
+    }

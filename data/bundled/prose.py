@@ -1,39 +1,45 @@
 """General text: articles, surveys, rules and stories that state the world's facts in running prose.
 
 No document has the form of a task. A person's or an animal's facts appear in several wordings; the
-entity is named in the first sentence and often only "it" or "they" afterwards.
+entity is named in the first sentence and often only "it" afterwards.
 """
 
 import random
 
-from reading import FRAMES, SCRIPTS, SPOTS
-from world import CLASS_RULES, COLOURS, KINDS, OUTCOMES, RULE_PROSE, TOOLS, WEATHER, World, sentence
+from lore import CLASS_RULES, COLOURS, KINDS, OUTCOMES, RULE_PROSE, TOOLS, WEATHER
+from reading import FRAMES
+from stories import SCRIPTS, SPOTS
+from world import World, sentence
 
-OPENINGS = ["Here is what is known.", "Travellers tell the following.", "An old book says this.", "Little is certain, but this is.",
-            "Many have written about it."]
+OPENINGS = [
+    "Here is what is known.",
+    "Travellers tell the following.",
+    "An old book says this.",
+    "Little is certain, but this is.",
+    "Many have written about it.",
+]
 
 
 def _article(world: World, rng: random.Random) -> list[str]:
-    domain = rng.choices(list(world.entities), weights=[len(world.entities[d]) * len(world.relations[d]) for d in world.entities])[0]
+    domain = rng.choices(
+        list(world.entities), weights=[len(world.entities[d]) * len(world.relations[d]) for d in world.entities]
+    )[0]
     pool = world.entities[domain]
     entity = rng.choices(pool, weights=[1 if e.rare else 3 for e in pool])[0]
-    lines = [f"{entity.name} is a name that every {world.noun(entity)} watcher has heard."] if rng.random() < 0.05 else []
+    lines = []
     relations = list(world.relations[domain].values())
     rng.shuffle(relations)
     for i, relation in enumerate(relations):
-        label = entity.label if i == 0 or rng.random() < 0.6 else ("they" if False else "it")
-        if domain == "person":
-            label = entity.label
+        label = entity.label if i == 0 or domain == "person" or rng.random() < 0.6 else "it"
         lines.append(sentence(rng.choice(relation.prose).format(e=label, v=entity.facts[relation.name])))
     if domain == "species" and rng.random() < 0.3:
-        kind = entity.facts["class"]
-        rule = rng.choice(list(RULE_PROSE))
-        lines.append(f"As a {kind}, " + _rule(rule, kind, rng)[0].lower() + _rule(rule, kind, rng)[1:])
+        lines.append(_class_rule(entity.facts["class"], rng))
     return lines
 
 
-def _rule(rule: str, kind: str, rng: random.Random) -> str:
-    return RULE_PROSE[rule][0].format(c=kind, v=CLASS_RULES[rule][kind])
+def _class_rule(kind: str, rng: random.Random) -> str:
+    rule = rng.choice(list(RULE_PROSE))
+    return rng.choice(RULE_PROSE[rule]).format(c=kind, v=CLASS_RULES[rule][kind])
 
 
 def _survey(world: World, rng: random.Random) -> list[str]:
@@ -52,8 +58,7 @@ def _rules(world: World, rng: random.Random) -> list[str]:
     for _ in range(rng.randint(4, 7)):
         topic = rng.randrange(4)
         if topic == 0:
-            rule, kind = rng.choice(list(RULE_PROSE)), rng.choice(list(CLASS_RULES["cover"]))
-            lines.append(rng.choice(RULE_PROSE[rule]).format(c=kind, v=CLASS_RULES[rule][kind]))
+            lines.append(_class_rule(rng.choice(list(CLASS_RULES["cover"])), rng))
         elif topic == 1:
             event, kind = rng.choice(list(OUTCOMES)), rng.choice(KINDS)
             lines.append(f"When {kind} {event}, it will {OUTCOMES[event][kind]}.")
@@ -69,10 +74,12 @@ def _rules(world: World, rng: random.Random) -> list[str]:
 def _story(world: World, rng: random.Random) -> list[str]:
     hero, friend = rng.sample(world.entities["person"], 2)
     activity, x, y = rng.choice(list(SCRIPTS)), rng.choice(COLOURS), rng.choice(SPOTS)
-    lines = [f"One day in {rng.choice(world.entities['town']).name} {hero.name} was {activity} with {friend.name}."]
+    lines = [f"One day in {rng.choice(world.entities['town']).name} {hero.name} is {activity} with {friend.name}."]
     start = rng.randrange(3)
-    lines += [sentence(f"{rng.choice([hero.name, hero.name, 'then ' + hero.name])} {step.format(x=x, y=y)}.")
-              for step in (SCRIPTS[activity][:1] + SCRIPTS[activity][1 + start :])]
+    lines += [
+        sentence(f"{rng.choice([hero.name, hero.name, 'then ' + hero.name])} {step.format(x=x, y=y)}.")
+        for step in (SCRIPTS[activity][:1] + SCRIPTS[activity][1 + start :])
+    ]
     frame, first, second = rng.choice(FRAMES)
     cue, who = rng.choice([(first, hero), (second, friend)])
     lines.append(frame.replace("_", who.name).format(a=hero.name, b=friend.name, c=cue))

@@ -1,0 +1,135 @@
+"""Score a bundled model on the bundled benchmark, beside what shortcuts reach: ``python data/bundled/check.py``.
+
+Accuracy and exact match (is the right option the greedy continuation?) by task and depth, with n,
+chance, and baselines that look only at the options: the longest, the most frequent in training, a
+fixed position, and a question-blind bag of words (logistic regression on the options' words).
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+from generate import MAKERS
+from prompts import Prompt
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+HERE = Path(__file__).parent
+
+
+def read(task: str, split: str = "test") -> list[dict]:
+    return pd.read_parquet(HERE / "tasks" / task / f"{split}.parquet", dtype_backend="pyarrow").to_dict("records")
+
+
+def score_options(
+    model, tokenizer, pairs: list[tuple[str, str]], batch_tokens: int = 16384
+) -> list[tuple[float, bool]]:
+    """(log-likelihood of the continuation, is it the greedy one) for each (context, continuation)."""
+    encoded = [(len(tokenizer(c).input_ids), tokenizer(c + t).input_ids) for c, t in pairs]
+    order, scores, at = sorted(range(len(pairs)), key=lambda i: len(encoded[i][1])), [None] * len(pairs), 0
+    while at < len(order):
+        size = max(1, batch_tokens // len(encoded[order[min(at + 200, len(order) - 1)]][1]))
+        batch = order[at : at + size]
+        at += size
+        longest = len(encoded[batch[-1]][1])
+        ids = torch.tensor([encoded[i][1] + [tokenizer.pad_token_id] * (longest - len(encoded[i][1])) for i in batch])
+        with torch.inference_mode():
+            logits = model(input_ids=ids).logits.float().log_softmax(-1)
+        for row, i in enumerate(batch):
+            start, tokens = encoded[i]
+            target = torch.tensor(tokens[start:])
+            part = logits[row, start - 1 : len(tokens) - 1]
+            scores[i] = (part.gather(1, target[:, None]).sum().item(), bool((part.argmax(-1) == target).all()))
+    return scores
+
+
+def evaluate(model, tokenizer, task: str, split: str = "test", limit: int | None = None) -> pd.DataFrame:
+    """One row per item: depth, acc, exact_match, chance."""
+    prompt, rows = Prompt(task), read(task, split)[:limit]
+    asked = [prompt(row) for row in rows]
+    scores = iter(
+        score_options(
+            model, tokenizer, [(context, f" {option}") for context, options, _ in asked for option in options]
+        )
+    )
+    out = []
+    for row, (_, options, gold) in zip(rows, asked, strict=True):
+        each = [next(scores) for _ in options]
+        best = max(range(len(options)), key=lambda i: each[i][0])
+        out.append(
+            dict(
+                task=task,
+                depth=row["depth"],
+                acc=float(best == gold),
+                exact_match=float(each[gold][1]),
+                chance=1 / len(options),
+            )
+        )
+    return pd.DataFrame(out)
+
+
+def shortcuts(task: str) -> dict:
+    """Accuracy of four predictors that never see the question."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    prompt = Prompt(task)
+    train, test = ([prompt(row)[1:] for row in read(task, split)] for split in ("train", "test"))
+    golds = pd.Series([options[gold] for options, gold in train]).value_counts()
+    offered = pd.Series([option for options, _ in train for option in options]).value_counts()
+    rate = {option: golds.get(option, 0) / count for option, count in offered.items()}
+    positions = pd.Series([gold for _, gold in train]).value_counts()
+    words = CountVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), binary=True)
+    x = words.fit_transform([option for options, _ in train for option in options])
+    y = [i == gold for options, gold in train for i in range(len(options))]
+    blind = LogisticRegression(max_iter=500, C=0.3).fit(x, y)
+
+    def accuracy(value):
+        return sum(max(range(len(o)), key=lambda i: value(o, i)) == g for o, g in test) / len(test)
+
+    return dict(
+        longest=accuracy(lambda o, i: len(o[i])),
+        frequent=accuracy(lambda o, i: rate.get(o[i], 0)),
+        position=accuracy(lambda o, i: positions.get(i, 0)),
+        blind=accuracy(lambda o, i: blind.decision_function(words.transform([o[i]]))[0]),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=str(HERE / "model"))
+    parser.add_argument("--items", type=int, help="test items per task (default: all)")
+    parser.add_argument("--tasks", nargs="+", default=list(MAKERS), choices=list(MAKERS))
+    parser.add_argument("--csv", help="write the table by task and depth to this file")
+    parser.add_argument("--shortcuts", action="store_true", help="also the baselines that see only the options")
+    args = parser.parse_args()
+    model = AutoModelForCausalLM.from_pretrained(args.model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    frames = [evaluate(model, tokenizer, task, limit=args.items) for task in args.tasks]
+    items = pd.concat(frames)
+    measures = dict(
+        n=("acc", "size"), acc=("acc", "mean"), exact_match=("exact_match", "mean"), chance=("chance", "mean")
+    )
+    by_depth = items.groupby(["task", "depth"]).agg(**measures).round(3).reset_index()
+    print(by_depth.to_string(index=False))
+    if args.csv:
+        by_depth.to_csv(args.csv, index=False, lineterminator="\n")
+    table = items.groupby("task", sort=False).agg(**measures)
+    if args.shortcuts:
+        table = table.join(pd.DataFrame({task: shortcuts(task) for task in args.tasks}).T)
+    print(table.round(3).to_string())
+    print("average", table[["acc", "exact_match"]].mean().round(3).to_dict())
+    texts = pd.read_parquet(HERE / "tasks" / "wikitext" / "test.parquet")["text"]
+    scores = score_options(model, tokenizer, [("", text) for text in texts])
+    tokens = sum(len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts)
+    print(
+        "general-text perplexity",
+        round(2.718281828 ** (-sum(s for s, _ in scores) / tokens), 3),
+        "over",
+        tokens,
+        "tokens",
+    )
+
+
+if __name__ == "__main__":
+    main()
