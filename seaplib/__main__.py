@@ -1,4 +1,4 @@
-"""``python -m seaplib reproduce | status | list``: papermill_runs.yaml from the command line.
+"""``python -m seaplib reproduce | status | list | readme``: papermill_runs.yaml from the command line.
 
 Exit status: 0 everything is up to date, 1 a notebook failed, 2 the request cannot be carried out,
 130 interrupted.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from . import profiles, runs
+from . import profiles, readme, runs
 from .manifest import Ledger
 from .profiles import PlanError
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--profile", metavar="P")
     status.set_defaults(command=_status, only=None, force=False)
     commands.add_parser("list", help="show profiles and notebooks").set_defaults(command=_list)
+    commands.add_parser("readme", help="copy the exported tables into the README").set_defaults(command=_readme)
     return parser
 
 
@@ -97,6 +98,11 @@ def _list(_) -> int:
                  ["profile", "notebooks", "jobs", "description"]))  # fmt: skip
     titles = {notebook.name: notebook.title for plan in plans.values() for notebook in plan.notebooks}
     print("\n" + _table([[name, titles[name]] for name in sorted(titles)], ["notebook", "title"]))
+    return 0
+
+
+def _readme(_) -> int:
+    print("README.md: tables refreshed" if readme.refresh() else "README.md: already up to date")
     return 0
 
 

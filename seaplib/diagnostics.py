@@ -44,7 +44,7 @@ def accuracy_drops(results: pd.DataFrame, drop: float) -> pd.DataFrame:
     """Fires where the average over tasks lies more than ``drop`` points below the dense model's.
 
     ``results`` is notebook 06's table. Where a row without protected layers stands beside, the
-    advice says what their protection was worth.
+    advice says what protecting the last layers did.
     """
     averages, dense = _averages(plain(results)), _averages(results[results["requested_sparsity"] == 0])
     bare = results[results["allocation"].astype(str).str.endswith("protect 0+0")]
@@ -53,7 +53,9 @@ def accuracy_drops(results: pd.DataFrame, drop: float) -> pd.DataFrame:
     for key, value in averages.items():
         measured, advice = 100 * (dense.iloc[0] - value), "protect more layers, or cut less"
         if key in bare:
-            advice += f"; protecting the last layers, as here, was worth {100 * (value - bare[key]):+.1f} points"
+            gain = 100 * (value - bare[key])
+            advice = advice if gain > 0 else "protect other layers than the last, or cut less"
+            advice += f" (their protection, as here, changed the average by {gain:+.1f} points)"
         rows.append(("accuracy drop", *key, measured, drop, "points", measured > drop, advice, "table1_zero_shot"))
     return _frame(rows)
 

@@ -28,7 +28,7 @@ def confusion(matrices: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     One matrix, or a mapping title → matrix, which are drawn side by side.
     """
     matrices = {"": matrices} if isinstance(matrices, pd.DataFrame) else matrices
-    size = (SINGLE, 0.95 * SINGLE) if len(matrices) == 1 else (DOUBLE, 0.55 * DOUBLE)
+    size = (SINGLE, 0.95 * SINGLE) if len(matrices) == 1 else (DOUBLE, 0.6 * DOUBLE)
     fig, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False)
     look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"fontsize": 6.5}}
     for ax, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
@@ -245,7 +245,7 @@ def scorecard(frame: pd.DataFrame) -> Figure:
     centred = rows[["measured", "low", "high"]].sub(null, axis=0)
     scale = centred.abs().max(axis=1).replace(0, 1)
     centred = centred.div(scale, axis=0)
-    fig, ax = plt.subplots(figsize=(DOUBLE, 0.25 * len(rows) + 0.7))
+    fig, ax = plt.subplots(figsize=(DOUBLE, 0.2 * len(rows) + 0.6))
     ax.axvline(0, color="0.4", linewidth=0.8)
     for place, row in rows.iterrows():
         colour, marker = VERDICTS.get(row["verdict"], ("0.5", "D"))
@@ -253,9 +253,10 @@ def scorecard(frame: pd.DataFrame) -> Figure:
         ax.plot(centred["measured"][place], place, marker=marker, color=colour)
         unit = f" {row['unit']}" if "unit" in rows and isinstance(row["unit"], str) else ""
         text = f"{row['measured']:.3g} [{row['low']:.3g}, {row['high']:.3g}]{unit}" if row.notna()["measured"] else "–"
-        ax.annotate(text, (1.04, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=6.5)
-    ax.set_yticks(range(len(rows)), [textwrap.fill(claim, 56) for claim in rows["claim"]], fontsize=6.5)
+        ax.annotate(text, (1.04, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=5.8)
+    ax.set_yticks(range(len(rows)), [textwrap.fill(claim, 62) for claim in rows["claim"]], fontsize=5.8, linespacing=0.95)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-1.1, 1.1), xticks=[0], xticklabels=["no effect"])
+    ax.tick_params(axis="y", length=0)
     shown = [verdict for verdict in VERDICTS if verdict in set(rows["verdict"])]
     handles = [ax.plot([], [], color=VERDICTS[v][0], marker=VERDICTS[v][1], label=v)[0] for v in shown]
     fig.legend(handles=handles, loc="outside upper left", ncols=3)

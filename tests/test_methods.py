@@ -125,6 +125,21 @@ def test_unprotected_rows_cut_the_last_layers(collect):
     assert bool(usual.mask.channels[-2:].all()) and not bool(unprotected.mask.channels[-1].all())
 
 
+def test_a_methods_budget_and_unit_are_its_masks(collect, tiny_model, tiny_tokenizer):
+    stats = collect()
+    for method in methods.FLOOR:
+        one = make(stats, method)[0]
+        source = methods.scores(method, stats, "wikitext2", "arc_challenge")
+        expected = masks.select(source, Allocation("logistic", 0.3, protect_last=2), "floor")
+        assert one.mask.fingerprint == expected.fingerprint
+        assert one.label["budget"] == one.mask.provenance["budget"] == "floor"
+    corpus = corpora.Corpus("wikitext2", TEXTS["wikitext2"], ("0", "1", "2"), {})
+    grouped = activations.collect(tiny_model("gqa"), tiny_tokenizer, corpus, progress=False)
+    chosen = Method("m", "s_F", "general", "uniform", kv_unit="query")
+    (one,) = variants([chosen], {"wikitext2": grouped}, [0.3], [], "wikitext2")
+    assert bool(one.mask.kv_heads.all()) and not bool(one.mask.heads.all())
+
+
 def test_random_follows_the_seed(collect):
     stats = collect()
     a, b, again = (make(stats, methods.RANDOM, seed=seed)[0] for seed in (0, 1, 0))

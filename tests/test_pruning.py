@@ -37,6 +37,15 @@ def random_means(model, seed=1) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
+def draw_biases(model) -> None:
+    """Biases start as zeros, which would hide whatever happens to them."""
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(generator=generator)
+
+
+@torch.no_grad()
 def logits(model, ids):
     return model(ids).logits
 
@@ -87,10 +96,7 @@ def test_removal_equals_zeroing(tiny_model, ids, kind, kv_unit, compensate):
 @pytest.mark.parametrize(("kind", "kv_unit"), KINDS)
 def test_projections_with_biases(tiny_model, ids, kind, kv_unit):
     model = tiny_model(kind, attention_bias=True, mlp_bias=True)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_()
+    draw_biases(model)
     mask = random_mask(model, kv_unit)
     for means in (None, random_means(model)):
         assert_same_function(
@@ -114,8 +120,9 @@ def test_padding_and_positions(tiny_model, ids):
 
 @pytest.mark.parametrize("kind", ["mha", "gqa"])
 def test_zeroing_equals_the_slow_one(tiny_model, kind):
-    """Rows of q, k, v, gate, up and columns of o, down, each weight looked at by itself."""
-    model = tiny_model(kind)
+    """Rows of q, k, v, gate, up with their biases, and columns of o, down; each weight looked at by itself."""
+    model = tiny_model(kind, attention_bias=True, mlp_bias=True)
+    draw_biases(model)
     g = models.geometry(model)
     mask = random_mask(model)
     pruned = prune(model, mask, "zero")
@@ -133,10 +140,13 @@ def test_zeroing_equals_the_slow_one(tiny_model, kind):
             "down": lambda _, column, channels=channels: not channels[column],
         }
         for role, rule in gone.items():
-            before, after = (
-                models.linear(models.decoder_layers(m)[index], role).weight.detach() for m in (model, pruned)
-            )
-            assert after.tolist() == reference.zeroed(before.tolist(), rule), role
+            before, after = (models.linear(models.decoder_layers(m)[index], role) for m in (model, pruned))
+            assert after.weight.tolist() == reference.zeroed(before.weight.tolist(), rule), role
+            if role not in ("o", "down"):
+                biases = reference.zeroed([[b] for b in before.bias.tolist()], rule)
+                assert [[b] for b in after.bias.tolist()] == biases, role
+            else:
+                assert torch.equal(after.bias, before.bias), "an output's bias is nobody's unit"
 
 
 def test_removed_shapes_are_the_masks(tiny_model):
@@ -178,20 +188,24 @@ def test_everything_emptied(tiny_model, ids):
     assert_same_function(removed, prune(model, mask, "zero"), ids)
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("mode", ["zero", "remove"])
 @pytest.mark.parametrize(("kind", "kv_unit"), KINDS)
-def test_compensation_adds_the_removed_mean_to_the_output(tiny_model, kind, kv_unit, mode):
-    """W·(h with the removed units at their mean) = W_kept·h_kept + bias, for o and for down."""
-    model = tiny_model(kind)
+def test_compensation_adds_the_removed_mean_to_the_output(tiny_model, kind, kv_unit, mode, bias):
+    """W·(h with the removed units at their mean) + b = W_kept·h_kept + new bias, for o and for down."""
+    model = tiny_model(kind, attention_bias=bias, mlp_bias=bias)
+    draw_biases(model)
     mask, means = random_mask(model, kv_unit), random_means(model)
     pruned = prune(model, mask, mode, means)
     for index in range(2):
         kept = {"o": mask.heads[index].repeat_interleave(8), "down": mask.channels[index]}
         for module, role in activations.UNITS.items():
-            dense = models.linear(models.decoder_layers(model)[index], role).weight.detach().double()
+            projection = models.linear(models.decoder_layers(model)[index], role)
+            dense = projection.weight.detach().double()
             small = models.linear(models.decoder_layers(pruned)[index], role)
             h = torch.randn(dense.shape[1], dtype=torch.float64)
             expected = dense @ torch.where(kept[role], h, means[module][index])
+            expected += projection.bias.detach() if bias else 0
             got = (
                 small.weight.detach().double() @ (h[kept[role]] if mode == "remove" else h)
                 + small.bias.detach().double()

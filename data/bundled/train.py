@@ -93,7 +93,7 @@ def train(args) -> None:
     steps = args.tokens // STEP_TOKENS
     optims = optimizers(model, args.matrix_lr, args.other_lr)
     base = [g["lr"] for o in optims for g in o.param_groups]
-    start, log, spent = 0, [], 0.0
+    start, log, spent, running = 0, [], 0.0, None
     checkpoint = work / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -101,7 +101,7 @@ def train(args) -> None:
             model.load_state_dict(state["model"])
             for optimizer, saved in zip(optims, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
-            start, log, spent = state["step"], state["log"], state["seconds"]
+            start, log, spent, running = (state[k] for k in ("step", "log", "seconds", "running"))
             print(f"resuming at step {start} of {steps}")
 
     def loss_of(ids, weights, mask):
@@ -112,7 +112,6 @@ def train(args) -> None:
     compiled = torch.compile(loss_of) if args.compile and shutil.which("g++") else loss_of
     began, saved_at = time.monotonic() - spent, time.monotonic()
     bar = tqdm(range(start, steps), initial=start, total=steps, unit="step", mininterval=5)
-    running = None
     for step in bar:
         if step % CHUNK_STEPS == 0 or step == start:
             chunk = stream.chunk(step // CHUNK_STEPS, CHUNK_STEPS * STEP_TOKENS)
@@ -137,12 +136,12 @@ def train(args) -> None:
             bar.set_postfix(loss=f"{running:.3f}", tokens_per_s=round(speed))
         if time.monotonic() - saved_at > 60:
             saved_at = time.monotonic()
-            save_checkpoint(checkpoint, model, optims, step + 1, args, log, time.monotonic() - began)
+            save_checkpoint(checkpoint, model, optims, step + 1, args, log, time.monotonic() - began, running)
     finish(model, tokenizer, log, Path(args.output))
     checkpoint.unlink(missing_ok=True)
 
 
-def save_checkpoint(path: Path, model, optims, step, args, log, seconds) -> None:
+def save_checkpoint(path: Path, model, optims, step, args, log, seconds, running) -> None:
     state = dict(
         model=model.state_dict(),
         optimizers=[o.state_dict() for o in optims],
@@ -151,6 +150,7 @@ def save_checkpoint(path: Path, model, optims, step, args, log, seconds) -> None
         seed=args.seed,
         log=log,
         seconds=seconds,
+        running=running,
     )
     torch.save(state, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)
@@ -177,7 +177,7 @@ def finish(model, tokenizer, log, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=9_000_000, help="training tokens (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=5_500_000, help="training tokens (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocabulary", type=int, default=2048, help="tokenizer size (default %(default)s)")
     parser.add_argument("--matrix-lr", type=float, default=0.02, help="Muon's learning rate (default %(default)s)")

@@ -1,0 +1,59 @@
+"""The README's promises: its program runs as printed, its numbers are the exported tables'."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import seaplib
+from seaplib import models, readme
+
+pytestmark = pytest.mark.unit
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def program() -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (block,) = [block for block in blocks if "seaplib.load(" in block]
+    return block
+
+
+def test_the_shortest_useful_program(tmp_path, monkeypatch, tiny_model, tiny_tokenizer, tiny_data_dir):
+    """As printed, on a local model and a two-column parquet file."""
+    from transformers import AutoModelForCausalLM
+
+    dense = tiny_model("gqa", num_hidden_layers=6)
+    seaplib.save_pretrained(dense, tiny_tokenizer, tmp_path / "path-or-hub-id")
+    rows = {"question": ["Where does the otter live?", "What boils water?"], "answer": ["in the river", "a kettle"]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "mine.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEAP_DATA_DIR", str(tiny_data_dir))
+    names = {}
+    exec(compile(program(), "README.md", "exec"), names)
+
+    assert abs(names["mask"].achieved - 0.5) < 0.005
+    counted = 1 - models.projection_parameters(names["pruned"]) / models.projection_parameters(names["model"])
+    assert counted == pytest.approx(names["mask"].achieved)
+    results = names["results"]
+    assert set(results["task"]) == {"piqa"} and {"acc", "acc_norm", "exact_match"} <= set(results["metric"])
+    assert results["value"].between(0, 1).all() and (results["n"] > 0).all()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned-model")
+    saved, loaded = names["pruned"].state_dict(), again.state_dict()
+    assert saved.keys() == loaded.keys() and all(torch.equal(saved[name], loaded[name]) for name in saved)
+
+
+def test_marked_blocks_are_the_exported_tables():
+    text = README.read_text("utf-8")
+    assert readme.BLOCK.search(text), "the README shows no exported table"
+    assert readme.refreshed(text) == text, "run: python -m seaplib readme"
+
+
+def test_a_stale_block_is_noticed(tmp_path):
+    (tmp_path / "table.md").write_text("| new |\n")
+    stale = "before\n<!-- from table.md -->\n| old |\n<!-- end -->\nafter"
+    assert readme.refreshed(stale, tmp_path) == stale.replace("old", "new")
+    with pytest.raises(FileNotFoundError):
+        readme.refreshed(stale.replace("table.md", "other.md"), tmp_path)
