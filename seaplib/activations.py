@@ -111,20 +111,18 @@ class Recorder:
             samples = ((x * weight).sum(1) / weight.sum(1))[keep.any(1)]
         else:
             samples = x[keep] if not bool(keep.all()) else x.flatten(0, 1)
-        moments = Moments.of(samples)
-        moments = Moments(moments.count, moments.mean.cpu(), moments.m2.cpu())
-        self.moments[role][layer] = self.moments[role][layer].merge(moments)
+        self.moments[role][layer] = self.moments[role][layer].merge(Moments.of(samples))
 
     def stacked(self, role: str) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
         """count, mean, var, second moment of a role, the last three [layers, dim] in float64."""
         rows = self.moments[role]
         if rows[0].count == 0:
             raise ValueError("no activations were captured: run the model inside the context")
-        mean = torch.stack([row.mean.double() for row in rows])
+        mean = torch.stack([row.mean.double().cpu() for row in rows])
         if self.estimator != "exact":
             var = torch.stack([torch.as_tensor(row.var).double().expand(mean.shape[1]) for row in rows])
             return rows[0].count, mean, var, torch.stack([row.second_moment.double() for row in rows])
-        var = torch.stack([row.m2 / row.count for row in rows])
+        var = torch.stack([(row.m2 / row.count).cpu() for row in rows])
         return rows[0].count, mean, var, var + mean.square()
 
 

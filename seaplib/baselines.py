@@ -16,7 +16,7 @@ from . import models
 from .activations import ActivationStats, capture, encode
 from .masks import PruningMask, attention_unit_parameters, rank_all, select, standardise
 from .pruning import resized
-from .scores import Scores, aggregate
+from .scores import Scores, aggregate, weights
 from .sparsity import authors_logistic, uniform
 
 
@@ -112,7 +112,7 @@ def authors_code(
 ) -> dict[str, PruningMask]:
     """Preset ``authors_code``: task → its expert mask, and ``"general"`` → the aggregated one."""
     each = {task: authors_score(one, metric) for task, one in stats.items()}
-    each["general"] = aggregate(dict(each), {task: 3.0 if task == general else 2.0 for task in stats})
+    each["general"] = aggregate(dict(each), weights(stats, general))
     return {name: authors_mask(one, sparsity, allocation) for name, one in each.items()}
 
 

@@ -4,8 +4,9 @@ A model whose projections changed shape, or gained a bias, is saved with its own
 config records every projection's shape. After ``import seaplib``,
 ``AutoModelForCausalLM.from_pretrained(path)`` loads it bit for bit: the registered subclass gives
 the projections their recorded shapes in ``__init__``, the stock loader does the rest. Without
-seaplib the unknown ``model_type`` is an error whose text says what to import; wrong weights are
-never loaded.
+seaplib, loading fails with an error that says what to import, also where the architecture's own
+class is named (it would fill missing projections at random): the stored activation function is one
+that only :class:`PrunedLlamaConfig` resolves. Wrong weights are never loaded.
 """
 
 import json
@@ -18,6 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from . import models
 from .pruning import EmptyAttention, EmptyMLP
 
+#: stands for the activation function in a pruned checkpoint's config
+LOCK = "a pruned checkpoint: import seaplib, then use AutoModelForCausalLM"
+
 (PRUNED_LLAMA,) = (kind for kind, original in models.PRUNED_TYPES.items() if original == "llama")
 
 
@@ -25,10 +29,17 @@ class PrunedLlamaConfig(LlamaConfig):
     """A Llama configuration with ``projections``: one entry a layer, role → [out, in, has bias].
 
     A layer without attention or MLP has ``{"bias": bool}`` under ``empty_attention``/``empty_mlp``.
+    ``activation`` is the MLP's activation function; on disk ``hidden_act`` holds :data:`LOCK`.
     """
 
     model_type = PRUNED_LLAMA
     projections: list | None = None
+    activation: str | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.hidden_act == LOCK:
+            self.hidden_act = self.activation
+        super().__post_init__(**kwargs)
 
 
 class PrunedLlamaForCausalLM(LlamaForCausalLM):
@@ -87,23 +98,10 @@ def save_pretrained(model, tokenizer, path: str | Path) -> Path:
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    recorded = projections(model)
-    original = [{role: shape for role, shape in entry.items()} for entry in projections(_skeleton(model))]
-    if recorded == original:
-        model.save_pretrained(path)
-    else:
-        config = PrunedLlamaConfig(
-            **{k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures")}
-        )
-        config.projections = recorded
-        config.architectures = [PrunedLlamaForCausalLM.__name__]
-        kept = model.config
-        try:  # the stock writer takes the config from the model
-            model.config = config
-            model.save_pretrained(path)
-        finally:
-            model.config = kept
-        _stamp(path, config)
+    pruned = isinstance(model.config, PrunedLlamaConfig) or projections(model) != projections(_skeleton(model))
+    model.save_pretrained(path)
+    if pruned:
+        _stamp(path, model)
     tokenizer.save_pretrained(path)
     mask = getattr(model, "seap_mask", None)
     if mask is not None:
@@ -117,12 +115,14 @@ def _skeleton(model):
         return type(model)(model.config)
 
 
-def _stamp(path: Path, config) -> None:
-    """Make sure the written config names our type and class, whatever class the model object has."""
+def _stamp(path: Path, model) -> None:
+    """Give the written config our type and class, the projections' shapes, and the lock."""
     written = json.loads((path / "config.json").read_text())
     written |= {
         "model_type": PRUNED_LLAMA,
         "architectures": [PrunedLlamaForCausalLM.__name__],
-        "projections": config.projections,
+        "projections": projections(model),
+        "activation": model.config.hidden_act,
+        "hidden_act": LOCK,
     }
     (path / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")

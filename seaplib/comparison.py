@@ -74,13 +74,13 @@ def contrasts(
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
 
-    Columns: requested_sparsity, a, b (names), metric, task ("all", or one), those of ``compare`` (a
+    Columns: requested_sparsity, pair (its place), a, b (names), metric, task ("all", or one), those of ``compare`` (a
     single task is compared at the first seed both have, where McNemar's test is exact), p_holm (p
     over all rows of all tasks, p_mcnemar over all rows of single tasks), verdict of "a is better".
     """
     rows, sides = [], [{"side": "a"}, {"side": "b"}]
     for sparsity, part in items[items["requested_sparsity"] > 0].groupby("requested_sparsity"):
-        for pair in pairs:
+        for place, pair in enumerate(pairs):
             wanted = [{k: v for k, v in side.label(0).items() if k != "calibration_seed"} for side in pair]
             found = [part[(part[list(w)] == pd.Series(w)).all(axis=1)] for w in wanted]
             both = pd.concat([one.assign(**side) for one, side in zip(found, sides, strict=True)])
@@ -88,7 +88,7 @@ def contrasts(
             differ = [k for k in wanted[0] if k in ("method", "score") or wanted[0][k] != wanted[1][k]]
             a, b = (", ".join(dict.fromkeys(w[k] for k in differ if k != "calibration")) for w in wanted)
             for metric in metrics:
-                head = {"requested_sparsity": sparsity, "a": a, "b": b, "metric": metric}
+                head = {"requested_sparsity": sparsity, "pair": place, "a": a, "b": b, "metric": metric}
                 rows.append(head | {"task": "all"} | compare(both, *sides, metric, **options))
                 for task, cell in both[both["calibration_seed"] == seed].groupby("task", sort=False):
                     if metric == "primary" or metric in set(cell["metric"]):

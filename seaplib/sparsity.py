@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .settings import Pruning
 
 
 class UnreachableSparsity(ValueError):
@@ -121,13 +120,6 @@ def adaptive(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> 
 def authors_logistic(sparsity: float, x0: float = 0.3, k: float = 0.8, protect: int = 2) -> Allocation:
     """The published code's allocation: first and last layers protected, mean over the others only."""
     return Allocation("logistic", sparsity, x0, k, protect, protect, over="unprotected")
-
-
-def from_settings(pruning: Pruning) -> Allocation:
-    """The allocation that a :class:`~seaplib.settings.Pruning` describes."""
-    return Allocation(
-        pruning.allocation, pruning.sparsity, pruning.x0, pruning.k, pruning.protect_first, pruning.protect_last
-    )
 
 
 def check_reachable(

@@ -141,6 +141,20 @@ def test_without_seaplib_loading_fails_and_says_what_to_import(saved, cases):
             assert "import_seaplib_to_load" in found[name][2]
 
 
+def test_the_architectures_own_class_refuses_it_too(saved):
+    """Naming the class skips the unknown model_type; stock Llama would invent the missing projections."""
+    from transformers import LlamaForCausalLM
+
+    refused = set()
+    for directory in saved.iterdir():
+        kind = json.loads((directory / "config.json").read_text())["model_type"]
+        if kind == checkpoints.PRUNED_LLAMA:
+            with pytest.raises(Exception, match="import seaplib"):
+                LlamaForCausalLM.from_pretrained(directory)
+            refused.add(directory.name)
+    assert {"gqa", "compensated", "zero_compensated", "emptied"} <= refused
+
+
 def test_what_is_written_says_what_it_is(cases, tiny_tokenizer, tmp_path):
     model = cases["compensated"]
     path = checkpoints.save_pretrained(model, tiny_tokenizer, tmp_path / "pruned")

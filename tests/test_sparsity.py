@@ -128,12 +128,6 @@ def test_the_published_code_removes_less_than_asked():
         )
 
 
-def test_settings_become_an_allocation():
-    chosen = sparsity.from_settings(Pruning(sparsity=0.4, allocation="uniform", protect_last=1))
-    assert (chosen.kind, chosen.sparsity, chosen.protect_last) == ("uniform", 0.4, 1)
-    assert sparsity.from_settings(Pruning()) == sparsity.logistic(0.5)
-
-
 def test_check_reachable_without_a_model():
     sparsity.check_reachable(0.5, layers=6, attention_units=4, channels=256, attention_share=1 / 3, protect_last=2)
     with pytest.raises(sparsity.UnreachableSparsity, match="largest possible is 0.6"):
