@@ -28,7 +28,7 @@ def confusion(matrices: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     One matrix, or a mapping title → matrix, which are drawn side by side.
     """
     matrices = {"": matrices} if isinstance(matrices, pd.DataFrame) else matrices
-    size = (SINGLE, 0.95 * SINGLE) if len(matrices) == 1 else (DOUBLE, 0.6 * DOUBLE)
+    size = (SINGLE, 0.95 * SINGLE) if len(matrices) == 1 else (DOUBLE, 0.58 * DOUBLE)
     fig, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False)
     look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"fontsize": 6.5}}
     for ax, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):

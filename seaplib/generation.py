@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
@@ -26,6 +27,7 @@ from . import models, store
 from .evaluation import DENSE, name_of
 
 N = 4  # of the n-grams that count as repetition
+MEASURES = ("repetition", "perplexity", "agreement", "known_words", "known_sentences")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 SENTENCE = re.compile(r"[^.!?\n]*[^.!?\s][.!?]")
 
@@ -89,6 +91,19 @@ def generate(
             }
             rows.append(label | {"prompt": prompt, "continuation": text} | measures)
     return pd.DataFrame(rows).astype({"calibration_seed": "Int64"})
+
+
+def summary(texts: pd.DataFrame) -> pd.DataFrame:
+    """Means of the measures over prompts: one row per variant.
+
+    Takes ``generate``'s frame. Perplexity is averaged as log p is, so geometrically; ``<measure>_stderr``
+    is the standard error of a mean (of the logarithm for perplexity).
+    """
+    keys = [column for column in ("method", "label", "score", "requested_sparsity") if column in texts]
+    groups = texts.assign(perplexity=np.log(texts["perplexity"])).groupby(keys, sort=False)
+    means, errors = groups[list(MEASURES)].mean(), groups[list(MEASURES)].sem()
+    means["perplexity"] = np.exp(means["perplexity"])
+    return means.join(errors.add_suffix("_stderr")).assign(n=groups.size()).reset_index()
 
 
 def words(text: str) -> list[str]:

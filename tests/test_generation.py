@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -83,3 +84,13 @@ def test_empty_prompts_are_refused(tiny_model, tiny_tokenizer):
     for prompts in ([], ["  "]):
         with pytest.raises(ValueError, match="prompt"):
             generation.generate(tiny_model(), tiny_tokenizer, prompts)
+
+
+def test_summary_by_hand():
+    texts = pd.DataFrame(
+        {"method": ["dense"] * 2, "score": "none", "requested_sparsity": 0.0}
+        | {m: [1.0, 4.0] for m in generation.MEASURES}
+    )
+    row = generation.summary(texts).iloc[0]
+    assert row["n"] == 2 and row["repetition"] == 2.5 and row["perplexity"] == pytest.approx(2.0)
+    assert row["repetition_stderr"] == pytest.approx(1.5) and row["perplexity_stderr"] == pytest.approx(math.log(2))
