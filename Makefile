@@ -7,11 +7,12 @@ TEST_JOBS ?= 2
 
 RUN := $(VENV)/bin/python
 
-.PHONY: help reproduce test lab check
+.PHONY: help reproduce test browser lab check
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
 	@echo "make test                          the tests"
+	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
 	@echo "make lab                           JupyterLab on the notebooks"
 	@echo "make check                         style, pins, links, notebooks without outputs"
 	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
@@ -21,7 +22,11 @@ reproduce: $(VENV)/installed
 
 # One thread a process: the tests share the cores.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q -n $(TEST_JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q -n $(TEST_JOBS) --dist loadfile -m "not browser"
+
+browser: $(VENV)/installed
+	$(RUN) -m pip install --quiet --editable ".[test,browser]"
+	$(RUN) -m pytest -q -m browser
 
 lab: $(VENV)/installed
 	$(RUN) -m jupyterlab notebooks

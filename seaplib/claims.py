@@ -76,4 +76,5 @@ def gather(profile: str) -> pd.DataFrame:
     rows["p_holm"] = np.nan
     if tested.any():
         rows.loc[tested, "p_holm"] = comparison.holm(rows.loc[tested, "p_value"].to_numpy())
-    return rows.sort_values("claim_id", ignore_index=True)
+    in_order = rows["claim_id"].map(lambda name: tuple(map(int, name.split("."))))  # 07.2 before 07.10
+    return rows.iloc[in_order.argsort(kind="stable")].reset_index(drop=True)

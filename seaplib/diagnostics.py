@@ -48,12 +48,12 @@ def accuracy_drops(results: pd.DataFrame, drop: float) -> pd.DataFrame:
     """
     averages, dense = _averages(plain(results)), _averages(results[results["requested_sparsity"] == 0])
     bare = results[results["allocation"].astype(str).str.endswith("protect 0+0")]
-    bare = _averages(bare) if len(bare) else {}
+    same_seeds = plain(results[results["calibration_seed"].isin(bare["calibration_seed"])])
+    gains = 100 * (_averages(same_seeds) - _averages(bare)) if len(bare) else {}
     rows = []
     for key, value in averages.items():
         measured, advice = 100 * (dense.iloc[0] - value), "protect more layers, or cut less"
-        if key in bare:
-            gain = 100 * (value - bare[key])
+        if (gain := gains.get(key, np.nan)) == gain:
             advice = advice if gain > 0 else "protect other layers than the last, or cut less"
             advice += f" (their protection, as here, changed the average by {gain:+.1f} points)"
         rows.append(("accuracy drop", *key, measured, drop, "points", measured > drop, advice, "table1_zero_shot"))

@@ -115,7 +115,8 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
                 ax.axvline(dense[task], color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
             if task in guessed:
                 ax.axvline(guessed[task], color="0.4", linestyle=":", linewidth=0.8, zorder=0)
-            ax.xaxis.set_major_formatter(lambda value, _: f"{100 * max(value, 0):.0f}")
+            ax.set_xlim(right=max(ax.get_xlim()[1], ax.get_xlim()[0] + 0.1))  # all zero is a result too
+            ax.xaxis.set_major_formatter(lambda value, _: f"{round(100 * value)}")
         row[0].set_ylabel(f"{labels.sparsity(sparsity)} sparsity")
     for ax, task in zip(axes[0], tasks, strict=True):
         if task != tables.AVERAGE:
@@ -169,7 +170,8 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
     allocations = list(dict.fromkeys(means["allocation"]))
     order, looks = labels.variant_order(means), variant_styles(allocations)
     pairs = set(zip(means["label"], means["allocation"], strict=True))
-    lines = [(label, name) for label in order for name in [*allocations, None] if name is None or (label, name) in pairs]
+    slots = [(label, name) for label in order for name in [*allocations, None]]
+    lines = [slot for slot in slots if slot in pairs or slot[1] is None]
     place = {line: y for y, line in enumerate(lines)}  # a line each, and a free one behind every method
     middle = [np.mean([y for (label, name), y in place.items() if label == wanted and name]) for wanted in order]
     sparsities = sorted(means["requested_sparsity"].unique())
@@ -203,7 +205,7 @@ def inference_speed(frame: pd.DataFrame) -> Figure:
     frame = frame if "model" in frame else frame.assign(model="")
     subjects, names = list(dict.fromkeys(frame["model"])), list(dict.fromkeys(frame["name"]))
     measures, looks = list(dict.fromkeys(frame["measure"])), variant_styles(names)
-    size = (DOUBLE, len(subjects) * (0.19 * len(names) + 0.45) + 0.15)
+    size = (DOUBLE, len(subjects) * max(0.19 * len(names) + 0.45, 1.2) + 0.15)
     fig, panels = plt.subplots(len(subjects), len(measures) + 1, figsize=size, squeeze=False, sharey=True)
     for subject, axes in zip(subjects, panels, strict=True):
         part = frame[frame["model"] == subject]
@@ -228,7 +230,7 @@ def inference_speed(frame: pd.DataFrame) -> Figure:
             ax.tick_params(axis="y", length=0)
         axes[0].set_yticks(range(len(names)), names, fontsize=6.5)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        axes[0].set_ylabel(subject, fontsize=7)
+        axes[0].set_ylabel(subject.replace(" (", "\n("), fontsize=7)
     return fig
 
 
@@ -254,7 +256,8 @@ def scorecard(frame: pd.DataFrame) -> Figure:
         unit = f" {row['unit']}" if "unit" in rows and isinstance(row["unit"], str) else ""
         text = f"{row['measured']:.3g} [{row['low']:.3g}, {row['high']:.3g}]{unit}" if row.notna()["measured"] else "–"
         ax.annotate(text, (1.04, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=5.8)
-    ax.set_yticks(range(len(rows)), [textwrap.fill(claim, 62) for claim in rows["claim"]], fontsize=5.8, linespacing=0.95)
+    texts = [textwrap.fill(claim, 72) for claim in rows["claim"]]
+    ax.set_yticks(range(len(rows)), texts, fontsize=5.8, linespacing=0.95)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-1.1, 1.1), xticks=[0], xticklabels=["no effect"])
     ax.tick_params(axis="y", length=0)
     shown = [verdict for verdict in VERDICTS if verdict in set(rows["verdict"])]

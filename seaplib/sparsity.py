@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 
-
 class UnreachableSparsity(ValueError):
     """The global target lies beyond what the unprotected layers can give."""
 

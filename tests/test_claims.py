@@ -146,7 +146,8 @@ def results() -> pd.DataFrame:
     rows += [("FLAP", "s_F", "logistic, protect 0+0", 0.5, 0.6), ("FLAP+bias", "s_F", "logistic", 0.5, 0.2)]
     columns = ["method", "score", "allocation", "requested_sparsity", "value"]
     frame = pd.concat([pd.DataFrame(rows, columns=columns).assign(task=task) for task in ("piqa", "boolq")])
-    return frame.assign(model="m", budget="parameters", stderr=0.01, primary=True)
+    seeds = frame["method"].where(frame["method"] == "dense", 0).replace("dense", pd.NA)
+    return frame.assign(model="m", budget="parameters", stderr=0.01, primary=True, calibration_seed=seeds)
 
 
 def test_a_large_drop_fires_and_says_what_protection_did():
@@ -161,6 +162,15 @@ def test_protection_that_did_harm_is_not_recommended():
     frame.loc[frame["allocation"].str.endswith("0+0"), "value"] = 0.75
     advice = diagnostics.accuracy_drops(frame, drop=10).set_index("method").at["FLAP", "advice"]
     assert advice.startswith("protect other layers than the last") and "-5.0 points" in advice
+
+
+def test_protection_is_judged_at_the_seeds_that_both_have():
+    frame = results()
+    other = frame[(frame["method"] == "FLAP") & (frame["allocation"] == "logistic")]
+    other = other.assign(value=0.3, calibration_seed=1)
+    found = diagnostics.accuracy_drops(pd.concat([frame, other]), drop=10).set_index("method")
+    assert found.at["FLAP", "measured"] == pytest.approx(40)  # mean of both seeds
+    assert "+10.0 points" in found.at["FLAP", "advice"]  # the first seed alone
 
 
 def test_perplexity_fires_only_where_accuracy_stayed():

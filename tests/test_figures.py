@@ -118,8 +118,12 @@ DRAWN = {
     "confusion, two": lambda: figures.confusion({"all words": CONFUSION, "without template": CONFUSION}),
     "perplexity": lambda: figures.perplexity(perplexities()),
     "zero_shot": lambda: figures.zero_shot(results()),
+    "zero_shot, chance": lambda: figures.zero_shot(results().assign(chance=0.25)),
     "sparsity_settings": lambda: figures.sparsity_settings(results(("uniform", "logistic", "adaptive"))),
     "inference_speed": lambda: figures.inference_speed(speeds()),
+    "inference_speed, two models": lambda: figures.inference_speed(
+        pd.concat([speeds().assign(model=model) for model in ("bundled (3.7 M)", "random weights (60 M)")])
+    ),
     "scorecard": lambda: figures.scorecard(claims()),
 }
 

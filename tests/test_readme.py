@@ -57,3 +57,10 @@ def test_a_stale_block_is_noticed(tmp_path):
     assert readme.refreshed(stale, tmp_path) == stale.replace("old", "new")
     with pytest.raises(FileNotFoundError):
         readme.refreshed(stale.replace("table.md", "other.md"), tmp_path)
+
+
+def test_verdicts_in_prose_are_the_scorecards():
+    cited = re.findall(r"\((\d\d\.\d+) (holds|does not hold|undecided)\)", README.read_text("utf-8"))
+    scorecard = pd.read_csv(README.parent / "figures" / "embedded" / "scorecard.csv", dtype={"claim_id": str})
+    verdicts = dict(zip(scorecard["claim_id"], scorecard["verdict"], strict=True))
+    assert cited and dict(cited) == {name: verdicts[name] for name, _ in cited}
