@@ -19,7 +19,9 @@ from .profiles import PlanError
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Also where the caller started us with SIGINT ignored, as shells do with background jobs.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     try:
         return options.command(options)
     except PlanError as error:

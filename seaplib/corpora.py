@@ -97,6 +97,8 @@ def corpus(name_or_path: str | Path, samples: int | None = None, seed: int = 0) 
         return _draw(task.name, documents(found), source, samples, seed)
     seen = _evaluated(task)
     items = [(name, task.text(row)) for name, row in zip(found.ids, found, strict=True) if task.pair(row) not in seen]
+    if not items:
+        raise ValueError(f"{task.name}: all {len(found)} training rows are test items too, so none may calibrate")
     return _draw(task.name, items, source | {"left_out": len(found) - len(items)}, samples, seed)
 
 
@@ -154,7 +156,7 @@ def _evaluated(task: tasks.Task) -> set:
 def _draw(name: str, items: list[tuple[str, str]], source: dict, samples: int | None, seed: int) -> Corpus:
     items = [(i, text) for i, text in items if text.strip()]
     if not items:
-        raise ValueError(f"{name}: an empty corpus (no row has a text)")
+        raise ValueError(f"{name}: an empty corpus (no row is complete)")
     order = np.random.default_rng(seed).permutation(len(items))[:samples]
     ids, texts = zip(*(items[i] for i in order), strict=True)
     return Corpus(name, texts, ids, source | {"samples": len(ids), "seed": seed})
@@ -194,9 +196,10 @@ def _from_file(file: Path) -> tuple[str, list[tuple[str, str]], dict]:
     if not set(columns) <= found[0].keys():
         raise ValueError(f"{file} needs columns question and answer (or text); it has: {', '.join(found[0])}")
     cells = [[str(row[column]).strip() for column in columns if row.get(column) is not None] for row in found]
-    items = [(str(i), " ".join(filter(None, row))) for i, row in enumerate(cells)]
+    # A row that lacks a cell would be calibrated on as half a text: it is left out, and counted.
+    items = [(str(i), " ".join(row)) for i, row in enumerate(cells) if len(row) == len(columns) and all(row)]
     source = {"dataset": file.name, "data": "file", "files": {file.name: store.file_hash(file)}, "rows": len(found)}
-    return file.stem, items, source | {"wording": " + ".join(columns)}
+    return file.stem, items, source | {"wording": " + ".join(columns), "left_out": len(found) - len(items)}
 
 
 def rows(name: str, role: str = "train") -> Rows:

@@ -14,8 +14,11 @@ from .baselines import flap
 from .masks import PruningMask, select
 from .pruning import Variant
 from .scores import Scores, aggregate, score, weights
+from .settings import ALLOCATIONS, SCORES
 from .sparsity import Allocation
 
+#: what a method is calibrated on: a task's corpus, general text, all of them (Eq. 15), nothing
+CALIBRATIONS = ("task", "general", "all", "none")
 #: layers protected at the output, by allocation, where a method does not say otherwise
 PROTECT_LAST = {"logistic": 2, "uniform": 0, "adaptive": 0}
 
@@ -36,6 +39,11 @@ class Method:
     kv_unit: str = "group"
     compensate: bool = False
     as_published: bool = False  # FLAP's own metric, threshold and running estimates
+
+    def __post_init__(self):
+        for name, known in (("score", SCORES), ("calibration", CALIBRATIONS), ("allocation", ALLOCATIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{self.name}: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def allocate(self, sparsity: float) -> Allocation:
         last = PROTECT_LAST[self.allocation] if self.protect_last is None else self.protect_last

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .settings import ALLOCATIONS
+
 
 class UnreachableSparsity(ValueError):
     """The global target lies beyond what the unprotected layers can give."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Allocation:
     """A global target G and how it spreads over the layers. Build it with the functions below.
 
@@ -32,6 +34,8 @@ class Allocation:
     over: str = "all"
 
     def __post_init__(self):
+        if self.kind not in ALLOCATIONS:
+            raise ValueError(f"the allocation is one of {', '.join(ALLOCATIONS)}, got {self.kind!r}")
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
         if min(self.protect_first, self.protect_last) < 0:
@@ -40,6 +44,8 @@ class Allocation:
     def __str__(self) -> str:
         curve = f", x0={self.x0:g}, k={self.k:g}" if self.kind == "logistic" else ""
         return f"{self.kind}({self.sparsity:g}{curve}, protect {self.protect_first}+{self.protect_last})"
+
+    __repr__ = __str__
 
     def unprotected(self, layers: int) -> np.ndarray:
         """bool [layers]: which layers may lose units."""

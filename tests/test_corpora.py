@@ -50,7 +50,7 @@ def test_expert_corpus_avoids_every_test_it_serves(tiny_data_dir):
     target.mkdir()
     pd.read_parquet(source / "train.parquet").to_parquet(target / "test.parquet")
     pd.read_parquet(source / "test.parquet").to_parquet(target / "train.parquet")
-    with pytest.raises(ValueError, match="empty corpus"):
+    with pytest.raises(ValueError, match="training rows are test items too"):
         corpus("arc_challenge")
 
 
