@@ -199,6 +199,8 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
     The corpus' first ``calibration.samples`` texts are used, all of them without a ``calibration``.
     Raises ``ValueError`` where activations are not finite or a text tokenises to nothing.
     """
+    if not isinstance(corpus, corpora.Corpus):
+        raise TypeError(f"collect takes a Corpus (seaplib.corpus(...)), got {type(corpus).__name__}")
     calibration = calibration or Calibration(samples=max(len(corpus), 1))
     shape = models.geometry(model)
     texts = corpus.first(calibration.samples)
@@ -249,6 +251,8 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
 
     ``calibration.samples`` texts a task are drawn with ``calibration.seed``.
     """
+    if isinstance(tasks, str):
+        raise TypeError(f"calibrate takes a list of tasks, got the text {tasks!r}")
     calibration = calibration or Calibration()
     texts = {task: corpora.corpus(task, calibration.samples, calibration.seed) for task in tasks}
     known = {"model": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}

@@ -154,6 +154,10 @@ def _evaluated(task: tasks.Task) -> set:
 
 
 def _draw(name: str, items: list[tuple[str, str]], source: dict, samples: int | None, seed: int) -> Corpus:
+    if samples is not None and (not isinstance(samples, int) or samples < 1):
+        raise ValueError(f"samples must be a whole number from 1, got {samples!r}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
     items = [(i, text) for i, text in items if text.strip()]
     if not items:
         raise ValueError(f"{name}: an empty corpus (no row is complete)")
@@ -195,6 +199,8 @@ def _from_file(file: Path) -> tuple[str, list[tuple[str, str]], dict]:
     columns = ("question", "answer") if {"question", "answer"} <= found[0].keys() else ("text",)
     if not set(columns) <= found[0].keys():
         raise ValueError(f"{file} needs columns question and answer (or text); it has: {', '.join(found[0])}")
+    if nested := [c for c in columns if any(isinstance(row.get(c), list | dict) for row in found)]:
+        raise ValueError(f"{file}: column {nested[0]} holds lists or records; it needs texts")
     cells = [[str(row[column]).strip() for column in columns if row.get(column) is not None] for row in found]
     # A row that lacks a cell would be calibrated on as half a text: it is left out, and counted.
     items = [(str(i), " ".join(row)) for i, row in enumerate(cells) if len(row) == len(columns) and all(row)]

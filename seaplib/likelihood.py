@@ -151,6 +151,8 @@ def score(
         np.add.at(sums, owner, logprob.double().cpu().numpy())
         np.logical_and.at(greedy, owner, likeliest.cpu().numpy())
         on_batch()
+    if np.isnan(sums).any():
+        raise ValueError("the model's log-probabilities are not numbers (NaN): its weights or activations are damaged")
     return sums, greedy
 
 

@@ -131,6 +131,8 @@ def prune(model, mask: PruningMask, mode: str = "remove", compensation: dict[str
     """
     if mode not in ("remove", "zero"):
         raise ValueError(f"mode is 'remove' or 'zero', got {mode!r}")
+    if getattr(model, "seap_mask", None) is not None:
+        raise ValueError("the model is already pruned; start from the dense model")
     here = models.geometry(model)
     if here != mask.geometry:
         raise ValueError(f"the mask was made for another model: {mask.geometry} against {here}")

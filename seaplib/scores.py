@@ -48,6 +48,8 @@ def score(stats: ActivationStats, name: str = "s_F", reduction: str = "sum", see
     """
     if name not in SCORES:
         raise ValueError(f"score is one of {', '.join(SCORES)}, got {name!r}")
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction is 'sum' or 'mean', got {reduction!r}")
     generator = torch.Generator().manual_seed(seed)
 
     def of(module: str) -> torch.Tensor:

@@ -90,5 +90,8 @@ class Evaluation(Settings):
     chat_template: bool = False
 
     def __post_init__(self):
-        self._require(self.items is None or self.items >= 1, f"items must be at least 1, got {self.items}")
+        for name in ("items", "max_length"):
+            value = getattr(self, name)
+            whole = value is None or isinstance(value, int) and value >= 1
+            self._require(whole, f"{name} must be a whole number from 1 (or None), got {value!r}")
         self._require(self.batch_tokens >= 1, f"batch_tokens must be positive, got {self.batch_tokens}")

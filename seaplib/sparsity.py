@@ -5,11 +5,15 @@ An :class:`Allocation` is a decision that can be printed and compared before any
 units of all layers (:func:`seaplib.masks.select`).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from .settings import ALLOCATIONS
+
+#: of the logistic curve; steeper ones are steps, and underflow
+STEEPEST = 100
 
 
 class UnreachableSparsity(ValueError):
@@ -38,6 +42,8 @@ class Allocation:
             raise ValueError(f"the allocation is one of {', '.join(ALLOCATIONS)}, got {self.kind!r}")
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
+        if not (math.isfinite(self.x0) and abs(self.k) <= STEEPEST):
+            raise ValueError(f"x0 must be finite and k within ±{STEEPEST}, got x0={self.x0}, k={self.k}")
         if min(self.protect_first, self.protect_last) < 0:
             raise ValueError("the number of protected layers cannot be negative")
 
