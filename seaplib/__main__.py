@@ -81,7 +81,7 @@ def _report(ledger: Ledger, outcomes: dict[str, runs.Outcome]) -> None:
 
 
 def _status(options) -> int:
-    ledger, chosen, asked = runs.prepare(options.profile, options.only)
+    ledger, chosen, asked = runs.prepare(options.profile, options.only, getattr(options, "jobs", None))
     states = ledger.forecast(chosen, asked if options.force else set())
     rows = []
     for notebook in chosen:

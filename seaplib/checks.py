@@ -9,12 +9,31 @@ from dataclasses import fields
 from pathlib import Path
 
 from . import paths, settings
-from .profiles import Plan, PlanError
+from .profiles import Plan, PlanError, suggestion
 
 #: ``model_type`` of the configurations that :mod:`seaplib.models` can prune.
 MODEL_TYPES = ("llama",)
 GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
 TASK_PARAMETERS = ("task", "tasks", "general")
+TEXT_PARAMETERS = ("general", "class_tasks")  # these are never scored by lm-eval, so plain text will do
+
+#: Names of :data:`seaplib.perplexity.PRESETS`, which cannot be imported without torch.
+PRESETS = ("2048", "flap128", "paper", "authors512")
+CHOICES = {
+    "presets": PRESETS,
+    "claims_preset": PRESETS,
+    "method": ("umap", "tsne", "pca"),
+    "text_pooling": ("mean", "last"),
+    "cache": ("dynamic", "static"),
+}
+SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap")
+#: Smallest value of a whole number; 0 for those not listed.
+SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64} | dict.fromkeys(
+    ("samples", "items", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words", "permutations",
+     "large_channels", "large_samples"), 1
+)  # fmt: skip
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 
 
 def check(plan: Plan) -> Plan:
@@ -27,27 +46,53 @@ def check(plan: Plan) -> Plan:
         where = f"profile {plan.profile}, {notebook.name}"
         for name, value in notebook.parameters.items():
             _check_value(where, name, value)
-        tasks = dict.fromkeys(task_names(notebook.parameters), where) | tasks
+        for name, named in _tasks_by_parameter(notebook.parameters).items():
+            kind = "scored" if name not in TEXT_PARAMETERS else "plain" if "presets" in notebook.parameters else "any"
+            for task in named:
+                _check_task_name(task, where)
+                tasks.setdefault((task, kind), where)
         model = notebook.parameters.get("model")
         if isinstance(model, str):
             if model not in models:
                 models[model] = model_config(model, plan.offline, where)
             _check_sparsity(where, notebook.parameters, models[model])
-    for task, where in tasks.items():
-        _check_task(task, where, plan.offline)
+        _check_together(where, notebook.parameters)
+    for (task, kind), where in tasks.items():
+        _check_task(task, where, plan.offline, kind)
     return plan
 
 
 def task_names(parameters: dict) -> list[str]:
-    """The tasks, or files of texts, that a notebook's parameters name."""
-    names = []
-    for name, value in parameters.items():
-        if name in TASK_PARAMETERS or name.endswith(("_task", "_tasks")):
-            names += [value] if isinstance(value, str) else value or []
-    return names
+    """The tasks that a notebook's parameters name."""
+    return [task for named in _tasks_by_parameter(parameters).values() for task in named]
+
+
+def _tasks_by_parameter(parameters: dict) -> dict[str, list]:
+    chosen = {k: v for k, v in parameters.items() if k in TASK_PARAMETERS or k.endswith(("_task", "_tasks"))}
+    return {name: [value] if isinstance(value, str) else list(value or []) for name, value in chosen.items()}
 
 
 def _check_value(where: str, name: str, value) -> None:
+    """One parameter's value, whatever the others are."""
+    for single in value if isinstance(value, list | tuple) else [value]:
+        if single is None or isinstance(single, bool):
+            continue
+        smallest = SMALLEST.get(name, 0)
+        if isinstance(single, int) and single < smallest:
+            raise PlanError(f"{where}: {name} must be at least {smallest}, got {single}")
+        if name in SHARES and not 0 <= _number(where, name, single) <= 1:
+            raise PlanError(f"{where}: {name} must lie in [0, 1], got {single}")
+        if name == "test_share" and single in (0, 1):
+            raise PlanError(f"{where}: test_share must leave prompts on both sides, got {single}")
+        if name in CHOICES and single not in CHOICES[name]:
+            raise PlanError(f"{where}: {name}: there is no {single!r}{suggestion(single, CHOICES[name])}")
+    if name == "published_table" and not (paths.published_dir() / f"{value}.csv").is_file():
+        known = [file.stem for file in paths.published_dir().glob("*.csv")]
+        raise PlanError(f"{where}: there is no published table {value!r}{suggestion(value, known)}")
+    _check_setting(where, name, value)
+
+
+def _check_setting(where: str, name: str, value) -> None:
     """A parameter named like a settings field must be a possible value of it."""
     values = value if name == "sparsities" else [value]
     name = "sparsity" if name == "sparsities" else name
@@ -57,20 +102,35 @@ def _check_value(where: str, name: str, value) -> None:
         for group in groups:
             try:
                 group(**{name: single})
-            except (ValueError, TypeError) as error:
+            except TypeError:  # a comparison with a text or a list
+                errors.append(f"{name} must be a number, got {single!r}")
+            except ValueError as error:
                 errors.append(error)
         if len(errors) == len(groups):
             raise PlanError(f"{where}: {errors[0]}")
 
 
-def _check_sparsity(where: str, parameters: dict, config: dict | None) -> None:
+def _number(where: str, name: str, value) -> float:
+    if not isinstance(value, int | float):
+        raise PlanError(f"{where}: {name} must be a number, got {value!r}")
+    return value
+
+
+def _check_together(where: str, parameters: dict) -> None:
+    """Values that are possible alone, but not beside each other."""
+    presets, preset = parameters.get("presets"), parameters.get("claims_preset")
+    if presets and preset and preset not in presets:
+        raise PlanError(f"{where}: claims_preset {preset!r} must be one of presets ({', '.join(presets)})")
+    if parameters.get("compiled") and parameters.get("cache") == "dynamic":
+        raise PlanError(f"{where}: compiled needs cache: static")
+
+
+def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
     """Every requested sparsity must be within what the unprotected layers can give."""
     from .sparsity import check_reachable
 
     targets = [parameters.get("sparsity"), *(parameters.get("sparsities") or ())]
-    if config is None or not all(key in config for key in ("num_hidden_layers", "num_attention_heads")):
-        return
-    heads, hidden, channels = (config[k] for k in ("num_attention_heads", "hidden_size", "intermediate_size"))
+    layers, heads, hidden, channels = (config[key] for key in SIZES)
     groups = config.get("num_key_value_heads") or heads
     head = config.get("head_dim") or hidden // heads
     attention, mlp = 2 * (heads + groups) * head * hidden, 3 * channels * hidden
@@ -81,16 +141,16 @@ def _check_sparsity(where: str, parameters: dict, config: dict | None) -> None:
         units = heads // groups if by_query else groups
         share = attention / (attention + mlp)
         try:
-            check_reachable(target, config["num_hidden_layers"], units, channels, share, **protect)
+            check_reachable(target, layers, units, channels, share, **protect)
         except ValueError as error:
             raise PlanError(f"{where}: {error}") from error
 
 
-def model_config(name: str, offline: bool, where: str = "model") -> dict | None:
-    """A model's ``config.json``; None for a pruned checkpoint, whose layers differ.
+def model_config(name: str, offline: bool, where: str = "model") -> dict:
+    """A dense model's ``config.json``, its sizes, weight files and tokenizer looked at.
 
     ``name`` is "bundled", a directory or a hub id. Raises :class:`PlanError` if there is no such
-    model or its architecture is not supported.
+    model, its architecture is not supported, or it is damaged or already pruned.
     """
     directory = paths.bundled_dir() / "model" if name == "bundled" else Path(name).expanduser()
     if name == "bundled" or directory.is_dir():
@@ -99,6 +159,7 @@ def model_config(name: str, offline: bool, where: str = "model") -> dict | None:
             raise PlanError(f"{where}: there is no model in {directory} (no config.json)")
         if not any(directory.glob("*.safetensors")) and not any(directory.glob("*.bin")):
             raise PlanError(f"{where}: the model in {directory} has no weights (no .safetensors file)")
+        _check_weights(directory, where)
     elif directory.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise PlanError(f"{where}: there is no model {name!r}: neither 'bundled', nor a directory, nor a hub id")
     else:
@@ -109,11 +170,46 @@ def model_config(name: str, offline: bool, where: str = "model") -> dict | None:
     except (ValueError, AttributeError) as error:
         raise PlanError(f"{where}: {file} is not a model configuration ({error})") from error
     if any(kind == f"{known}_pruned__import_seaplib_to_load" for known in MODEL_TYPES):
-        return None
+        raise PlanError(f"{where}: the model {name} is already pruned; start from the dense model")
     if kind not in MODEL_TYPES:
         supported = ", ".join(MODEL_TYPES)
         raise PlanError(f"{where}: architecture {kind!r} of {name} is not supported; supported: {supported}")
+    for key in (*SIZES, "num_key_value_heads", "head_dim"):
+        size = config.get(key)
+        missing = size is None and key not in SIZES  # the last two follow from the others
+        if not missing and (type(size) is not int or size < 1):
+            raise PlanError(f"{where}: {file}: {key} must be a whole number from 1, got {size!r}")
+    if config["num_attention_heads"] % (config.get("num_key_value_heads") or 1):
+        raise PlanError(f"{where}: {file}: num_attention_heads must be a multiple of num_key_value_heads")
+    if not config.get("head_dim") and config["hidden_size"] % config["num_attention_heads"]:
+        raise PlanError(f"{where}: {file}: hidden_size must be a multiple of num_attention_heads")
+    if directory.is_dir() and not any((directory / tokenizer).is_file() for tokenizer in TOKENIZERS):
+        raise PlanError(f"{where}: the model in {directory} has no tokenizer (no {' or '.join(TOKENIZERS)})")
     return config
+
+
+def _check_weights(directory: Path, where: str) -> None:
+    """Every .safetensors file must have a readable header and be as long as its header says."""
+    for file in sorted(directory.glob("*.safetensors")):
+        size = file.stat().st_size
+        try:
+            with open(file, "rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                header = json.loads(stream.read(min(length, size)))
+            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise PlanError(f"{where}: {file} is not a safetensors file; fetch the model again") from error
+        if size != 8 + length + end:
+            expected = 8 + length + end
+            raise PlanError(f"{where}: {file} has {size} bytes instead of {expected}; fetch the model again")
+    for index in directory.glob("*.safetensors.index.json"):
+        try:
+            shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"{where}: {index} is not an index of weight files; fetch the model again") from error
+        absent = sorted(str(shard) for shard in shards if not (directory / str(shard)).is_file())
+        if absent:
+            raise PlanError(f"{where}: the model in {directory} lacks {absent[0]}; fetch the model again")
 
 
 def _hub_config(name: str, offline: bool, where: str) -> Path:
@@ -127,20 +223,27 @@ def _hub_config(name: str, offline: bool, where: str) -> Path:
         raise PlanError(f"{where}: model {name!r} is not a directory and was not found {place}: {reason}") from error
 
 
-def _check_task(name: str, where: str, offline: bool) -> None:
-    """A registered task, with its files in place where they must be local; or a file of one's own."""
+def _check_task_name(name, where: str) -> None:
     if not isinstance(name, str):
         raise PlanError(f"{where}: a task is named by a text, got {name!r}")
-    if Path(name).suffix in (".parquet", ".jsonl", ".json", ".csv"):
-        if not Path(name).is_file():
-            raise PlanError(f"{where}: there is no corpus file {name}")
-        return
+    if "/" in name or Path(name).suffix in (".parquet", ".jsonl", ".json", ".csv", ".txt"):
+        hint = "use seaplib.corpus(...) in Python or register a task"
+        raise PlanError(f"{where}: notebooks take registered tasks, got the file {name}; {hint}")
+
+
+def _check_task(name: str, where: str, offline: bool, kind: str = "any") -> None:
+    """A registered task of the ``kind`` ("scored", "plain", "any"), its files in place if they must be local."""
     from . import tasks
 
     try:
         task = tasks.get(name)
     except (KeyError, ValueError) as error:
         raise PlanError(f"{where}: {error.args[0]}") from error
+    if kind == "scored" and task.lm_eval is None:
+        raise PlanError(f"{where}: task {name} is plain text, which has no accuracy; it can only be the general text")
+    if kind == "plain" and task.pair is not None:
+        known = ", ".join(tasks.names(scored=False))
+        raise PlanError(f"{where}: {name} has no running text to measure perplexity on; such tasks: {known}")
     base = paths.bundled_dir() / "tasks" if task.bundled else paths.data_dir()
     if base is None and offline:
         raise PlanError(f"{where}: task {name} needs local data; set SEAP_DATA_DIR to a directory that has it")
@@ -154,8 +257,7 @@ def _check_files(where: str, base: Path, source) -> None:
     import pyarrow.parquet as pq
 
     for split in source.splits:
-        found = [sorted((base / folder).glob(f"{split}*.parquet")) for folder in source.local]
-        files = next((files for files in found if files), None)
+        files = next(filter(None, (_split_files(base / folder, split) for folder in source.local)), None)
         if files is None:
             raise PlanError(f"{where}: there is no {base / source.local[0] / split}.parquet")
         try:
@@ -167,3 +269,9 @@ def _check_files(where: str, base: Path, source) -> None:
             raise PlanError(f"{where}: {files[0]} has no column {', '.join(map(repr, missing))}")
         if not sum(header.metadata.num_rows for header in headers):
             raise PlanError(f"{where}: {files[0]} has no rows")
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    """The files that :mod:`seaplib.corpora` reads: one whole split, or its shards."""
+    whole = folder / f"{split}.parquet"
+    return [whole] if whole.exists() else sorted(folder.glob(f"{split}-*-of-*.parquet"))

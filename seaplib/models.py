@@ -126,18 +126,17 @@ def check(name_or_path: str | Path):
         raise ModelError(f"{source} holds no config.json, so it is not a model directory")
     if local.is_dir():
         try:
-            _model_type(json.loads((local / "config.json").read_text()))
-        except json.JSONDecodeError as error:
+            _model_type(json.loads((local / "config.json").read_text("utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ModelError(f"{source}/config.json is not valid JSON ({error})") from error
     elif local.is_absolute() or source.startswith("."):
         raise ModelError(f"there is no model at {source}")
     try:
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"cannot load model {str(name_or_path)!r}: neither a local directory nor reachable on the hub ({first})"
-        ) from error
+    except Exception as error:  # transformers' own checks of the values raise many kinds
+        reason = " ".join(str(error).split())[:200]
+        what = f"{local}/config.json is not valid" if local.is_dir() else "neither a directory nor reachable on the hub"
+        raise ModelError(f"cannot load model {str(name_or_path)!r}: {what} ({reason})") from error
     _model_type(config)
     return config
 
@@ -154,6 +153,9 @@ def load(name_or_path: str | Path, dtype: torch.dtype | str = "auto", device: st
 
     check(name_or_path)
     source = resolve(name_or_path)
+    local, names = Path(source), ("tokenizer.json", "tokenizer.model")
+    if local.is_dir() and not any((local / name).is_file() for name in names):
+        raise ModelError(f"cannot load {source}: it has no tokenizer file ({' or '.join(names)})")
     try:
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)

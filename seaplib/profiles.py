@@ -22,6 +22,9 @@ FIGURE_FILES, TABLE_FILES = (".pdf", ".png"), (".csv", ".tex", ".md")
 PROFILE_KEYS = ("description", "extends", "jobs", "offline", "parameters", "notebooks", "skip", "not_run")
 NOTEBOOK_KEYS = ("title", "figures", "tables", "needs", "parameters", "alone")
 
+#: Parameters for which null means "all" or "choose", whatever their own cell says.
+MAY_BE_NULL = ("items", "window_tokens", "layers", "prompts")
+
 
 class PlanError(ValueError):
     """Something asked for that cannot be done; the message is one line and says what to do."""
@@ -168,7 +171,7 @@ def _plan(profile: str, chosen: dict, declared: dict, own: dict[str, dict]) -> P
             alone=bool(entry.get("alone")),
         )
     jobs = chosen.get("jobs", 1)
-    if not isinstance(jobs, int) or jobs < 1:
+    if type(jobs) is not int or jobs < 1:
         raise PlanError(f"{where}: jobs must be a whole number from 1, got {jobs!r}")
     texts = {key: " ".join(str(chosen.get(key) or "").split()) for key in ("description", "not_run")}
     order = _order(notebooks, set(chosen["skip"]))
@@ -239,9 +242,19 @@ def _order(notebooks: dict[str, Notebook], skip: set[str]) -> tuple[Notebook, ..
 
 
 def _same_kind(where: str, name: str, value, default) -> None:
-    """An override must be the same kind of value as the literal it replaces; None goes both ways."""
-    if None not in (value, default) and _kind(value) != _kind(default):
-        raise PlanError(f"{where}: {name} must be {_kind(default)} like {default!r}, got {value!r}")
+    """An override must be the same kind of value as the literal it replaces, and a list not empty."""
+    if value is None and default is not None and name not in MAY_BE_NULL:
+        raise PlanError(f"{where}: {name} must not be null; leave it out for its default {default!r}")
+    if None in (value, default):
+        return
+    whole = isinstance(default, int) and isinstance(value, float)
+    if whole or _kind(value) != _kind(default):
+        kind = "a whole number" if whole else _kind(default)
+        raise PlanError(f"{where}: {name} must be {kind} like {default!r}, got {value!r}")
+    if isinstance(value, list) and not value:
+        raise PlanError(f"{where}: {name} must not be empty")
+    for single in value if isinstance(value, list) and default else ():
+        _same_kind(where, f"each of {name}", single, default[0])
 
 
 def _kind(value) -> str:

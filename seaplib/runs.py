@@ -139,8 +139,10 @@ class Worker:
                 continue
 
 
-def prepare(profile: str | None = None, only=None) -> tuple[Ledger, list[Notebook], set[str]]:
+def prepare(profile: str | None = None, only=None, jobs: int | None = None) -> tuple[Ledger, list[Notebook], set[str]]:
     """A checked profile's state, the notebooks to look at and those asked for. Raises PlanError."""
+    if jobs is not None and jobs < 1:
+        raise PlanError(f"jobs must be at least 1, got {jobs}")
     plan = checks.check(profiles.load(profile))
     return Ledger(plan), *plan.select(only)
 
@@ -154,10 +156,8 @@ def reproduce(
     asked for even if they are fresh, ``jobs`` is how many run at a time. Whatever is wrong with
     the request is a :class:`~seaplib.profiles.PlanError` before anything is executed.
     """
-    ledger, chosen, asked = prepare(profile, only)
+    ledger, chosen, asked = prepare(profile, only, jobs)
     jobs = ledger.plan.jobs if jobs is None else jobs
-    if jobs < 1:
-        raise PlanError(f"jobs must be at least 1, got {jobs}")
     ledger.runs.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(ledger.runs / ".lock", timeout=0)
     try:

@@ -85,6 +85,24 @@ def test_a_damaged_config_is_refused(saved):
         models.check(saved)
 
 
+def test_impossible_or_unreadable_configurations_are_refused_in_one_line(saved):
+    config = json.loads((saved / "config.json").read_text())
+    for changes in ({"num_attention_heads": "four"}, {"num_hidden_layers": None}, {"hidden_size": 30}):
+        (saved / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(models.ModelError) as raised:
+            models.load(saved)
+        assert "\n" not in str(raised.value)
+    (saved / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(models.ModelError, match="not valid JSON"):
+        models.check(saved)
+
+
+def test_a_missing_tokenizer_is_refused_by_its_file(saved):
+    (saved / "tokenizer.json").unlink()
+    with pytest.raises(models.ModelError, match="no tokenizer file .tokenizer.json"):
+        models.load(saved)
+
+
 def test_an_unsupported_architecture_is_refused_by_name_before_its_weights_are_read(tmp_path):
     GPT2Config(n_layer=1, n_embd=8, n_head=2).save_pretrained(tmp_path)  # a config only: there are no weights
     for refuse in (models.check, models.load):

@@ -275,7 +275,9 @@ def llama(directory: Path, **changes) -> str:
     directory.mkdir()
     config |= {"hidden_size": 64, "intermediate_size": 128} | changes
     (directory / "config.json").write_text(json.dumps(config))
-    (directory / "model.safetensors").write_bytes(b"")
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (directory / "tokenizer.json").write_text("{}")
     return str(directory)
 
 
@@ -288,6 +290,10 @@ BAD_INPUT = {
     "notebook's parameter": ([], {}, {"parameters": {"scales": 4}}, "did you mean 'scale'?"),
     "kind of value": ([], {"parameters": {"samples": "many"}}, {}, "samples must be a number"),
     "impossible value": ([], {"parameters": {"samples": 0}}, {}, "samples must be at least 1"),
+    "not whole": ([], {"parameters": {"samples": 2.5}}, {}, "samples must be a whole number"),
+    "null": ([], {"parameters": {"samples": None}}, {}, "samples must not be null"),
+    "empty": ([], {"parameters": {"tasks": []}}, {}, "tasks must not be empty"),
+    "list of texts": ([], {"parameters": {"sparsities": ["half"]}}, {}, "sparsity must be a number, got 'half'"),
     "key": ([], {"job": 2}, {}, "did you mean 'jobs'?"),
     "jobs": (["--jobs", "0"], {}, {}, "jobs must be at least 1"),
     "need": ([], {}, {"needs": ["00_corpus"]}, "did you mean '00_corpora'?"),
@@ -296,7 +302,8 @@ BAD_INPUT = {
     "extends": ([], {"extends": "othr"}, {}, "did you mean 'other'?"),
     "task": ([], {"parameters": {"tasks": ["mini_piqqa"]}}, {}, "did you mean 'mini_piqa'?"),
     "no data": ([], {"parameters": {"tasks": ["piqa"]}}, {}, "set SEAP_DATA_DIR"),
-    "corpus": ([], {"parameters": {"tasks": ["mine.parquet"]}}, {}, "there is no corpus file mine.parquet"),
+    "corpus": ([], {"parameters": {"tasks": ["mine.parquet"]}}, {}, "notebooks take registered tasks"),
+    "plain text": ([], {"parameters": {"tasks": ["mini_wikitext"]}}, {}, "mini_wikitext is plain text"),
     "sparsity": ([], {"parameters": {"sparsities": [0.2, 1.0]}}, {}, "sparsity must lie in [0, 1), got 1.0"),
     "reach": ([], {"parameters": {"model": "{tiny}", "sparsities": [0.2, 0.6]}}, {}, "largest possible is"),
     "model": ([], {"parameters": {"model": "{tiny}/nowhere"}}, {}, "there is no model"),
@@ -315,6 +322,77 @@ def main(project, monkeypatch, capsys):
     monkeypatch.setenv("SEAP_ROOT", str(project.root))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     return lambda *arguments: (__main__.main(list(arguments)), capsys.readouterr().err)
+
+
+BAD_MODEL = {
+    "empty weights": ("model.safetensors", b"", "is not a safetensors file"),
+    "pointer": ("model.safetensors", b"version https://git-lfs", "is not a safetensors file"),
+    "truncated": ("model.safetensors", -1, "bytes instead of"),
+    "no shard": ("model.safetensors.index.json", b'{"weight_map": {"w": "2.safetensors"}}', "lacks 2.safetensors"),
+    "no tokenizer": ("tokenizer.json", None, "has no tokenizer"),
+    "pruned": ({"model_type": "llama_pruned__import_seaplib_to_load"}, "already pruned"),
+    "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number from 1, got 0"),
+    "heads": ({"num_attention_heads": None}, "num_attention_heads must be a whole number"),
+    "groups": ({"num_key_value_heads": 3}, "must be a multiple"),
+    "head size": ({"hidden_size": 66}, "hidden_size must be a multiple"),
+    "width": ({"hidden_size": "64"}, "hidden_size must be a whole number"),
+    "not text": ("config.json", b"\xff\xfe", "is not a model configuration"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_MODEL)
+def test_damaged_model_is_one_line(project, main, what):
+    *damage, message = BAD_MODEL[what]
+    model = llama(project.root / "tiny", **(damage[0] if isinstance(damage[0], dict) else {}))
+    if len(damage) == 2:
+        file, content = Path(model, damage[0]), damage[1]
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[:content] if isinstance(content, int) else content)
+    project.declare(PROFILES | {"small": PROFILES["small"] | {"parameters": {"model": model}}}, NOTEBOOKS)
+    status, error = main("reproduce", "--dry-run")
+    assert status == 2 and message in error and error.count("\n") == 1
+
+
+BAD_VALUES = [
+    ("seeds", [-1], "seeds must be at least 0"),
+    ("items", 0, "items must be at least 1"),
+    ("prompts_per_class", 5, "prompts_per_class must be at least 10"),
+    ("ratios", [0.5, 1.5], r"ratios must lie in \[0, 1\]"),
+    ("ratios", ["half"], "ratios must be a number, got 'half'"),
+    ("presets", ["flap12"], "did you mean 'flap128'"),
+    ("published_table", "table1_zeroshot", "did you mean 'table1_zero_shot'"),
+    ("sparsity", "half", "sparsity must be a number, got 'half'"),
+]
+
+
+@pytest.mark.parametrize("name, value, message", BAD_VALUES)
+def test_values_are_looked_at(name, value, message):
+    from seaplib import checks, profiles
+
+    with pytest.raises(profiles.PlanError, match=message):
+        checks._check_value("here", name, value)
+
+
+def test_same_presets_as_the_package():
+    from seaplib import checks, perplexity
+
+    assert set(checks.PRESETS) == set(perplexity.PRESETS)
+
+
+def test_general_text_may_be_plain_and_class_tasks_too():
+    from seaplib import checks
+
+    checks._check_task("mini_wikitext", "here", offline=True)
+    checks._check_task("mini_wikitext", "here", offline=True, kind="plain")
+
+
+def test_perplexity_needs_running_text():
+    from seaplib import checks, profiles
+
+    with pytest.raises(profiles.PlanError, match="no running text .* mini_wikitext"):
+        checks._check_task("mini_piqa", "here", offline=True, kind="plain")
 
 
 @pytest.mark.parametrize("what", BAD_INPUT)
@@ -354,7 +432,7 @@ def test_reachable_sparsity_and_small_model_pass(project, main):
     assert main("status") == (0, "")
 
 
-DAMAGE = {"columns": "no column 'goal'", "rows": "has no rows", "file": "there is no"}
+DAMAGE = {"columns": "no column 'goal'", "rows": "has no rows", "file": "there is no", "name": "there is no"}
 
 
 @pytest.mark.parametrize("damage, message", DAMAGE.items())
@@ -368,7 +446,9 @@ def test_local_data_is_looked_at(project, main, monkeypatch, damage, message):
     changed = PROFILES["small"] | {"parameters": {"tasks": ["piqa"]}}
     project.declare(PROFILES | {"small": changed}, NOTEBOOKS)
     assert main("status") == (0, "")
-    if damage == "file":
+    if damage == "name":  # neither the split nor a shard of it
+        (folder / "train.parquet").rename(folder / "train_old.parquet")
+    elif damage == "file":
         (folder / "train.parquet").unlink()
     else:
         (frame.drop(columns="goal") if damage == "columns" else frame[:0]).to_parquet(folder / "train.parquet")
