@@ -84,14 +84,3 @@ def template_words(texts: Mapping[str, Iterable[str]], share: float) -> dict[str
 def without(text: str, removed: set[str]) -> str:
     """``text`` without the words in ``removed``, single spaces between what remains."""
     return " ".join(_WORD.sub(lambda match: " " if match[0].lower() in removed else match[0], text).split())
-
-
-def find(text: str, texts: Iterable[str]) -> tuple[int, float]:
-    """Where ``text`` is quoted: index of the text with the largest share of its words, and that share.
-
-    Of several with the same share, the one with the fewest other words.
-    """
-    wanted = set(words(text))
-    found = [(len(wanted & own) / len(wanted), -len(own)) for own in (set(words(other)) for other in texts)]
-    index = max(range(len(found)), key=found.__getitem__)
-    return index, found[index][0]

@@ -30,12 +30,6 @@ def test_overlap_is_the_jaccard_index_of_word_types():
     assert frame.to_dict() == {("a", "a"): 1.0, ("a", "b"): 0.5, ("b", "b"): 1.0}
 
 
-def test_find_tells_a_quoted_text_from_a_similar_one():
-    texts = ["a grey harbour", "The old and grey harbour, by the sea", "old: the grey harbour", "an otter"]
-    assert vocabulary.find("the old grey harbour", texts) == (2, 1.0)
-    assert vocabulary.find("the old new town", texts[:1] + texts[3:]) == (1, 0.0)  # nothing: the shortest
-
-
 def test_describe_counts_tokens_words_and_truncations(tiny_data_dir, tiny_tokenizer):
     drawn = corpus("piqa", 6)
     row = vocabulary.describe({"piqa": drawn}, tiny_tokenizer, context=12).iloc[0]
