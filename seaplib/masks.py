@@ -189,7 +189,8 @@ def select(
         raise ValueError(f"budget is 'parameters' or 'floor', got {budget!r}")
     if kv_unit not in ("group", "query"):
         raise ValueError(f"kv_unit is 'group' or 'query', got {kv_unit!r}")
-    if not 1 <= round_to <= (most := scores.geometry.channels // 2):
+    most = scores.geometry.channels // 2
+    if not 1 <= round_to <= most:
         raise ValueError(f"round_to must lie between 1 and half the channels ({most}), got {round_to}")
     if not (torch.isfinite(scores.attention).all() and torch.isfinite(scores.channels).all()):
         raise ValueError("the scores are not all finite (NaN or Inf), so they rank nothing")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from . import tasks as registry
 from .activations import ActivationStats, weighted_mean
-from .baselines import flap
+from .baselines import authors_code, flap
 from .masks import PruningMask, select
 from .pruning import Variant
 from .scores import Scores, aggregate, score, weights
@@ -123,6 +123,22 @@ def mask(
     if method.as_published:
         return flap(stats[general], sparsity)
     return select(scores(method, stats, general, task, seed), method.allocate(sparsity), method.budget, method.kv_unit)
+
+
+def preset(name: str, stats: dict[str, ActivationStats], sparsity: float, general: str) -> dict[str, PruningMask]:
+    """Masks of a published configuration: task → its expert's mask, ``"general"`` → the aggregated one.
+
+    ``paper``: s_F, logistic allocation with the last two layers protected, floor(ρC).
+    ``authors_code``: what the published code does instead (:func:`~seaplib.baselines.authors_code`);
+    its ``stats`` are collected with ``estimator="authors"``.
+    """
+    if name == "authors_code":
+        return authors_code(stats, sparsity, general)
+    if name != "paper":
+        raise ValueError(f"the preset is 'paper' or 'authors_code', got {name!r}")
+    expert, whole = replace(SEAP_F, budget="floor"), replace(GENERAL_F, budget="floor")
+    masks = {task: mask(expert, stats, sparsity, general, task) for task in stats}
+    return masks | {"general": mask(whole, stats, sparsity, general)}
 
 
 def variants(

@@ -219,3 +219,27 @@ def test_variants_apply_by_removal(collect, model):
     assert models.projection_parameters(one.apply(model)) == models.projection_parameters(
         prune(model, one.mask, "remove")
     )
+
+
+def test_presets_are_the_published_configurations(tiny_model, tiny_tokenizer):
+    from seaplib import baselines, sparsity
+
+    model = tiny_model("mha", num_hidden_layers=6)
+    stats = {}
+    for estimator in ("exact", "authors"):
+        texts = {task: corpora.Corpus(task, t, tuple(map(str, range(len(t)))), {}) for task, t in TEXTS.items()}
+        calibration = Calibration(estimator=estimator)
+        stats[estimator] = {
+            task: activations.collect(model, tiny_tokenizer, corpus, calibration, progress=False)
+            for task, corpus in texts.items()
+        }
+    paper = methods.preset("paper", stats["exact"], 0.3, "wikitext2")
+    assert set(paper) == {*TEXTS, "general"}
+    by_hand = masks.select(scores.score(stats["exact"]["piqa"], "s_F"), sparsity.logistic(0.3), budget="floor")
+    assert paper["piqa"].fingerprint == by_hand.fingerprint
+    authors = methods.preset("authors_code", stats["authors"], 0.3, "wikitext2")
+    expected = baselines.authors_mask(baselines.authors_score(stats["authors"]["piqa"]), 0.3)
+    assert authors["piqa"].fingerprint == expected.fingerprint
+    assert authors["piqa"].heads[:2].all() and authors["piqa"].channels[-2:].all()
+    with pytest.raises(ValueError, match="'paper' or 'authors_code'"):
+        methods.preset("authors", stats["exact"], 0.3, "wikitext2")
