@@ -105,4 +105,5 @@ def test_a_notebook_runs_from_top_to_bottom(lab, browser, name):
             time.sleep(1.5)
             browser.save_screenshot(str(Path(shots) / f"{name}-{part}.png"))
     assert not done["errors"]
-    assert done["images"] > 0, "no figure was shown"
+    if "figures.save" in (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8"):
+        assert done["images"] > 0, "no figure was shown"
