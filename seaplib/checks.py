@@ -29,8 +29,8 @@ CHOICES = {
 SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap")
 #: Smallest value of a whole number; 0 for those not listed.
 SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64} | dict.fromkeys(
-    ("samples", "items", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words", "permutations",
-     "large_channels", "large_samples"), 1
+    ("samples", "items", "draws", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
+     "permutations", "large_channels", "large_samples"), 1
 )  # fmt: skip
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")

@@ -16,6 +16,7 @@ import pandas as pd
 from . import tasks
 
 INHERENT = ("variant", "task", "doc_id", "value", "truncated")  # what differs between items of one variant
+POOLED = "pooled"
 NUMBERS_AT_ONCE = 2**24  # bounds the memory of the bootstrap
 
 
@@ -99,6 +100,51 @@ def contrasts(
     return frame.assign(verdict=[verdict(row.low, row.high) for row in frame.itertuples()])
 
 
+def crossed(
+    items: pd.DataFrame,
+    pairs: Iterable[tuple],
+    factor: str,
+    across: str,
+    pool: Sequence | None = None,
+    metrics: Sequence[str] = ("primary", "exact_match"),
+    draws: int = 2000,
+    pooled_draws: int | None = None,
+) -> pd.DataFrame:
+    """``compare`` in a grid: a − b in column ``factor`` at every level of column ``across``, and pooled over them.
+
+    ``pairs`` are values (a, b) of ``factor``. For the pooled rows an item's results are averaged over
+    the levels at which both sides were run (of those in ``pool``, by default all), so that it counts
+    once. A level without one of the sides has no row. ``pooled_draws`` (default: ``draws``) are the
+    bootstrap's draws for the pooled rows, which bound their smallest p-value.
+
+    Columns: requested_sparsity, ``across`` (a level or "pooled"), a, b, metric, levels (how many),
+    those of ``compare``, p_holm (over all rows), verdict of "a is better".
+    """
+    items, rows = items[items["requested_sparsity"] > 0], []
+    levels, sparsities = list(dict.fromkeys(items[across])), sorted(items["requested_sparsity"].unique())
+    cells = dict(iter(items.groupby([across, "requested_sparsity"])))
+    for a, b in pairs:
+        sides = {key: cell[cell[factor].isin([a, b])] for key, cell in cells.items()}
+        sides = {key: cell for key, cell in sides.items() if cell[factor].nunique() == 2}
+        for level in (*levels, POOLED):
+            for sparsity in sparsities:
+                among = [level] if level != POOLED else levels if pool is None else pool
+                found = [sides[one, sparsity] for one in among if (one, sparsity) in sides]
+                if not found:
+                    continue
+                both = _averaged(found, factor) if level == POOLED else found[0]
+                head = {"requested_sparsity": sparsity, across: level, "a": a, "b": b}
+                for metric in metrics:
+                    drawn = pooled_draws or draws if level == POOLED else draws
+                    row = compare(both, {factor: a}, {factor: b}, metric, drawn)
+                    if level == POOLED:
+                        row["p_mcnemar"] = float("nan")  # averages are neither right nor wrong
+                    rows.append(head | {"metric": metric, "levels": len(found)} | row)
+    frame = pd.DataFrame(rows)
+    frame["p_holm"] = holm(frame["p"])
+    return frame.assign(verdict=[verdict(row.low, row.high) for row in frame.itertuples()])
+
+
 def verdict(low: float, high: float, direction: int = 1) -> str:
     """What an interval says of a claim that the difference is positive (``direction`` 1) or negative (−1).
 
@@ -120,6 +166,12 @@ def holm(pvalues: Sequence[float]) -> np.ndarray:
     if tested.any():
         adjusted[tested] = multipletests(adjusted[tested], method="holm")[1]
     return adjusted
+
+
+def _averaged(cells: Sequence[pd.DataFrame], factor: str) -> pd.DataFrame:
+    """The mean result of every item over ``cells``, per value of ``factor``."""
+    keys = [factor, "calibration_seed", "task", "metric", "doc_id"]
+    return pd.concat(cells).groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
 
 
 def _paired(items: pd.DataFrame, a: Mapping, b: Mapping, metric: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 from . import labels, tables
-from .figure_style import DENSE, DOUBLE, PALETTE, SINGLE, Z, name_ticks, styled, variant_styles
+from .figure_style import DENSE, DOUBLE, MARKERS, PALETTE, SINGLE, Z, name_ticks, styled, variant_styles
 
 VERDICTS = {"holds": (PALETTE[2], "o"), "undecided": ("0.5", "D"), "does not hold": (PALETTE[3], "X")}
 SPEED_TITLES = {"decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
@@ -193,6 +193,54 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
         ax.set(title=f"{labels.sparsity(sparsity)} sparsity", xlabel="average accuracy, %")
     fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
+
+
+@styled
+def accuracy_by_sparsity(frame: pd.DataFrame) -> Figure:
+    """Average accuracy over sparsity: a panel per method, a line per ``allocation``, all from the dense model.
+
+    Dashed lines with open markers protect the last layers. Takes the frame of ``evaluate``; the
+    intervals of these averages are in ``sparsity_settings``.
+    """
+    means = tables.by_allocation(frame)
+    dense = means.loc[means["allocation"] == "none", "value"].mean()
+    means = means[means["allocation"] != "none"]
+    order, allocations = labels.variant_order(means), list(dict.fromkeys(means["allocation"]))
+    curves = list(dict.fromkeys(name.partition(",")[0] for name in allocations))
+    columns = len(order) if len(order) <= 4 else 3
+    rows = -(-len(order) // columns)
+    size = (DOUBLE, 1.45 * rows + 0.6)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    for ax, label in zip(axes.flat, order, strict=False):
+        for name in allocations:
+            line = means[(means["label"] == label) & (means["allocation"] == name)].sort_values("requested_sparsity")
+            if line.empty:
+                continue
+            place = curves.index(name.partition(",")[0])
+            look = {"color": PALETTE[place], "marker": MARKERS[place], "label": name}
+            if _protected(name):
+                look |= {"linestyle": "--", "markerfacecolor": "white"}
+            ax.plot([0, *line["requested_sparsity"]], [dense, *line["value"]], **look)
+        ax.set_title(label, fontsize=7)
+        ax.grid(axis="y", color="0.92", linewidth=0.5)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+    for ax in axes.flat[len(order) :]:
+        ax.set_visible(False)
+    for ax in axes.flat[max(0, len(order) - columns) : len(order)]:  # the lowest of each column
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("sparsity, %")
+    fig.supylabel("average accuracy, %", fontsize=8)
+    shown = {text: line for ax in axes.flat for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles = {name: shown[name] for name in allocations}
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    return fig
+
+
+def _protected(allocation: str) -> bool:
+    """Whether an allocation of that name leaves the last layers alone; unless it says so, only logistic does."""
+    curve, _, protection = allocation.partition(", protect ")
+    return not protection.endswith("+0") if protection else curve == "logistic"
 
 
 @styled

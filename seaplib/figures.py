@@ -18,7 +18,15 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from . import labels
 from .figure_pipeline import pipeline
-from .figure_results import confusion, inference_speed, perplexity, scorecard, sparsity_settings, zero_shot
+from .figure_results import (
+    accuracy_by_sparsity,
+    confusion,
+    inference_speed,
+    perplexity,
+    scorecard,
+    sparsity_settings,
+    zero_shot,
+)
 from .figure_style import (
     DENSE,
     DIVERGING,
@@ -39,9 +47,9 @@ from .figure_style import (
 )
 
 __all__ = [
-    "allocation_curves", "confusion", "corpus_lengths", "hidden_states", "inference_speed", "mask_overlap", "masks",
-    "norm_heatmaps", "perplexity", "pipeline", "remove_test", "save", "scorecard", "separability",
-    "sparsity_settings", "style", "vocabulary_overlap", "zero_shot",
+    "accuracy_by_sparsity", "allocation_curves", "confusion", "corpus_lengths", "hidden_states", "inference_speed",
+    "mask_overlap", "masks", "norm_heatmaps", "perplexity", "pipeline", "remove_test", "save", "scorecard",
+    "separability", "sparsity_settings", "style", "vocabulary_overlap", "zero_shot",
 ]  # fmt: skip
 
 MEASURES = {"silhouette": "silhouette", "knn_accuracy": "kNN accuracy"}

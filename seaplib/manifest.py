@@ -1,9 +1,10 @@
 """Products and freshness: what a profile has produced, from what, and whether it still stands.
 
 Two files, written atomically. ``figures/<profile>/manifest.json`` is evidence, kept with the
-products: their hashes and what they were made from, without times, so that an unchanged run leaves
-it unchanged. ``data/runs/<profile>/record.json`` is local: when each notebook ran, for how long,
-how it ended, and the hashes by which the next call knows what is fresh.
+products: their hashes, what they were made from, and how many seconds each notebook took when it
+made them (less if the store held some results); a run that makes the same again leaves it unchanged.
+``data/runs/<profile>/record.json`` is local: when each notebook ran, for how long, how it ended, and
+the hashes by which the next call knows what is fresh.
 """
 
 import importlib
@@ -140,7 +141,7 @@ class Ledger:
         return store.digest(self.record.get(name, {}).get("products"))
 
     def finish(self, notebook: Notebook, status: str, **facts) -> None:
-        """Write down how a run ended: "done" or "failed". Times stay in the local record."""
+        """Write down how a run ended: "done" or "failed"."""
         entry = {"status": status, **facts}
         if status == "done":
             entry["ingredients"] = self.ingredients(notebook)
@@ -148,12 +149,18 @@ class Ledger:
             entry["needs"] = {need: self._produced(need) for need in notebook.needs}
         self.record[notebook.name] = entry
         write_json(self.runs / "record.json", self.record)
-        self.write_manifest(notebook if status == "done" else None, facts.get("device"))
+        self.write_manifest(notebook if status == "done" else None, facts.get("device"), facts.get("seconds"))
 
-    def write_manifest(self, notebook: Notebook | None = None, device: str | None = None) -> None:
-        """Enter a notebook's products; drop whatever is no longer declared or no longer as it was."""
+    def write_manifest(
+        self, notebook: Notebook | None = None, device: str | None = None, seconds: float | None = None
+    ) -> None:
+        """Enter a notebook's products; drop whatever is no longer declared or no longer as it was.
+
+        ``seconds`` is the wall time of the run, which counts only if it made something new.
+        """
         path = self.directory / "manifest.json"
-        old = read_json(path).get("products", {})
+        before = read_json(path)
+        old, spent = before.get("products", {}), before.get("seconds", {})
         products = {}
         for owner in self.plan.notebooks:
             hashes = self.hashes(owner)
@@ -171,8 +178,14 @@ class Ledger:
                     }
                 elif old.get(product, {}).get("files") == files:
                     products[product] = old[product]
+        if notebook is not None and any(
+            entry != old.get(product) for product, entry in products.items() if entry["notebook"] == notebook.name
+        ):
+            spent = spent | {notebook.name: seconds}
+        kept = {entry["notebook"] for entry in products.values()}
+        spent = {name: value for name, value in spent.items() if name in kept}
         if products or path.exists():
-            write_json(path, {"profile": self.plan.profile, "products": products})
+            write_json(path, {"profile": self.plan.profile, "products": products, "seconds": spent})
 
     def undeclared(self) -> list[str]:
         """Files among the products that no notebook of this profile declares."""

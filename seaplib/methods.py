@@ -85,19 +85,27 @@ UNPROTECTED = tuple(replace(method, protect_last=0) for method in (FLAP, SEAP_F,
 #: the same choices under the paper's floor(ρC)
 FLOOR = tuple(replace(method, budget="floor") for method in PAPER)
 TABLE_1 = PAPER + CONTROLS + COMPENSATED + UNPROTECTED
-#: Table 3: every allocation, for the three methods whose mask serves all tasks
-TABLE_3 = tuple(
-    replace(method, allocation=allocation, protect_last=last)
-    for method in (WANDA_SP, FLAP, GENERAL_F)
-    for allocation, last in (
-        ("uniform", None),
-        ("uniform", 2),
-        ("logistic", None),
-        ("logistic", 0),
-        ("adaptive", None),
-        ("adaptive", 2),
+#: allocation and number of protected last layers; the paper's own setting comes last
+SETTINGS = tuple((allocation, last) for allocation in ("uniform", "adaptive", "logistic") for last in (0, 2))
+
+
+def grid(*methods: Method) -> tuple[Method, ...]:
+    """Each method under every allocation, without and with its last two layers protected.
+
+    Adaptive allocation ranks the units of all layers by their scores, so random scores have none.
+    """
+    return tuple(
+        replace(method, allocation=allocation, protect_last=last)
+        for allocation, last in SETTINGS
+        for method in methods
+        if (method.score, allocation) != ("random", "adaptive")
     )
-) + (FLAP_PUBLISHED,)
+
+
+#: Table 3: every allocation, for the three methods whose mask serves all tasks
+TABLE_3 = grid(WANDA_SP, FLAP, GENERAL_F) + (FLAP_PUBLISHED,)
+#: the same for every method, experts and controls too
+FULL_GRID = grid(*PAPER, RANDOM, MAGNITUDE) + (FLAP_PUBLISHED,)
 
 
 def scores(

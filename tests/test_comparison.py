@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from seaplib.comparison import compare, compare_all, holm, verdict
+from seaplib.comparison import POOLED, compare, compare_all, crossed, holm, verdict
 
 pytestmark = pytest.mark.unit
 A, B, DENSE = {"method": "seap"}, {"method": "flap"}, {"method": "dense"}
@@ -178,3 +178,44 @@ def test_compare_all():
     table = compare_all(items, {"SEAP over FLAP": (A, B), "FLAP over random": (B, {"method": "random"})}, draws=500)
     assert table.claim.tolist() == ["SEAP over FLAP", "FLAP over random"]
     assert table.verdict[0] == "holds" and (table.p_holm >= table.p).all()
+
+
+def grid() -> pd.DataFrame:
+    """Methods × allocations at one sparsity, two tasks and two seeds; the last method lacks an allocation."""
+    rates = {("seap", "uniform"): 0.8, ("seap", "logistic"): 0.7, ("flap", "uniform"): 0.6, ("flap", "logistic"): 0.6}
+    parts = []
+    for place, ((method, allocation), rate) in enumerate((rates | {("random", "uniform"): 0.4}).items()):
+        items = made({(method, task): rate for task in ("boolq", "winogrande")}, seeds=(0, 1), n=60, seed=place)
+        parts.append(items.assign(allocation=allocation, requested_sparsity=0.5))
+    dense = made({("dense", "boolq"): 0.9}, n=60).assign(allocation="none", requested_sparsity=0.0)
+    return pd.concat([*parts, dense], ignore_index=True)
+
+
+def test_crossed_compares_at_every_level_of_the_other_factor():
+    items = grid()
+    found = crossed(items, [("seap", "flap"), ("seap", "random")], "method", "allocation", metrics=["acc"], draws=300)
+    assert found[["a", "b", "allocation", "levels"]].values.tolist() == [
+        ["seap", "flap", "uniform", 1], ["seap", "flap", "logistic", 1], ["seap", "flap", POOLED, 2],
+        ["seap", "random", "uniform", 1], ["seap", "random", POOLED, 1],
+    ]  # fmt: skip
+    assert set(found["requested_sparsity"]) == {0.5} and set(found["seeds"]) == {2} and set(found["n"]) == {120}
+    uniform = compare(items[items["allocation"] == "uniform"], A, B, "acc", draws=300)
+    for name in ("difference", "low", "high", "p"):
+        assert found[name][0] == uniform[name]
+    assert found["p_holm"].tolist() == pytest.approx(holm(found["p"]).tolist())
+    assert found["verdict"].tolist() == [verdict(row.low, row.high) for row in found.itertuples()]
+
+
+def test_crossed_pools_an_items_results_before_it_resamples_items():
+    items = grid()
+    found = crossed(items, [("seap", "flap")], "method", "allocation", metrics=["acc"], draws=300)
+    levels, pooled = found[found["allocation"] != POOLED], found[found["allocation"] == POOLED].iloc[0]
+    assert pooled["difference"] == pytest.approx(levels["difference"].mean()) and pooled["n"] == levels["n"].iloc[0]
+    assert math.isnan(pooled["p_mcnemar"])
+    two = items[items["method"].isin(["seap", "flap"])]
+    by_hand = two.groupby(["method", "calibration_seed", "task", "metric", "doc_id"])["value"].mean().reset_index()
+    assert pooled["low"] == compare(by_hand, A, B, "acc", draws=300)["low"]
+    only = crossed(items, [("seap", "flap")], "method", "allocation", pool=["logistic"], metrics=["acc"], draws=300)
+    assert only["difference"].iloc[2] == pytest.approx(only["difference"].iloc[1])
+    sharper = crossed(items, [("seap", "random")], "method", "allocation", None, ["acc"], 300, pooled_draws=4000)
+    assert sharper["p"].min() == pytest.approx(2 / 4001) and sharper["p"].max() == pytest.approx(2 / 301)

@@ -101,7 +101,9 @@ def claims() -> pd.DataFrame:
 
 CONFUSION = pd.DataFrame(np.eye(6, dtype=int) * 200 + 3, index=TASKS[:6], columns=TASKS[:6])
 LENGTHS = pd.DataFrame({"task": TASKS, "tokens_p10": 5, "tokens_median": 20, "tokens_p90": 60, "tokens_max": 400})
+ALLOCATIONS = ("uniform", "uniform, protect 0+2", "adaptive", "logistic, protect 0+0", "logistic")
 DRAWN = {
+    "accuracy_by_sparsity": lambda: figures.accuracy_by_sparsity(results(ALLOCATIONS)),
     "pipeline": lambda: figures.pipeline(),
     "vocabulary_overlap": lambda: figures.vocabulary_overlap(pairs("overlap")),
     "corpus_lengths": lambda: figures.corpus_lengths(LENGTHS),
@@ -253,6 +255,21 @@ def test_allocations_equal_for_both_modules_are_drawn_once():
     frame = frame[frame["allocation"] == "uniform"]
     assert "mlp" not in words(figures.allocation_curves(frame))
     assert "adaptive, mlp" in words(DRAWN["allocation_curves"]())
+
+
+def test_accuracy_by_sparsity_starts_dense_and_dashes_what_is_protected():
+    frame = results(ALLOCATIONS)
+    frame = frame[(frame["method"] != "random") | (frame["allocation"] != "adaptive")]
+    random, wanda = figures.accuracy_by_sparsity(frame).axes[:2]
+    lines = {line.get_label(): line for line in wanda.lines}
+    assert set(lines) == set(ALLOCATIONS) and len(random.lines) == 4
+    dashed = {name for name, line in lines.items() if line.get_linestyle() == "--"}
+    assert dashed == {"uniform, protect 0+2", "logistic"}
+    dense = frame.loc[frame["method"] == "dense", "value"].mean()
+    cell = frame[(frame["method"] == "wanda_sp") & (frame["allocation"] == "uniform")]
+    expected = cell.groupby("requested_sparsity")["value"].mean()
+    np.testing.assert_allclose(lines["uniform"].get_xdata(), [0, 0.2, 0.5])
+    np.testing.assert_allclose(lines["uniform"].get_ydata(), [dense, *expected])
 
 
 def test_zero_shot_dots_are_the_means_of_the_summary():

@@ -95,7 +95,7 @@ def test_labels_carry_every_column(collect):
 
 
 def test_no_two_rows_of_a_table_have_one_label():
-    for table in (methods.TABLE_1, methods.TABLE_3):
+    for table in (methods.TABLE_1, methods.TABLE_3, methods.FULL_GRID):
         labels = [tuple(method.label(0).values()) for method in table]
         assert len(set(labels)) == len(labels)
 
@@ -117,6 +117,17 @@ def test_the_allocations_name_tells_its_protection(method, name):
     allocation = method.allocate(0.3)
     if expected:
         assert (allocation.protect_first, allocation.protect_last) == expected
+
+
+def test_the_grid_crosses_every_method_with_allocation_and_protection():
+    cells = [(one.name, one.score, one.allocation, one.protect_last) for one in methods.FULL_GRID]
+    recipes = [*methods.PAPER, methods.MAGNITUDE, methods.RANDOM]
+    crossed = {(m.name, m.score, a, n) for m in recipes for a in ("uniform", "adaptive", "logistic") for n in (0, 2)}
+    absent = {("random", "random", "adaptive", n) for n in (0, 2)}  # random scores do not rank layers
+    published = {("FLAP as published", "s_F", "adaptive", None)}
+    assert len(cells) == len(set(cells)) == 47 and set(cells) == crossed - absent | published
+    assert set(methods.TABLE_3) < set(methods.FULL_GRID)
+    assert cells[-2][2:] == ("logistic", 2), "the paper's own setting comes last"
 
 
 def test_unprotected_rows_cut_the_last_layers(collect):
@@ -201,7 +212,7 @@ def test_an_unreachable_sparsity_is_refused(collect):
 def test_every_row_of_tables_1_and_3_applies(collect, model):
     stats, published = collect(), {"wikitext2": collect("flap")["wikitext2"]}
     ids = torch.arange(3, 30)[None]
-    for one in make(stats, *methods.TABLE_1, *methods.TABLE_3, published=published):
+    for one in make(stats, *methods.TABLE_1, *methods.FULL_GRID, published=published):
         with torch.no_grad():
             assert torch.isfinite(one.apply(model)(ids).logits).all()
         if one.label["budget"] == "parameters":

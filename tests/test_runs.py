@@ -131,7 +131,7 @@ def test_products_and_manifest(project):
         **{"model": None, "tasks": [], "sparsities": []},
     }
     text = (project.root / "figures/small/manifest.json").read_text()
-    assert "seconds" not in text and "finished" not in text and str(project.root) not in text
+    assert "finished" not in text and str(project.root) not in text
     assert "samples * scale" in (project.root / "data/runs/small/01_scores.ipynb").read_text()
 
 
@@ -187,6 +187,22 @@ def test_profile_that_extends_and_skips(project):
     assert project.statuses("--profile", "other") == {"00_corpora": "done", "01_scores": "done"}
     assert set(project.manifest("other")) == {"table_a", "table_b", "fig_b"}
     assert ",12" in (project.root / "figures/other/table_b.csv").read_text()
+
+
+def test_manifest_keeps_the_seconds_of_the_run_that_made_the_products(project):
+    path = project.root / "figures/small/manifest.json"
+    first = json.loads(path.read_text())["seconds"]
+    assert set(first) == set(NOTEBOOKS) and all(seconds > 0 for seconds in first.values())
+    before = path.read_bytes()
+    project.statuses("--force", "--only", "00", "01")
+    assert path.read_bytes() == before, "the same products again: the manifest stays"
+    project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"scale": 5}}})
+    project.statuses()
+    after = json.loads(path.read_text())["seconds"]
+    assert after["01_scores"] != first["01_scores"] and after["02_other"] == first["02_other"]
+    project.declare(PROFILES | {"small": PROFILES["small"] | {"skip": ["02"]}}, NOTEBOOKS)
+    project.statuses()
+    assert set(json.loads(path.read_text())["seconds"]) == {"00_corpora", "01_scores"}
 
 
 def test_product_no_longer_declared_leaves_the_manifest(project):
