@@ -85,6 +85,7 @@ class Recorder:
         self.pooling = pooling
         self.estimator = estimator
         self.keep: torch.Tensor | None = None
+        self.tokens: tuple[int, int] | None = None  # [batch, tokens] of the current pass
         self.skip_first = False
         self.moments = {role: [self._empty() for _ in range(layers)] for role in roles}
 
@@ -94,11 +95,13 @@ class Recorder:
         return RunningMoments("token" if self.estimator == "authors" else "prompt")
 
     def update(self, role: str, layer: int, x: torch.Tensor) -> None:
-        """Add activations ``x`` [batch, tokens, dim]."""
+        """Add activations ``x`` [batch, tokens, dim] (or [batch·tokens, dim], as OPT's MLP has them)."""
+        if x.dim() == 2 and self.tokens is not None:
+            x = x.unflatten(0, self.tokens)
         if self.keep is None:
             keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         else:  # with a KV cache the mask covers earlier positions too
-            keep = self.keep[:, -x.shape[1] :]
+            keep = self.keep[:, -x.shape[1] :].to(x.device)  # a model may lie on several
         if self.skip_first:
             keep = keep.clone()
             keep[:, 0] = False
@@ -107,6 +110,7 @@ class Recorder:
                 self.moments[role][layer].update(prompt[valid].cpu())
             return
         if self.pooling == "prompt":
+            x = x if x.dtype == torch.float64 else x.float()  # long sums lose digits in half precision
             weight = keep.unsqueeze(-1).to(x.dtype)
             samples = ((x * weight).sum(1) / weight.sum(1))[keep.any(1)]
         else:
@@ -142,8 +146,9 @@ def capture(
     recorder = Recorder(roles, len(layers), pooling, estimator)
 
     def note_mask(module, args, kwargs):
-        mask = kwargs.get("attention_mask")
-        recorder.keep = mask.bool() if mask is not None and mask.dim() == 2 else None
+        mask, ids = kwargs.get("attention_mask"), args[0] if args else kwargs.get("input_ids")
+        recorder.keep = mask.bool() if torch.is_tensor(mask) and mask.dim() == 2 else None
+        recorder.tokens = None if ids is None else tuple(ids.shape)
 
     def note_input(role, index):
         return lambda module, args: recorder.update(role, index, args[0].detach())
@@ -208,7 +213,7 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
     starts_with_bos = all(ids[0] == tokenizer.bos_token_id for ids in encoded)
     if starts_with_bos and not calibration.bos and min(map(len, encoded)) < 2:
         raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
-    device = models.decoder(model).get_input_embeddings().weight.device
+    device = models.input_device(model)
     with (
         torch.inference_mode(),
         capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder,
@@ -227,11 +232,15 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
     parts = {name: {} for name in ActivationStats.TENSORS}
     for module, role in UNITS.items():
         count, parts["mean"][module], parts["var"][module], parts["second_moment"][module] = recorder.stacked(role)
-        if not torch.isfinite(parts["second_moment"][module]).all():
-            raise ValueError(f"{corpus.task}: the model's {module} activations are not finite (NaN or Inf)")
-        weights = [models.linear(layer, role).weight.detach().double().cpu() for layer in models.decoder_layers(model)]
-        parts["weight_l1"][module] = torch.stack([w.abs().sum(0) for w in weights])
-        parts["weight_l2sq"][module] = torch.stack([w.square().sum(0) for w in weights])
+        finite = torch.isfinite(parts["second_moment"][module]).all(1)
+        if not finite.all():
+            first = int(finite.int().argmin())
+            raise ValueError(
+                f"{corpus.task}: the model's {module} activations are not finite (NaN or Inf, first in layer {first})"
+            )
+        norms = [_column_norms(models.weight(layer, role)) for layer in models.decoder_layers(model)]
+        l1, l2sq = zip(*norms, strict=True)
+        parts["weight_l1"][module], parts["weight_l2sq"][module] = torch.stack(l1), torch.stack(l2sq)
     provenance = {
         "task": corpus.task,
         "model": models.fingerprint(model),
@@ -244,6 +253,12 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
         "calibration": calibration.as_dict(),
     }
     return ActivationStats(shape, count, provenance=provenance, **parts)
+
+
+def _column_norms(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """‖w‖₁ and ‖w‖₂² of the columns of ``weight`` [out, in], one layer's at a time in double precision."""
+    w = weight.double().cpu()
+    return w.abs().sum(0), w.square().sum(0)
 
 
 def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -> dict[str, ActivationStats]:

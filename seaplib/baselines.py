@@ -5,17 +5,16 @@ Sources: FLAP (arXiv 2312.11983, code @3bb57db), SEAP's published code (@c6bce61
 of this file: they are ``select(score(stats, "s_W" or "s_F"), logistic(...))`` on general text.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from tqdm.auto import tqdm
 
-from . import models
+from . import layers, models
 from .activations import ActivationStats, capture, encode
 from .masks import PruningMask, attention_unit_parameters, rank_all, select, standardise
-from .pruning import resized
+from .pruning import copy_of, resized
 from .scores import Scores, aggregate, weights
 from .sparsity import authors_logistic, uniform
 
@@ -117,7 +116,7 @@ def authors_code(
 
 
 #: role whose input a projection shares → the projections (q, k, v read the same input; so do gate, up)
-_SAME_INPUT = {"q": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)}
+_SAME_INPUT = {"q": ("q", "k", "v"), "o": ("o",), "up": ("gate", "up"), "down": ("down",)}
 
 
 class _Reached(Exception):
@@ -153,10 +152,10 @@ def wanda(model, tokenizer, corpus, sparsity: float, max_length: int = 2048, pro
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
     encoded, _ = encode(model, tokenizer, corpus.texts, max_length)
-    pruned = copy.deepcopy(model, memo={id(p): p for p in model.parameters()})
+    pruned = copy_of(model)
     pruned.seap_source = None
     decoder = models.decoder(pruned)
-    device = decoder.get_input_embeddings().weight.device
+    device = models.input_device(pruned)
     for index, layer in enumerate(
         tqdm(models.decoder_layers(pruned), desc="Wanda", unit="layer", leave=False, disable=not progress)
     ):
@@ -168,8 +167,10 @@ def wanda(model, tokenizer, corpus, sparsity: float, max_length: int = 2048, pro
                     continue
         for measured, roles in _SAME_INPUT.items():
             _, _, _, second_moment = recorder.stacked(measured)
-            for role in roles:
-                projection = resized(models.linear(layer, role))
-                projection.weight[wanda_pruned(projection.weight, second_moment[0], sparsity)] = 0
-                models.set_linear(layer, role, projection)
+            for role, *_ in layers.projections(layer):
+                if role in roles:
+                    projection = resized(models.linear(layer, role))
+                    matrix = layers.matrix(projection)
+                    matrix[wanda_pruned(matrix, second_moment[0], sparsity)] = 0
+                    models.set_linear(layer, role, projection)
     return pruned

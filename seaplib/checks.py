@@ -8,11 +8,12 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from . import paths, settings
+from . import hub, paths, settings
+from .architectures import ARCHITECTURES, PRUNED_TYPES
 from .profiles import Plan, PlanError, suggestion
 
 #: ``model_type`` of the configurations that :mod:`seaplib.models` can prune.
-MODEL_TYPES = ("llama",)
+MODEL_TYPES = tuple(ARCHITECTURES)
 GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
 TASK_PARAMETERS = ("task", "tasks", "general")
 TEXT_PARAMETERS = ("general", "class_tasks")  # these are never scored by lm-eval, so plain text will do
@@ -33,7 +34,6 @@ SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64} | d
      "permutations", "large_channels", "large_samples"), 1
 )  # fmt: skip
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 
 
 def check(plan: Plan) -> Plan:
@@ -130,10 +130,11 @@ def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
     from .sparsity import check_reachable
 
     targets = [parameters.get("sparsity"), *(parameters.get("sparsities") or ())]
-    layers, heads, hidden, channels = (config[key] for key in SIZES)
+    record = ARCHITECTURES[config["model_type"]]
+    layers, heads, hidden, channels = sizes(config).values()
     groups = config.get("num_key_value_heads") or heads
     head = config.get("head_dim") or hidden // heads
-    attention, mlp = 2 * (heads + groups) * head * hidden, 3 * channels * hidden
+    attention, mlp = 2 * (heads + groups) * head * hidden, (2 + record.gated) * channels * hidden
     defaults = settings.Pruning()
     by_query = parameters.get("kv_unit", defaults.kv_unit) == "query" and groups < heads
     protect = {key: parameters.get(key, getattr(defaults, key)) for key in ("protect_first", "protect_last")}
@@ -169,23 +170,33 @@ def model_config(name: str, offline: bool, where: str = "model") -> dict:
         kind = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise PlanError(f"{where}: {file} is not a model configuration ({error})") from error
-    if any(kind == f"{known}_pruned__import_seaplib_to_load" for known in MODEL_TYPES):
+    if kind in PRUNED_TYPES:
         raise PlanError(f"{where}: the model {name} is already pruned; start from the dense model")
     if kind not in MODEL_TYPES:
-        supported = ", ".join(MODEL_TYPES)
+        supported = ", ".join(sorted(MODEL_TYPES))
         raise PlanError(f"{where}: architecture {kind!r} of {name} is not supported; supported: {supported}")
-    for key in (*SIZES, "num_key_value_heads", "head_dim"):
-        size = config.get(key)
-        missing = size is None and key not in SIZES  # the last two follow from the others
+    needed = sizes(config)
+    for key, size in (needed | {key: config.get(key) for key in ("num_key_value_heads", "head_dim")}).items():
+        missing = size is None and key not in needed  # the last two follow from the others
         if not missing and (type(size) is not int or size < 1):
             raise PlanError(f"{where}: {file}: {key} must be a whole number from 1, got {size!r}")
-    if config["num_attention_heads"] % (config.get("num_key_value_heads") or 1):
+    _, heads, hidden, _ = needed.values()
+    if heads % (config.get("num_key_value_heads") or 1):
         raise PlanError(f"{where}: {file}: num_attention_heads must be a multiple of num_key_value_heads")
-    if not config.get("head_dim") and config["hidden_size"] % config["num_attention_heads"]:
+    if not config.get("head_dim") and hidden % heads:
         raise PlanError(f"{where}: {file}: hidden_size must be a multiple of num_attention_heads")
     if directory.is_dir() and not any((directory / tokenizer).is_file() for tokenizer in TOKENIZERS):
         raise PlanError(f"{where}: the model in {directory} has no tokenizer (no {' or '.join(TOKENIZERS)})")
     return config
+
+
+def sizes(config: dict) -> dict:
+    """Layers, heads, hidden size and MLP channels of a configuration, under its own names for them."""
+    names = ARCHITECTURES[config["model_type"]].sizes
+    found = {name: config.get(name) for name in names}
+    if found.get("n_inner", 0) is None:  # GPT-2's default
+        found["n_inner"] = 4 * (found["n_embd"] or 0)
+    return found
 
 
 def _check_weights(directory: Path, where: str) -> None:
@@ -218,9 +229,9 @@ def _hub_config(name: str, offline: bool, where: str) -> Path:
     try:
         return Path(hf_hub_download(name, "config.json", local_files_only=offline))
     except Exception as error:  # one line, whether it is missing, gated, or the network is away
-        reason = " ".join(str(error).split())[:200]
-        place = "in the local hub cache (this profile is offline)" if offline else "on the hub or in its local cache"
-        raise PlanError(f"{where}: model {name!r} is not a directory and was not found {place}: {reason}") from error
+        reason = hub.problem(error) or " ".join(str(error).split())[:200]
+        reason = "not in the local hub cache (this profile is offline)" if offline else reason
+        raise PlanError(f"{where}: cannot load model {name!r}: {reason}") from error
 
 
 def _check_task_name(name, where: str) -> None:

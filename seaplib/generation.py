@@ -60,12 +60,16 @@ def generate(
     ``variants`` as in ``evaluate``; the dense model (None) is always there, first. ``reference`` are
     the texts whose words and sentences count as known. Columns: model, the label's (method … calibration_seed),
     prompt, continuation, tokens, and the measures of this module; a measure that has nothing to
-    count (no tokens, no reference) is NaN. Raises ValueError for an empty prompt.
+    count (no tokens, no reference) is NaN. Raises ValueError for an empty prompt, and for one that
+    leaves no room for ``new_tokens`` in the model's context.
     """
     prompts, reference = list(prompts), list(reference)
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError("generation needs at least one prompt, and no prompt may be empty")
     encoded = tokenizer(prompts)["input_ids"]
+    longest, context = max(map(len, encoded)), models.context_length(model)
+    if longest + new_tokens > context:
+        raise ValueError(f"a prompt of {longest} and {new_tokens} new tokens exceed the model's context of {context}")
     chosen = [None, *(variant for variant in variants or () if variant is not None)]
     fingerprints = {"model": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}
     known_words = {word for text in reference for word in words(text)}
@@ -134,7 +138,7 @@ def _write(model, variant, encoded: list[list[int]], new_tokens: int) -> Continu
     stops = set(stop) if isinstance(stop, list) else {stop}
     written = []
     for start in encoded:
-        ids = torch.tensor([start], device=applied.device)
+        ids = torch.tensor([start], device=models.input_device(applied))
         out = applied.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, pad_token_id=0
         )[0, len(start) :].tolist()
@@ -146,7 +150,7 @@ def _write(model, variant, encoded: list[list[int]], new_tokens: int) -> Continu
 def _perplexity(model, start: list[int], ids: list[int]) -> float:
     if not ids:
         return math.nan
-    whole = torch.tensor([[*start, *ids]], device=model.device)
+    whole = torch.tensor([[*start, *ids]], device=models.input_device(model))
     logits = model(whole).logits[0, len(start) - 1 : -1].float()
     return float(torch.nn.functional.cross_entropy(logits, whole[0, len(start) :]).exp())
 

@@ -122,11 +122,11 @@ def hidden_states(
         raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
     shape = (len(texts), len(models.decoder_layers(model)) + 1, model.config.hidden_size)
     vectors = np.empty(shape, dtype=np.float32)
-    device = models.decoder(model).get_input_embeddings().weight.device
+    device = models.input_device(model)
     rows, weight = [], None  # of the batch that is running
 
     def pool(layer: int, x: torch.Tensor) -> None:
-        vectors[rows, layer] = torch.einsum("bt,bth->bh", weight, x.float()).cpu().numpy()
+        vectors[rows, layer] = torch.einsum("bt,bth->bh", weight.to(x.device), x.float()).cpu().numpy()
 
     bar = tqdm(total=len(texts), desc="hidden states", unit="text", leave=False, disable=not progress)
     with torch.inference_mode(), residual_stream(model, pool), bar:

@@ -159,19 +159,19 @@ def score(
 @torch.inference_mode()
 def token_logprobs(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability (float32) of each token asked for, and whether it is the likeliest one: [tokens] each."""
-    device, dtype = model.device, model.dtype
+    device, dtype = models.input_device(model), model.dtype
     ids = batch.ids.to(device)
     inputs = {}
     if batch.branches is not None:
         inputs = {"attention_mask": _mask(batch.branches.to(device), dtype), "position_ids": batch.positions.to(device)}
     hidden = models.decoder(model)(input_ids=ids, use_cache=False, **inputs).last_hidden_state
-    hidden = hidden[batch.row.to(device), batch.column.to(device)]
-    target = batch.target.to(hidden.device)
+    hidden = hidden[batch.row.to(hidden.device), batch.column.to(hidden.device)]  # the last of several devices
     head, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
     logprobs, likeliest = [], []
     step = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
-    for part, wanted in zip(hidden.split(step), target.split(step), strict=True):
+    for part, wanted in zip(hidden.split(step), batch.target.split(step), strict=True):
         logits = head(part).float()
+        wanted = wanted.to(logits.device)
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
         logprobs.append(logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0])
@@ -189,7 +189,7 @@ def _mask(branches: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def affordable(model, batch_tokens: int) -> int:
     """``batch_tokens``, or less where less is faster."""
-    return min(batch_tokens, CPU_BATCH_TOKENS) if model.device.type == "cpu" else batch_tokens
+    return min(batch_tokens, CPU_BATCH_TOKENS) if models.input_device(model).type == "cpu" else batch_tokens
 
 
 def can_share(model) -> bool:

@@ -157,12 +157,14 @@ def variants(
     general: str,
     seed: int = 0,
     published: dict[str, ActivationStats] | None = None,
+    mode: str = "remove",
 ) -> list[Variant]:
     """One variant per method and sparsity; for experts one per task's corpus, evaluated on its tasks only.
 
     ``stats`` maps every expert's task, and ``general``, to statistics with one calibration ``seed``.
     ``published`` holds the general text's statistics with ``estimator="flap"`` for methods as
-    published. Raises ``ValueError`` where a needed corpus has no statistics.
+    published. ``mode`` is how each mask is applied (``prune``). Raises ``ValueError`` where a needed
+    corpus has no statistics.
     """
     tasks = tuple(tasks)
     experts: dict[str, list[str]] = {}
@@ -187,5 +189,5 @@ def variants(
                 if method.compensate:
                     alpha = weights(of, general)
                     mean = weighted_mean(of, alpha) if method.calibration == "all" else of[task or general].mean
-                out.append(Variant(method.label(seed), chosen, compensation=mean, tasks=served))
+                out.append(Variant(method.label(seed), chosen, mode, mean, served))
     return out

@@ -1,36 +1,34 @@
-"""Loading a model, and a decoder layer seen by role.
+"""Loading a model, its shape (:class:`Geometry`) and what identifies it.
 
-The only file that knows what an architecture calls its modules. Everything else asks for a
-projection by its role (``q k v o gate up down``) and for a :class:`Geometry`, a plain object that
-scores, allocations and masks use without a model.
+What an architecture calls its modules stands in :mod:`seaplib.architectures`; :mod:`seaplib.layers`
+reads it. Everything else asks this module for a projection by its role (``q k v o gate up down``)
+and for a :class:`Geometry`, a plain object that scores, allocations and masks use without a model.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from . import paths
-
-ROLES = ("q", "k", "v", "o", "gate", "up", "down")
-
-#: ``model_type`` → module path of every role inside a decoder layer.
-ARCHITECTURES = {
-    "llama": {
-        "q": "self_attn.q_proj",
-        "k": "self_attn.k_proj",
-        "v": "self_attn.v_proj",
-        "o": "self_attn.o_proj",
-        "gate": "mlp.gate_proj",
-        "up": "mlp.up_proj",
-        "down": "mlp.down_proj",
-    },
-}
-#: ``model_type`` of checkpoints whose projections were sliced by this package → the original type.
-PRUNED_TYPES = {"llama_pruned__import_seaplib_to_load": "llama"}
+from . import hub, paths
+from .architectures import ARCHITECTURES, PRUNED_TYPES, ROLES  # noqa: F401
+from .layers import (  # noqa: F401 (the rest of the package asks this module for them)
+    attention,
+    bias,
+    head_dim,
+    is_output,
+    linear,
+    projections,
+    rows,
+    set_linear,
+    shape,
+    tensor,
+    weight,
+)
 
 # Below this many bytes a model is identified by its content, above it by the files it came from.
 CONTENT_HASH_LIMIT = 256 * 2**20
@@ -60,6 +58,7 @@ class Geometry:
     vocabulary: int = 0  # rows of the LM head
     attention_bias: bool = False  # on q, k, v (o's bias stays whole when heads go)
     mlp_bias: bool = False  # on gate, up
+    gated: bool = True  # whether the MLP has a gate beside up and down
 
     @property
     def queries_per_group(self) -> int:
@@ -77,7 +76,9 @@ class Geometry:
 
     @property
     def channel_parameters(self) -> int:
-        return 3 * self.hidden + 2 * self.mlp_bias
+        """Parameters that go with one channel: its rows of gate (if any) and up, its column of down."""
+        inputs = 1 + self.gated
+        return (inputs + 1) * self.hidden + inputs * self.mlp_bias
 
     @property
     def attention_parameters(self) -> int:
@@ -136,17 +137,29 @@ def check(name_or_path: str | Path):
     except Exception as error:  # transformers' own checks of the values raise many kinds
         reason = " ".join(str(error).split())[:200]
         what = f"{local}/config.json is not valid" if local.is_dir() else "neither a directory nor reachable on the hub"
-        raise ModelError(f"cannot load model {str(name_or_path)!r}: {what} ({reason})") from error
+        said = (not local.is_dir() and hub.problem(error)) or f"{what} ({reason})"
+        raise ModelError(f"cannot load model {str(name_or_path)!r}: {said}") from error
     _model_type(config)
     return config
 
 
-def load(name_or_path: str | Path, dtype: torch.dtype | str = "auto", device: str | None = None):
+def load(
+    name_or_path: str | Path,
+    dtype: torch.dtype | str = "auto",
+    device: str | None = None,
+    device_map: str | dict | None = None,
+    max_memory: dict | None = None,
+    offload_folder: str | Path | None = None,
+):
     """Load a model and its tokenizer; returns ``(model, tokenizer)``, the model in eval mode.
 
-    ``dtype="auto"`` keeps the checkpoint's. Raises :class:`ModelError` for a missing or
-    unsupported model, and where the weights on disk do not match the architecture one to one:
-    transformers would drop unknown tensors and initialise missing ones at random.
+    ``dtype="auto"`` keeps the checkpoint's. ``device`` (default: the GPU if there is one) takes the
+    whole model. ``device_map="auto"`` spreads it over the GPUs and, where they are too small, main
+    memory and then ``offload_folder`` (a fast disk), as accelerate does; ``max_memory`` bounds each,
+    ``{0: "38GiB", "cpu": "60GiB"}``. Weights are read once, straight to where they belong.
+    Raises :class:`ModelError` for a missing or unsupported model, and where the weights on disk do
+    not match the architecture one to one: transformers would drop unknown tensors and initialise
+    missing ones at random.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -156,11 +169,19 @@ def load(name_or_path: str | Path, dtype: torch.dtype | str = "auto", device: st
     local, names = Path(source), ("tokenizer.json", "tokenizer.model")
     if local.is_dir() and not any((local / name).is_file() for name in names):
         raise ModelError(f"cannot load {source}: it has no tokenizer file ({' or '.join(names)})")
+    if device is not None and device_map is not None:
+        raise ModelError("device puts the whole model in one place, device_map spreads it: give one of them")
+    whole = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    placed = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
+    if device_map is None:
+        placed = {"device_map": {"": whole}} if torch.device(whole).type == "cuda" else {}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **placed)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"cannot load {source}: {str(error).strip().splitlines()[0]}") from error
+        said = not local.is_dir() and hub.problem(error)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"cannot load {source}: {said or first}") from error
     wrong = {
         kind: sorted(map(str, report[kind]))
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -169,7 +190,9 @@ def load(name_or_path: str | Path, dtype: torch.dtype | str = "auto", device: st
     if wrong:
         found = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:3])}" for kind, names in wrong.items())
         raise ModelError(f"the weights in {source} do not fit the architecture ({found})")
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    if not placed:
+        model.to(whole)
+    model.eval()
     model.seap_source = _source(source, model)
     return model, tokenizer
 
@@ -196,9 +219,12 @@ def fingerprint(model) -> str:
     if size > CONTENT_HASH_LIMIT and source:
         digest.update(json.dumps([source, str(model.dtype)], sort_keys=True).encode())
     else:
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        for name, value in tensors(model):
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    masked = getattr(model, "seap_masked", None)
+    if masked is not None:  # its weights are still the dense ones
+        digest.update(masked.encode())
     return digest.hexdigest()[:32]
 
 
@@ -216,51 +242,62 @@ def decoder(model) -> nn.Module:
 
 
 def decoder_layers(model) -> nn.ModuleList:
-    return decoder(model).layers
+    return getattr(decoder(model), ARCHITECTURES[_model_type(model.config)].layers)
 
 
-def attention(layer: nn.Module) -> nn.Module:
-    return layer.self_attn
-
-
-def linear(layer: nn.Module, role: str, model_type: str = "llama") -> nn.Linear:
-    """The projection of ``layer`` that plays ``role``."""
-    return layer.get_submodule(ARCHITECTURES[model_type][role])
-
-
-def set_linear(layer: nn.Module, role: str, module: nn.Module, model_type: str = "llama") -> None:
-    layer.set_submodule(ARCHITECTURES[model_type][role], module)
+def input_device(model) -> torch.device:
+    """Where token ids belong: the embedding's device, or the one it is computed on when offloaded."""
+    embedding = decoder(model).get_input_embeddings()
+    hook = getattr(embedding, "_hf_hook", None)
+    place = next((h.execution_device for h in getattr(hook, "hooks", [hook]) if h is not None), None)
+    return embedding.weight.device if place is None else torch.device(place)
 
 
 def geometry(model) -> Geometry:
     """Shape of an unpruned model. Raises :class:`ModelError` if its layers differ in width."""
-    kind = _model_type(model.config)
+    record = ARCHITECTURES[_model_type(model.config)]
     layers = decoder_layers(model)
-    head_dim = attention(layers[0]).head_dim if hasattr(attention(layers[0]), "head_dim") else model.config.head_dim
-
-    def shape(layer):
-        try:
-            q, k, gate = (linear(layer, role, kind) for role in ("q", "k", "gate"))
-        except AttributeError:  # an emptied module has no projections
-            return None
-        return q.out_features, k.out_features, gate.out_features, q.bias is not None, gate.bias is not None
-
-    shapes = {shape(layer) for layer in layers}
-    if len(shapes) != 1 or None in shapes:
+    sizes = {_sizes(layer) for layer in layers}
+    if len(sizes) != 1 or None in sizes:
         raise ModelError("the model's layers differ in width, so it is already pruned; start from the dense model")
-    queries, keys, channels, attention_bias, mlp_bias = shapes.pop()
+    size = head_dim(layers[0])
+    queries, keys, channels, attention_bias, mlp_bias = sizes.pop()
     return Geometry(
         layers=len(layers),
         hidden=model.config.hidden_size,
-        heads=queries // head_dim,
-        kv_heads=keys // head_dim,
-        head_dim=head_dim,
+        heads=queries // size,
+        kv_heads=keys // size,
+        head_dim=size,
         channels=channels,
-        model_parameters=sum(p.numel() for p in model.parameters()),
+        model_parameters=_parameters(model),
         vocabulary=model.config.vocab_size,
         attention_bias=attention_bias,
         mlp_bias=mlp_bias,
+        gated=record.gated,
     )
+
+
+def _parameters(model) -> int:
+    """How many parameters a model has, tied ones once (offloaded ones do not show that they are tied)."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    return sum(p.numel() for name, p in model.named_parameters() if name not in tied)
+
+
+def _sizes(layer: nn.Module) -> tuple | None:
+    """Outputs of q, k and up, and whether q and up have a bias; None where a layer lacks or cut a projection."""
+    widths = {role: width(layer, role) for roles in projections(layer) for role in roles if not is_output(role)}
+    if not {"q", "up"} <= widths.keys():  # an emptied module has no projections
+        return None
+    if widths["v"] != widths["k"] or widths.get("gate", widths["up"]) != widths["up"]:
+        return None
+    return widths["q"], widths["k"], widths["up"], *(linear(layer, role).bias is not None for role in ("q", "up"))
+
+
+def width(layer: nn.Module, role: str) -> int:
+    """How many outputs a role has."""
+    total = shape(linear(layer, role))[0]
+    own = rows(layer, role)
+    return len(range(total)[own]) if isinstance(own, slice) else len(own)
 
 
 def context_length(model) -> int:
@@ -270,15 +307,18 @@ def context_length(model) -> int:
 
 def projection_parameters(model) -> int:
     """Parameters of the decoder layers' projections as they are now, biases of o and down apart."""
-    kind = _model_type(model.config)
     total = 0
     for layer in decoder_layers(model):
-        for role in ROLES:
-            try:
-                module = linear(layer, role, kind)
-            except AttributeError:
-                continue
+        for roles in projections(layer):
+            module = linear(layer, roles[0])
             total += module.weight.numel()
-            if module.bias is not None and role not in ("o", "down"):
+            if module.bias is not None and not is_output(roles[0]):
                 total += module.bias.numel()
     return total
+
+
+def tensors(model) -> Iterator[tuple[str, torch.Tensor]]:
+    """What ``model.state_dict()`` holds, in the order of names, offloaded tensors fetched one at a time."""
+    for name in sorted(model.state_dict()):
+        path, _, last = name.rpartition(".")
+        yield name, tensor(model.get_submodule(path), last)

@@ -1,149 +1,157 @@
-"""A mask applied to a model: by zeroing or by removal, with or without bias compensation."""
+"""A mask applied to a model: by removal, by zeroing or on the fly, with or without bias compensation."""
 
 import copy
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
-from . import models
+from . import layers, models
+from .layers import EmptyAttention, EmptyMLP, resized
 from .masks import PruningMask
+from .settings import MODES
+
+__all__ = ["EmptyAttention", "EmptyMLP", "Variant", "copy_of", "prune", "resized"]
 
 
-class EmptyAttention(nn.Module):
-    """Stands for attention without heads: adds only ``bias`` to the residual stream.
-
-    It still writes one zero per position into the KV cache, because caches take the sequence's
-    length from their first layer.
-    """
-
-    def __init__(self, hidden: int, layer_idx: int, bias: torch.Tensor | None = None):
-        super().__init__()
-        self.layer_idx = layer_idx
-        self.hidden = hidden
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
-
-    def forward(self, hidden_states, past_key_values=None, **kwargs):
-        if past_key_values is not None:
-            nothing = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
-            past_key_values.update(nothing, nothing, self.layer_idx)
-        out = torch.zeros_like(hidden_states)
-        return (out if self.bias is None else out + self.bias), None
-
-
-class EmptyMLP(nn.Module):
-    """Stands for an MLP without channels: adds only ``bias`` to the residual stream."""
-
-    def __init__(self, hidden: int, bias: torch.Tensor | None = None):
-        super().__init__()
-        self.hidden = hidden
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
-
-    def forward(self, hidden_states):
-        out = torch.zeros_like(hidden_states)
-        return out if self.bias is None else out + self.bias
-
-
-def resized(module: nn.Linear, rows=None, columns=None, bias: torch.Tensor | None = None) -> nn.Linear:
-    """A copy of ``module`` with only these output ``rows`` and input ``columns`` (index tensors).
-
-    ``bias`` [out] replaces the module's own, which otherwise is sliced along.
-    """
-    weight = module.weight.detach()
-    weight = weight if rows is None else weight[rows]
-    weight = weight.clone() if columns is None else weight[:, columns]
-    if bias is None and module.bias is not None:
-        bias = module.bias.detach() if rows is None else module.bias.detach()[rows]
-    new = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    new.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    if bias is not None:
-        new.bias = nn.Parameter(bias.to(weight.dtype).clone(), requires_grad=False)
-    return new
-
-
-def _compensated(module: nn.Linear, removed: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor | None:
+def _compensated(module: nn.Module, removed: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor | None:
     """Bias of an output projection that also carries the removed units' mean contribution, W[:, removed]·μ."""
-    bias = None if module.bias is None else module.bias.detach()
+    bias = layers.tensor(module, "bias")
+    bias = None if bias is None else bias.detach()
     if mean is None or not bool(removed.any()):
         return bias
-    weight = module.weight.detach()[:, removed].double()
+    weight = layers.matrix(module).detach()[:, removed].double()
     extra = weight @ mean.to(weight.device)[removed].double()
-    return (extra if bias is None else bias.double() + extra).to(module.weight.dtype)
+    return (extra if bias is None else bias.double() + extra).to(layers.matrix(module).dtype)
+
+
+def _kept(mask: PruningMask, index: int) -> dict[str, torch.Tensor]:
+    """role → bool over its coordinates that stay: outputs of q, k, v, gate, up, inputs of o, down."""
+    size = mask.geometry.head_dim
+    query = mask.heads[index].repeat_interleave(size)
+    key = mask.kv_heads[index].repeat_interleave(size)
+    channel = mask.channels[index]
+    return {"q": query, "k": key, "v": key, "o": query, "gate": channel, "up": channel, "down": channel}
 
 
 @torch.no_grad()
 def _prune_layer(layer: nn.Module, index: int, mask: PruningMask, mode: str, mean: dict | None) -> None:
-    g = mask.geometry
-    device = models.linear(layer, "o").weight.device
-
-    def coordinates(heads):  # bool [n] → bool [n·head_dim]
-        return heads.repeat_interleave(g.head_dim).to(device)
-
-    query, key = coordinates(mask.heads[index]), coordinates(mask.kv_heads[index])
-    channel = mask.channels[index].to(device)
-    keeps = {"q": (query, None), "k": (key, None), "v": (key, None), "o": (None, query)}
-    keeps |= {"gate": (channel, None), "up": (channel, None), "down": (None, channel)}
+    kept = _kept(mask, index)
     biases = {}
-    for role, kept, module in (("o", query, "attention"), ("down", channel, "mlp")):
+    for role, module in (("o", "attention"), ("down", "mlp")):
         projection = models.linear(layer, role)
-        biases[role] = _compensated(projection, ~kept, None if mean is None else mean[module][index])
-    for role, (rows, columns) in keeps.items():
-        kept = rows if rows is not None else columns
-        if bool(kept.all()) or (mode == "remove" and not bool(kept.any())):
+        biases[role] = _compensated(projection, ~kept[role], None if mean is None else mean[module][index])
+    replaced = {}  # all are made before any is put in place: fused projections are read through each other
+    for roles in layers.projections(layer):
+        output, projection = layers.is_output(roles[0]), models.linear(layer, roles[0])
+        keep = torch.ones(layers.shape(projection)[int(output)], dtype=torch.bool)
+        for role in roles:
+            keep[slice(None) if output else models.rows(layer, role)] = kept[role]
+        if bool(keep.all()) or (mode == "remove" and not bool(keep.any())):
             continue  # nothing goes, or everything does: an emptied module is replaced as a whole below
-        projection = models.linear(layer, role)
+        bias = biases.get(roles[0])
         if mode == "remove":
-            new = resized(
-                projection,
-                None if rows is None else rows.nonzero().squeeze(1),
-                None if columns is None else columns.nonzero().squeeze(1),
-                biases.get(role),
-            )
+            places = keep.nonzero().squeeze(1).to(layers.matrix(projection).device)
+            new = resized(projection, None if output else places, places if output else None, bias)
         else:
-            new = resized(projection, bias=biases.get(role))
-            if rows is not None:
-                new.weight[~rows] = 0
-                if new.bias is not None:
-                    new.bias[~rows] = 0
+            new = resized(projection, bias=bias)
+            if output:
+                layers.matrix(new)[:, ~keep] = 0
             else:
-                new.weight[:, ~columns] = 0
+                layers.matrix(new)[~keep] = 0
+                if new.bias is not None:
+                    new.bias[~keep] = 0
+        replaced[roles[0]] = new
+    for role, new in replaced.items():
         models.set_linear(layer, role, new)
     if mode == "remove":
-        if not bool(query.any()):
-            layer.self_attn = EmptyAttention(g.hidden, index, biases["o"])
+        hidden = mask.geometry.hidden
+        if bool(mask.heads[index].any()):
+            layers.set_heads(layer, int(mask.heads[index].sum()), int(mask.kv_heads[index].sum()))
         else:
-            attention = models.attention(layer)
-            attention.num_key_value_groups = int(mask.heads[index].sum()) // int(mask.kv_heads[index].sum())
-        if not bool(channel.any()):
-            layer.mlp = EmptyMLP(g.hidden, biases["down"])
+            layers.empty(layer, "attention", index, hidden, biases["o"])
+        if not bool(mask.channels[index].any()):
+            layers.empty(layer, "mlp", index, hidden, biases["down"])
 
 
-def prune(model, mask: PruningMask, mode: str = "remove", compensation: dict[str, torch.Tensor] | None = None):
+@torch.no_grad()
+def _mask_layer(layer: nn.Module, index: int, mask: PruningMask, mean: dict | None) -> None:
+    """Zero the removed units where the output projections read them, and add what compensates them."""
+    kept = _kept(mask, index)
+    for role, module in (("o", "attention"), ("down", "mlp")):
+        if bool(kept[role].all()):
+            continue
+        projection = models.linear(layer, role)
+        projection.register_forward_pre_hook(partial(_zero_removed, ~kept[role]))
+        if mean is not None:
+            own = layers.tensor(projection, "bias")
+            extra = _compensated(projection, ~kept[role], mean[module][index])
+            projection.register_forward_hook(partial(_add, extra if own is None else extra - own))
+
+
+def _zero_removed(removed: torch.Tensor, module: nn.Module, args: tuple) -> tuple:
+    return (args[0].masked_fill(removed.to(args[0].device), 0), *args[1:])
+
+
+def _add(extra: torch.Tensor, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    return output + extra.to(output.device)
+
+
+def copy_of(model):
+    """A copy that shares every tensor: projections are replaced, never modified."""
+    shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
+    return copy.deepcopy(model, memo=shared | layers.kept_elsewhere(model))
+
+
+def prune(
+    model,
+    mask: PruningMask,
+    mode: str = "remove",
+    compensation: dict[str, torch.Tensor] | None = None,
+    in_place: bool = False,
+):
     """A pruned copy of ``model``; the model itself is left as it is.
 
     ``mode="remove"`` makes the projections smaller (the real speed-up), ``"zero"`` sets the removed
-    weights to 0 and keeps all shapes; both give the same logits to rounding. ``compensation`` maps
-    ``attention`` and ``mlp`` to mean activations [layers, dim] (``stats.mean``, or
-    :func:`~seaplib.activations.weighted_mean` for a general mask); the removed units' mean
-    contribution is then added to the output projections' biases.
+    weights to 0 and keeps all shapes, ``"mask"`` zeroes the removed units' activations on the fly, so
+    that no weight is copied and a model that fits in memory once can be evaluated; all give the same
+    logits to rounding. ``compensation`` maps ``attention`` and ``mlp`` to mean activations
+    [layers, dim] (``stats.mean``, or :func:`~seaplib.activations.weighted_mean` for a general mask);
+    the removed units' mean contribution is then added to the output projections' biases.
+
+    A copy shares what does not change with the original. ``in_place=True`` uses the model itself up,
+    a layer at a time: the peak is the model and one layer.
     """
-    if mode not in ("remove", "zero"):
-        raise ValueError(f"mode is 'remove' or 'zero', got {mode!r}")
+    if mode not in MODES:
+        raise ValueError(f"mode is one of {', '.join(MODES)}, got {mode!r}")
     if getattr(model, "seap_mask", None) is not None:
         raise ValueError("the model is already pruned; start from the dense model")
     here = models.geometry(model)
     if here != mask.geometry:
         raise ValueError(f"the mask was made for another model: {mask.geometry} against {here}")
-    # Projections are replaced, not modified, so the copy can share every tensor with the original.
-    shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
-    pruned = copy.deepcopy(model, memo=shared)
-    pruned.seap_source = None
+    pruned = model if in_place else copy_of(model)
     for index, layer in enumerate(models.decoder_layers(pruned)):
-        _prune_layer(layer, index, mask, mode, compensation)
+        if mode == "mask":
+            _mask_layer(layer, index, mask, compensation)
+        else:
+            _prune_layer(layer, index, mask, mode, compensation)
     pruned.seap_mask = mask
+    if mode == "mask":
+        pruned.seap_masked = identity(mask, mode, compensation)
+    else:
+        pruned.seap_source = None
     return pruned
+
+
+def identity(mask: PruningMask, mode: str, compensation: dict[str, torch.Tensor] | None) -> str:
+    """Hash of what is done to a model."""
+    digest = hashlib.sha256(json.dumps([mask.fingerprint, mode]).encode())
+    for module, mean in sorted((compensation or {}).items()):
+        digest.update(module.encode() + mean.double().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -171,10 +179,7 @@ class Variant:
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(json.dumps([self.mask.fingerprint, self.mode]).encode())
-        for module, mean in sorted((self.compensation or {}).items()):
-            digest.update(module.encode() + mean.double().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        return identity(self.mask, self.mode, self.compensation)
 
     def apply(self, model):
         return prune(model, self.mask, self.mode, self.compensation)

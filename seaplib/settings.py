@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 SCORES = ("s_F", "s_W", "magnitude", "random")
 ALLOCATIONS = ("uniform", "logistic", "adaptive")
+MODES = ("remove", "zero", "mask")
 
 
 class Settings:
@@ -59,7 +60,7 @@ class Pruning(Settings):
     protect_last: int = 2  # layers at the output that keep everything (the paper gives no n)
     budget: str = "parameters"  # or "floor", the paper's
     kv_unit: str = "group"  # or "query": the same number of query heads from every KV group
-    mode: str = "remove"  # or "zero"
+    mode: str = "remove"  # or "zero"; "mask" on the fly, for a model that fits in memory only once
     compensate: bool = False  # add the removed units' mean contribution to a bias
     round_to: int = 1  # kept channels are a multiple of this
 
@@ -71,7 +72,7 @@ class Pruning(Settings):
         )
         self._require(self.budget in ("parameters", "floor"), f"budget is 'parameters' or 'floor', got {self.budget!r}")
         self._require(self.kv_unit in ("group", "query"), f"kv_unit is 'group' or 'query', got {self.kv_unit!r}")
-        self._require(self.mode in ("remove", "zero"), f"mode is 'remove' or 'zero', got {self.mode!r}")
+        self._require(self.mode in MODES, f"mode is one of {', '.join(MODES)}, got {self.mode!r}")
         self._require(
             min(self.protect_first, self.protect_last) >= 0, "the number of protected layers cannot be negative"
         )

@@ -124,7 +124,7 @@ def time_rounds(
             if name == _rotated(names, turn)[0]:
                 prompt = torch.randint(vocabulary, (1, prompt_tokens), generator=generator)
             model = models[name]
-            run = generate(model, prompt.to(model.device), new_tokens, cache, steps[name])
+            run = generate(model, prompt.to(adapters.input_device(model)), new_tokens, cache, steps[name])
             sizes = {"parameters": sum(p.numel() for p in model.parameters())}
             sizes |= {"parameter_bytes": parameter_bytes(model)}
             sizes |= {"kv_cache_bytes": run.kv_cache_bytes, "peak_bytes": run.peak_bytes}
@@ -190,7 +190,7 @@ def compare_speed(
 
 def conditions(model) -> dict:
     """What a timing depends on besides the model: device, threads, dtype, attention kernel, versions."""
-    device = model.device
+    device = adapters.input_device(model)
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),

@@ -29,8 +29,8 @@ from seaplib import paths
 T = TypeVar("T")
 
 # Modules that only present, locate or run: changing them cannot change a stored number.
-NOT_COMPUTING = {"__init__", "__main__", "checks", "claims", "diagnostics", "labels", "manifest", "paths", "profiles"}
-NOT_COMPUTING |= {"readme", "runs", "store", "tables", "worker"}
+NOT_COMPUTING = {"__init__", "__main__", "checks", "claims", "diagnostics", "hub", "labels", "manifest", "paths"}
+NOT_COMPUTING |= {"profiles", "readme", "runs", "store", "tables", "worker"}
 LIBRARIES = ("torch", "transformers", "lm-eval")
 HASHED_BYTES = 256 * 2**20  # larger files are identified by path, size and time of change
 

@@ -75,6 +75,65 @@ def tiny_model(tiny_tokenizer):
     return build
 
 
+def _architectures() -> dict:
+    """Case → (configuration class, its options): every supported architecture, multi-head and grouped-query."""
+    import transformers
+
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    grouped = small | {"num_key_value_heads": 2}
+    gemma = grouped | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 6}
+    layer_types = {"layer_types": ["sliding_attention", "full_attention"]}
+    opt = {key: value for key, value in small.items() if key != "intermediate_size"} | {"ffn_dim": 48}
+    gpt2 = {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4}
+    c = transformers
+    return {
+        "llama": (c.LlamaConfig, grouped | {"attention_bias": True, "mlp_bias": True}),
+        "mistral": (c.MistralConfig, grouped | {"sliding_window": 6}),
+        "qwen2": (c.Qwen2Config, grouped | {"use_sliding_window": True, "sliding_window": 6} | layer_types),
+        "qwen3": (c.Qwen3Config, grouped | {"head_dim": 16, "tie_word_embeddings": True}),
+        "gemma2": (c.Gemma2Config, gemma | layer_types),
+        "gemma3_text": (c.Gemma3TextConfig, gemma | layer_types),
+        "phi3": (c.Phi3Config, grouped | {"sliding_window": 6}),
+        "phi3_mha": (c.Phi3Config, small),
+        "opt": (c.OPTConfig, opt | {"word_embed_proj_dim": 32, "dropout": 0.0}),
+        "opt_post_norm": (c.OPTConfig, opt | {"word_embed_proj_dim": 24, "do_layer_norm_before": False}),
+        "gpt_neox": (c.GPTNeoXConfig, small),
+        "gpt_neox_sequential": (c.GPTNeoXConfig, small | {"use_parallel_residual": False, "attention_bias": False}),
+        "gpt2": (c.GPT2Config, gpt2),
+        "gpt2_scaled": (c.GPT2Config, gpt2 | {"n_inner": None, "scale_attn_by_inverse_layer_idx": True}),
+    }
+
+
+ARCHITECTURE_CASES = tuple(_architectures())
+
+
+@pytest.fixture
+def any_model(tiny_tokenizer):
+    """``any_model(case, seed=0, **config)``: a random float32 model of an architecture, its biases drawn too."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    def build(case: str, seed: int = 0, **overrides):
+        kind, options = _architectures()[case]
+        common = {
+            "vocab_size": len(tiny_tokenizer),
+            "max_position_embeddings": 256,
+            "bos_token_id": tiny_tokenizer.bos_token_id,
+            "eos_token_id": tiny_tokenizer.eos_token_id,
+            "pad_token_id": tiny_tokenizer.pad_token_id,
+            "initializer_range": 0.2,
+        }
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(kind(**common | options | overrides)).eval()
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):  # zeros otherwise, which would hide whatever happens to them
+                    parameter.normal_(std=0.2)
+        return model
+
+    return build
+
+
 def _piqa(split: str, n: int) -> pd.DataFrame:
     tools = ["a kettle", "a copper spoon", "a wet towel", "the old basket", "a heavy box"]
     return pd.DataFrame(

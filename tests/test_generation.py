@@ -94,3 +94,10 @@ def test_summary_by_hand():
     row = generation.summary(texts).iloc[0]
     assert row["n"] == 2 and row["repetition"] == 2.5 and row["perplexity"] == pytest.approx(2.0)
     assert row["repetition_stderr"] == pytest.approx(1.5) and row["perplexity_stderr"] == pytest.approx(math.log(2))
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(tiny_model, tiny_tokenizer):
+    """Learned positions (GPT-2, OPT) would run out of their table, rotary ones go where nobody trained them."""
+    model = tiny_model(max_position_embeddings=16)
+    with pytest.raises(ValueError, match="8 new tokens exceed the model's context of 16"):
+        generation.generate(model, tiny_tokenizer, ["A kettle is used to boil water."], new_tokens=8, progress=False)

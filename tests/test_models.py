@@ -1,13 +1,17 @@
 import copy
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
 import torch
+from conftest import ARCHITECTURE_CASES
 from safetensors.torch import save_file
-from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
+from transformers import BloomConfig, LlamaConfig, LlamaForCausalLM
 
-from seaplib import models
+from seaplib import checks, hub, models
 
 pytestmark = pytest.mark.unit
 
@@ -104,9 +108,9 @@ def test_a_missing_tokenizer_is_refused_by_its_file(saved):
 
 
 def test_an_unsupported_architecture_is_refused_by_name_before_its_weights_are_read(tmp_path):
-    GPT2Config(n_layer=1, n_embd=8, n_head=2).save_pretrained(tmp_path)  # a config only: there are no weights
+    BloomConfig(n_layer=1, hidden_size=8, n_head=2).save_pretrained(tmp_path)  # a config only: there are no weights
     for refuse in (models.check, models.load):
-        with pytest.raises(models.ModelError, match="'gpt2' is not supported; supported: .*llama"):
+        with pytest.raises(models.ModelError, match="'bloom' is not supported; supported: .*llama"):
             refuse(tmp_path)
 
 
@@ -136,6 +140,86 @@ def test_truncated_weights_are_refused(saved):
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(models.ModelError, match="cannot load"):
         models.load(saved)
+
+
+def test_a_sharded_checkpoint_that_is_cut_short_is_refused(tiny_model, tiny_tokenizer, tmp_path):
+    tiny_model().save_pretrained(tmp_path, max_shard_size="40KB")
+    tiny_tokenizer.save_pretrained(tmp_path)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 2 and models.load(tmp_path, device="cpu")
+    whole = shards[1].read_bytes()
+    shards[1].write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(models.ModelError, match="cannot load"):
+        models.load(tmp_path)
+    shards[1].unlink()
+    with pytest.raises(models.ModelError, match="cannot load"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize(("weights", "config"), [("qwen2", "llama"), ("llama", "opt"), ("gpt2", "gpt_neox")])
+def test_weights_of_another_architecture_are_refused(any_model, tiny_tokenizer, tmp_path, weights, config):
+    """Qwen 2's names are Llama's and a few biases more, which transformers would drop."""
+    options = {"attention_bias": False, "mlp_bias": False} if config == "llama" else {}
+    any_model(config, **options).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    any_model(weights).save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(models.ModelError, match="do not fit the architecture .*(missing|unexpected) keys"):
+        models.load(tmp_path)
+
+
+def test_a_plan_reads_the_sizes_of_every_architecture(any_model, tiny_tokenizer, tmp_path):
+    for case in ARCHITECTURE_CASES:
+        model = any_model(case)
+        model.save_pretrained(tmp_path / case)
+        tiny_tokenizer.save_pretrained(tmp_path / case)
+        config, g = checks.model_config(str(tmp_path / case), offline=True), models.geometry(model)
+        assert list(checks.sizes(config).values()) == [g.layers, g.heads, g.hidden, g.channels], case
+        checks._check_sparsity("here", {"sparsities": [0.2], "protect_last": 0}, config)
+        with pytest.raises(checks.PlanError, match="here: "):
+            checks._check_sparsity("here", {"sparsity": 0.99, "protect_last": 1}, config)
+
+
+HUB = """
+import http.server, os, threading
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        gated = "gated" in self.path
+        self.send_response(401 if gated else 404)
+        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    do_GET = do_POST = do_HEAD
+    def log_message(self, *args): pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_address[1]}"
+from seaplib import checks, hub, models
+for name in ("someone/gated", "someone/absent"):
+    try:
+        models.load(name)
+    except models.ModelError as error:
+        print("SAID", error)
+"""
+
+
+def test_a_gated_and_an_absent_model_are_told_apart(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    environment |= {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", HUB], capture_output=True, text=True, env=environment, timeout=600)
+    gated, absent = (line for line in done.stdout.splitlines() if line.startswith("SAID"))
+    assert "'someone/gated': access to it has to be granted" in gated and "HF_TOKEN" in gated
+    assert "'someone/absent': neither a directory nor on the hub" in absent
+
+
+def test_an_unreachable_hub_is_said_to_be_one():
+    error = OSError("We couldn't connect")
+    error.__cause__ = ConnectionError("refused")
+    assert "cannot be reached" in hub.problem(error)
+    assert hub.problem(OSError("a disk that is full")) is None
 
 
 def test_fingerprint_follows_weights_and_configuration(tiny_model, saved):

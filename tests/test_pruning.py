@@ -68,9 +68,9 @@ def greedy(model, ids, cache: str | None):
     return out.sequences, torch.stack(out.logits)
 
 
-def assert_same_function(a, b, ids, caches=(None, "dynamic", "static")):
+def assert_same_function(a, b, ids, caches=(None, "dynamic", "static"), implementations=ATTENTION):
     """Same logits in one pass and step by step, eager and sdpa."""
-    for implementation in ATTENTION:
+    for implementation in implementations:
         for model in (a, b):
             model.set_attn_implementation(implementation)
         torch.testing.assert_close(logits(a, ids), logits(b, ids), rtol=0, atol=TOLERANCE)
@@ -298,7 +298,7 @@ def test_a_pruned_model_is_refused(tiny_model):
 
 def test_unknown_modes_are_refused(tiny_model):
     model = tiny_model()
-    with pytest.raises(ValueError, match="mode is 'remove' or 'zero', got 'drop'"):
+    with pytest.raises(ValueError, match="mode is one of remove, zero, mask, got 'drop'"):
         prune(model, random_mask(model), "drop")
 
 

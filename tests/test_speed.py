@@ -45,6 +45,9 @@ class Clocked(torch.nn.Module):
         self.inner, self.seconds = model, seconds
         self.config, self.device, self.dtype = model.config, model.device, model.dtype
 
+    def get_decoder(self):
+        return self.inner.get_decoder()
+
     def forward(self, **inputs):
         Clocked.clock += self.seconds
         return self.inner(**inputs)
