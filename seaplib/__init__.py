@@ -19,6 +19,8 @@ _PUBLIC = {
     "masks": ("select", "PruningMask"),
     "pruning": ("prune", "Variant"),
     "checkpoints": ("save_pretrained",),
+    "input_sparsity": ("InputSparsity",),
+    "sparse_inputs": ("sparsity_plan", "sparsified", "SparsityPlan"),
     "methods": ("Method", "variants"),
     "evaluation": ("evaluate", "evaluate_items"),
     "perplexity": ("perplexity",),

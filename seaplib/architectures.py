@@ -36,6 +36,7 @@ class Architecture:
     head_dim: str = "head_dim"  # attribute of the attention module
     counts: dict[str, str] = field(default_factory=dict)
     interleaved: bool = False
+    gate_function: str = "act_fn"  # attribute of a gated MLP: the function between gate and the product with up
     activation: str = "hidden_act"  # the configuration's name of the MLP's activation function
     sizes: tuple[str, str, str, str] = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 
@@ -62,6 +63,7 @@ ARCHITECTURES = {
         dict.fromkeys("qkv", "self_attn.qkv_proj")
         | {"o": "self_attn.o_proj", "gate": "mlp.gate_up_proj", "up": "mlp.gate_up_proj", "down": "mlp.down_proj"},
         counts=_GROUPS | {"num_key_value_heads": "kv_heads", "config.num_attention_heads": "heads"},
+        gate_function="activation_fn",
     ),
     "opt": Architecture(
         "OPTDecoderLayer",

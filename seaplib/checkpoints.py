@@ -109,10 +109,15 @@ def projections(model) -> list[dict]:
 def save_pretrained(model, tokenizer, path: str | Path) -> Path:
     """Save a model (pruned or not) and its tokenizer; the mask and its provenance lie beside them.
 
-    A model whose shapes are the architecture's own is saved as an ordinary checkpoint.
+    A model whose shapes are the architecture's own is saved as an ordinary checkpoint. ValueError where
+    its inputs are sparse: that is no property of the weights, and a checkpoint would lose it.
     """
     if getattr(model, "seap_masked", None) is not None:
         raise ValueError("a model masked on the fly has all its dense weights; prune it with mode='remove' to save it")
+    if getattr(model, "seap_sparsity", None):
+        raise ValueError(
+            "sparse inputs cannot be saved with the weights; save the model as it was, and its plan beside it"
+        )
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     pruned = isinstance(model.config, PrunedConfig) or projections(model) != projections(_skeleton(model))

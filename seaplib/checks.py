@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import hub, paths, settings
 from .architectures import ARCHITECTURES, PRUNED_TYPES
+from .input_sparsity import InputSparsity
 from .profiles import Plan, PlanError, suggestion
 
 #: ``model_type`` of the configurations that :mod:`seaplib.models` can prune.
@@ -28,6 +29,9 @@ CHOICES = {
     "cache": ("dynamic", "static"),
 }
 SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap")
+#: Parameters that are part of a rule for sparse inputs → which field.
+RULES = {"patterns": "pattern", "base": "pattern", "target_patterns": "pattern", "neighbour_ratio": "pattern"}
+RULES |= {"repairs": "transformation", "criteria": "criterion", "neighbours": "criterion", "targets": "targets"}
 #: Smallest value of a whole number; 0 for those not listed.
 SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64} | dict.fromkeys(
     ("samples", "items", "draws", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
@@ -86,6 +90,11 @@ def _check_value(where: str, name: str, value) -> None:
             raise PlanError(f"{where}: test_share must leave prompts on both sides, got {single}")
         if name in CHOICES and single not in CHOICES[name]:
             raise PlanError(f"{where}: {name}: there is no {single!r}{suggestion(single, CHOICES[name])}")
+        if name in RULES:
+            try:
+                InputSparsity(**{"pattern": 0.5, RULES[name]: single})
+            except ValueError as error:
+                raise PlanError(f"{where}: {name}: {error}") from error
     if name == "published_table" and not (paths.published_dir() / f"{value}.csv").is_file():
         known = [file.stem for file in paths.published_dir().glob("*.csv")]
         raise PlanError(f"{where}: there is no published table {value!r}{suggestion(value, known)}")

@@ -99,6 +99,8 @@ def label_of(model, variant=None) -> dict:
     if variant is not None:
         return DENSE | variant.label
     mask = getattr(model, "seap_mask", None)
+    if getattr(model, "seap_sparsity", None):
+        return DENSE | dict.fromkeys(SPARSITIES, math.nan) | {"method": "sparsified"}
     if mask is not None:
         known = {key: str(value) for key, value in mask.provenance.items() if key in DENSE}
         requested = math.nan if mask.requested is None else mask.requested

@@ -98,6 +98,13 @@ def empty(layer: nn.Module, module: str, index: int, hidden: int, bias: torch.Te
         layer.set_submodule(record(layer).roles["down"], EmptyMLP(hidden, bias))
 
 
+def gate_activation(layer: nn.Module) -> nn.Module | None:
+    """The function between ``gate`` and the product with ``up``; None where the MLP has no gate or is emptied."""
+    if not record(layer).gated or "mlp" in emptied(layer):
+        return None
+    return getattr(mlp(layer), record(layer).gate_function)
+
+
 def linear(layer: nn.Module, role: str) -> nn.Module:
     """The projection that plays ``role``; fused roles share one. Its input is the role's input."""
     return layer.get_submodule(record(layer).roles[role])

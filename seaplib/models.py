@@ -14,14 +14,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import hub, paths
+from . import hub, layers, paths
 from .architectures import ARCHITECTURES, PRUNED_TYPES, ROLES  # noqa: F401
 from .layers import (  # noqa: F401 (the rest of the package asks this module for them)
     attention,
     bias,
+    gate_activation,
     head_dim,
     is_output,
     linear,
+    matrix,
     projections,
     rows,
     set_linear,
@@ -216,6 +218,8 @@ def fingerprint(model) -> str:
     source = getattr(model, "seap_source", None)
     config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_COMPUTING}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    if sparse := getattr(model, "seap_sparsity", None):  # inputs are made sparse by hooks, which are no weights
+        digest.update(json.dumps(sparse, sort_keys=True).encode())
     if size > CONTENT_HASH_LIMIT and source:
         digest.update(json.dumps([source, str(model.dtype)], sort_keys=True).encode())
     else:
@@ -251,6 +255,19 @@ def input_device(model) -> torch.device:
     hook = getattr(embedding, "_hf_hook", None)
     place = next((h.execution_device for h in getattr(hook, "hooks", [hook]) if h is not None), None)
     return embedding.weight.device if place is None else torch.device(place)
+
+
+def linear_layers(model) -> dict[tuple[int, str], nn.Module]:
+    """(layer, role) → the linear layer that plays it, for the roles that the model has.
+
+    A fused projection appears under each of its roles, as one and the same module. Modules that
+    pruning emptied do not appear.
+    """
+    found = {}
+    for index, layer in enumerate(decoder_layers(model)):
+        for roles in layers.projections(layer):
+            found |= {(index, role): linear(layer, role) for role in roles}
+    return found
 
 
 def geometry(model) -> Geometry:

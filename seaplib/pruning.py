@@ -129,6 +129,8 @@ def prune(
         raise ValueError(f"mode is one of {', '.join(MODES)}, got {mode!r}")
     if getattr(model, "seap_mask", None) is not None:
         raise ValueError("the model is already pruned; start from the dense model")
+    if getattr(model, "seap_sparsity", None):
+        raise ValueError("the model's inputs are sparse already; prune first, then make the inputs sparse")
     here = models.geometry(model)
     if here != mask.geometry:
         raise ValueError(f"the mask was made for another model: {mask.geometry} against {here}")

@@ -99,6 +99,24 @@ def claims() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "measured", "low", "high", "verdict"]).assign(unit="points")
 
 
+def errors() -> pd.DataFrame:
+    rows = [(plan, layer, role, 0.1 + 0.02 * layer) for plan in ("8:16", "8:16 wt", "8:16 VAR") for layer in range(4)
+            for role in (*"qkvo", "gate", "up", "down", "residual stream")]  # fmt: skip
+    return pd.DataFrame(rows, columns=["plan", "layer", "role", "error"])
+
+
+def sparse_rules() -> pd.DataFrame:
+    rows = [("dense", "none", 0.0, 4.0)]
+    rows += [
+        (of, p, r, 4 + 9 * r)
+        for of in ("activations", "weights")
+        for p, r in (("2:4", 0.5), ("0.2", 0.2), ("0.9", 0.9))
+    ]
+    frame = pd.DataFrame(rows, columns=["block", "pattern", "ratio", "perplexity"])
+    frame = frame.assign(of=frame["block"], label=frame["pattern"] + " " + frame["block"], accuracy=0.97, stderr=0.03)
+    return frame.assign(low=frame["perplexity"] * 0.9, high=frame["perplexity"] * 1.1)
+
+
 CONFUSION = pd.DataFrame(np.eye(6, dtype=int) * 200 + 3, index=TASKS[:6], columns=TASKS[:6])
 LENGTHS = pd.DataFrame({"task": TASKS, "tokens_p10": 5, "tokens_median": 20, "tokens_p90": 60, "tokens_max": 400})
 ALLOCATIONS = ("uniform", "uniform, protect 0+2", "adaptive", "logistic, protect 0+0", "logistic")
@@ -126,6 +144,9 @@ DRAWN = {
     "inference_speed, two models": lambda: figures.inference_speed(
         pd.concat([speeds().assign(model=model) for model in ("bundled (3.7 M)", "random weights (60 M)")])
     ),
+    "layer_errors": lambda: figures.layer_errors(errors()),
+    "sparsity_rules": lambda: figures.sparsity_rules(sparse_rules()),
+    "activations_against_weights": lambda: figures.activations_against_weights(sparse_rules()),
     "scorecard": lambda: figures.scorecard(claims()),
 }
 
