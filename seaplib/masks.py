@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from .models import Geometry
 from .scores import Scores
+from .shapes import Geometry
 from .sparsity import Allocation, logistic
 
 

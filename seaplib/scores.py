@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from .activations import ActivationStats
-from .models import Geometry
 from .settings import SCORES
+from .shapes import Geometry
 
 #: Eq. 15's weights as published (A.4): 3 for the general text, 2 for every task.
 GENERAL_WEIGHT = 3.0
