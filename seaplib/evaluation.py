@@ -97,7 +97,8 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
 def label_of(model, variant=None) -> dict:
     """The columns that name a variant, or ``model`` as it is: dense, or pruned beforehand."""
     if variant is not None:
-        return DENSE | variant.label
+        label, below = DENSE | variant.label, label_of(model)["method"]
+        return label if below == DENSE["method"] else label | {"method": f"{below} + {label['method']}"}
     mask = getattr(model, "seap_mask", None)
     if getattr(model, "seap_sparsity", None):
         return DENSE | dict.fromkeys(SPARSITIES, math.nan) | {"method": "sparsified"}

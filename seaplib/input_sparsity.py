@@ -70,6 +70,9 @@ class InputSparsity(Settings):
     preset: str = "default"
 
     def __post_init__(self):
+        for name in ("of", "criterion", "transformation", "targets", "preset"):
+            value = getattr(self, name)
+            self._require(isinstance(value, str), f"{name} is a text (several joined by +), got {value!r}")
         self._set("pattern", self._pattern())
         known("kind of sparsity (of)", self.of, OF)
         known("criterion", self.criterion, CRITERIA)
@@ -81,20 +84,24 @@ class InputSparsity(Settings):
             self._set("targets", "down")
         for role in () if self.targets in TARGETS else self.targets.split("+"):
             known("role", role, [*ROLES, *TARGETS])
+        if self.targets not in TARGETS:
+            self._set("targets", "+".join(self.roles))
         if self.layers is not None:
-            self._set("layers", tuple(self.layers))
+            listed = isinstance(self.layers, list | tuple) and all(type(layer) is int for layer in self.layers)
+            self._require(listed, f"layers is a list of layer numbers, got {self.layers!r}")
+            self._set("layers", tuple(sorted(set(self.layers))))
         self._combination(chosen)
 
     def _set(self, name: str, value) -> None:
         object.__setattr__(self, name, value)
 
     def _pattern(self) -> str | float:
-        if isinstance(self.pattern, str) and (found := re.fullmatch(r"(\d+):(\d+)", self.pattern)):
+        if isinstance(self.pattern, str) and (found := re.fullmatch(r"([0-9]+):([0-9]+)", self.pattern)):
             n, m = map(int, found.groups())
             self._require(1 <= n <= m, f"of {m} neighbours between 1 and {m} can stay, got {self.pattern}")
-            return self.pattern
+            return f"{n}:{m}"
         try:
-            ratio = float(self.pattern)
+            ratio = math.nan if isinstance(self.pattern, bool) else float(self.pattern)
         except (TypeError, ValueError):
             ratio = math.nan
         message = f"pattern is 'N:M' (N of M stay) or a ratio in [0, 1] (the share that goes), got {self.pattern!r}"

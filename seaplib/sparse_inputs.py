@@ -132,7 +132,7 @@ def sparsity_plan(
     saved, whole = _skipped(rule, shapes), sum(p.numel() for p in model.parameters())
     total = sum({id(m): models.matrix(m).numel() for m in models.linear_layers(model).values()}.values())
     made = SparsityPlan(rule, {}, shapes, saved / total, saved / whole)
-    if not any(rule.removed(width) for _, width in shapes.values()):
+    if not (any(rule.removed(width) for _, width in shapes.values()) if rule.exact else rule.ratio > 0):
         return made  # N = M, or a ratio that takes nothing: there is nothing to do, and nothing to repair
     needed = rule.from_calibration
     if needed and (corpus is None or tokenizer is None):
@@ -156,7 +156,10 @@ def sparsity_plan(
 
 def targets(model, rule: InputSparsity) -> dict[str, nn.Module]:
     """ "<layer>.<role>" → linear layer, for the rule's roles and layers. ValueError where something is not there."""
-    found = models.linear_layers(model)
+    found, mask = models.linear_layers(model), getattr(model, "seap_mask", None)
+    for (layer, role), module in found.items():
+        if mask is not None and role == "down" and models.matrix(module).shape[1] != int(mask.channels[layer].sum()):
+            raise ValueError("its removed units are still there as zeros, and would count; prune with mode='remove'")
     here, count = {role for _, role in found}, len(models.decoder_layers(model))
     absent = [role for role in rule.roles if role not in here]
     named = [role for role in absent if role in rule.targets.split("+")]
@@ -194,7 +197,9 @@ def _skipped(rule: InputSparsity, shapes: dict[str, tuple[int, int]]) -> float:
     """
     if rule.of == "weights":
         return sum(rule.ratio * out * width for out, width in shapes.values())
-    return sum(out * rule.removed(width) for out, width in shapes.values()) * (2 if rule.criterion == "cats" else 1)
+    if rule.exact:
+        return sum(out * rule.removed(width) for out, width in shapes.values())
+    return sum(out * rule.ratio * width for out, width in shapes.values()) * (2 if rule.criterion == "cats" else 1)
 
 
 def _sparsifier(rule: InputSparsity, key: str, module: nn.Module, stats) -> Sparsifier:
@@ -204,12 +209,12 @@ def _sparsifier(rule: InputSparsity, key: str, module: nn.Module, stats) -> Spar
         read = key if rule.criterion == "teal" else f"{key.split('.')[0]}.{GATE}"
         return Sparsifier(rule, threshold=stats.threshold(read, rule.ratio))
     column_max = weight.abs().amax(0) if "scaling" in rule.parts else None
+    if rule.criterion == "wina":
+        return Sparsifier(rule, channel=weight.norm(dim=0))
     if original:
         return Sparsifier(rule, column_max=column_max)
     if rule.criterion == "cosine":
         return Sparsifier(rule, channel=stats.second_moment[key].sqrt().float())
-    if rule.criterion == "wina":
-        return Sparsifier(rule, channel=weight.norm(dim=0))
     if column_max is not None:  # |x| / s
         return Sparsifier(rule, channel=(column_max.clamp(min=1e-8).cpu() / stats.largest[key].clamp(min=1e-20)).sqrt())
     return Sparsifier(rule)

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 import seaplib
-from seaplib import Calibration, checks, corpora, models, profiles, sparse_products
+from seaplib import Calibration, checks, corpora, evaluation, models, profiles, sparse_products
 from seaplib.activation_sparsity import LeastSquares, Sparsifier, dropped, lowest, sparse_weight
 from seaplib.input_sparsity import ROLES, InputSparsity
 from seaplib.input_statistics import collect_inputs
@@ -650,3 +650,45 @@ def test_cats_needs_a_gate(any_model, tiny_tokenizer, case):
     else:
         with pytest.raises(ValueError, match="needs an MLP with a gate"):
             plan_for(model, tiny_tokenizer, pattern=0.5, criterion="cats")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"pattern": True}, {"targets": None}, {"targets": ["q"]}, {"layers": 3}, {"layers": "12"}, {"layers": [1.0]}],
+)
+def test_values_of_another_kind_are_refused(choices):
+    with pytest.raises(ValueError, match=r"pattern is|targets is|layers is"):
+        InputSparsity(**choices)
+
+
+def test_equal_rules_are_equal():
+    assert InputSparsity("04:08") == InputSparsity("4:8")
+    assert InputSparsity(targets="k+q+q", layers=[1, 0, 1]) == InputSparsity(targets="q+k", layers=(0, 1))
+
+
+def test_wina_is_wina_under_the_original_preset_too(tiny_model):
+    model = tiny_model("mha")
+    plan = sparsity_plan(model, InputSparsity(0.5, criterion="wina", preset="original"))
+    assert all(one.channel is not None for one in plan.inputs.values())
+
+
+def test_a_small_ratio_of_the_weights_is_taken_from_the_matrix_as_a_whole(tiny_model):
+    model = tiny_model("mha")
+    plan = sparsity_plan(model, InputSparsity(0.01, of="weights", targets="attention"))
+    with sparsified(model, plan):
+        assert any((module.weight == 0).any() for module in models.linear_layers(model).values())
+    assert plan.skipped > 0
+
+
+@pytest.mark.parametrize("mode", ["zero", "mask"])
+def test_zeroed_units_do_not_count_as_sparse_inputs(tiny_model, mode):
+    model = tiny_model("mha")
+    shape = models.geometry(model)
+    channels = torch.ones(shape.layers, shape.channels, dtype=torch.bool)
+    channels[:, ::2] = False
+    mask = seaplib.PruningMask(shape, torch.ones(shape.layers, shape.heads, dtype=torch.bool), channels)
+    with pytest.raises(ValueError, match="mode='remove'"):
+        sparsity_plan(seaplib.prune(model, mask, mode=mode), InputSparsity(0.5))
+    pruned = seaplib.prune(model, mask)
+    label = evaluation.label_of(pruned, sparsity_plan(pruned, InputSparsity(0.5)))
+    assert label["method"] == "pruned + sparse activations"
