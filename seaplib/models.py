@@ -107,7 +107,7 @@ def load(
 
     check(name_or_path)
     source = resolve(name_or_path)
-    local, names = Path(source), ("tokenizer.json", "tokenizer.model")
+    local, names = Path(source), ("tokenizer.json", "tokenizer.model", "vocab.json")
     if local.is_dir() and not any((local / name).is_file() for name in names):
         raise ModelError(f"cannot load {source}: it has no tokenizer file ({' or '.join(names)})")
     if device is not None and device_map is not None:
