@@ -25,6 +25,8 @@ CHOICES = {
     "method": ("umap", "tsne", "pca"),
     "text_pooling": ("mean", "last"),
     "cache": ("dynamic", "static"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "device_map": ("auto", "balanced", "sequential"),
 }
 SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap")
 #: Parameters that are part of a rule for sparse inputs → which field.
