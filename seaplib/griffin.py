@@ -102,8 +102,10 @@ class Selection:
         self._generating = cache is not None and int(cache.get_seq_length()) > 0
         if self._generating and len(next(iter(self.chosen.values()), ())) != len(ids):
             raise ValueError("the prompt of this generation was not run inside the GRIFFIN context")
-        if mask is not None and mask.dim() != 2:
-            raise ValueError("GRIFFIN needs a plain attention mask [batch, tokens]: padding is told from it")
+        if self._generating:
+            return
+        if mask is not None and not (torch.is_tensor(mask) and mask.dim() == 2):
+            raise ValueError("GRIFFIN tells padding from an attention mask [batch, tokens]; use the dynamic cache")
         whole = torch.ones(self._shape, dtype=torch.bool, device=ids.device)
         self._keep = whole if mask is None else mask.bool()[:, -ids.shape[1] :]
 
@@ -111,10 +113,10 @@ class Selection:
         """Activations ``x`` of one layer's MLP with the channels off that the prompt did not choose."""
         flat = x.dim() == 2  # OPT's MLP sees all positions in one row
         x = x.unflatten(0, self._shape) if flat else x
-        keep = self._keep.to(x.device)
         if self._generating:
             x = x * self.chosen[layer].to(x.device)[:, None]
         else:
+            keep = self._keep.to(x.device)
             best = torch.argsort(statistic(x, keep), dim=-1, descending=True, stable=True)[:, : self.channels]
             chosen = torch.zeros(len(x), x.shape[-1], dtype=torch.bool, device=x.device).scatter_(1, best, True)
             self.chosen[layer] = chosen
