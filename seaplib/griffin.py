@@ -28,7 +28,7 @@ from .layers import emptied
 from .settings import Evaluation
 from .shapes import Geometry
 
-#: how GRIFFIN's rows came about; beside Table 1's they are another protocol
+#: how :func:`evaluate_items` scores, which beside Table 1's rows is another protocol
 PROTOCOL = "prompt dense; its last token and the answer with the channels that the tokens before chose"
 
 
@@ -43,6 +43,11 @@ def statistic(activations: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     return rows.norm(dim=1)
 
 
+def largest_sparsity(geometry: Geometry) -> float:
+    """The largest share of the projections' parameters that can be inactive: all channels but one of every layer."""
+    return inactive_share(geometry, 1)
+
+
 def active_channels(geometry: Geometry, sparsity: float) -> int:
     """k so that the nearest to ``sparsity`` of the projections' parameters is inactive while generating.
 
@@ -52,9 +57,9 @@ def active_channels(geometry: Geometry, sparsity: float) -> int:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
     gone = round(sparsity * geometry.projection_parameters / (geometry.layers * geometry.channel_parameters))
     if gone >= geometry.channels:
-        most = geometry.layers * (geometry.channels - 1) * geometry.channel_parameters / geometry.projection_parameters
         raise ValueError(
-            f"GRIFFIN touches MLPs only: {sparsity:.0%} cannot be inactive here, the largest possible is {most:.1%}"
+            f"GRIFFIN touches MLPs only: {sparsity:.0%} cannot be inactive here, "
+            f"the largest possible is {largest_sparsity(geometry):.1%}"
         )
     return geometry.channels - gone
 
@@ -161,15 +166,19 @@ def griffin(model, channels: int) -> Iterator[Selection]:
 
 
 def label(geometry: Geometry, sparsity: float, channels: int) -> dict:
-    """The columns that name GRIFFIN's rows. The model's size does not change: ``achieved_model_sparsity`` is 0."""
+    """The columns that name GRIFFIN's rows.
+
+    Nothing is removed, so both achieved sparsities are 0; what a generated token does without is in
+    a column that other rows do not have, ``inactive_sparsity``.
+    """
     return evaluation.DENSE | {
         "method": "GRIFFIN",
         "score": "prompt",
         "allocation": "uniform",
         "budget": "active",
         "requested_sparsity": sparsity,
-        "achieved_sparsity": inactive_share(geometry, channels),
         "calibration": "prompt",
+        "inactive_sparsity": inactive_share(geometry, channels),
     }
 
 
@@ -181,7 +190,7 @@ def evaluate_items(
     settings: Evaluation | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Item results under GRIFFIN, in the form of :func:`seaplib.evaluation.evaluate_items`.
+    """Item results under GRIFFIN, in the form of :func:`seaplib.evaluation.evaluate_items`, and ``inactive_sparsity``.
 
     ``sparsities`` are shares of the projections' parameters inactive while generating. Every option of
     an item is scored by itself. As the published code does for classification, the last token of the

@@ -167,8 +167,8 @@ def test_active_parameters_are_counted_and_nothing_is_saved(tiny_model):
             off = sum(p.numel() for p in model.parameters()) - selection.active_parameters
         assert off == 2 * (48 - k) * 3 * 32
     named = griffin.label(g, 0.5, griffin.active_channels(g, 0.5))
-    assert named["achieved_model_sparsity"] == 0 and named["budget"] == "active"
-    assert named["achieved_sparsity"] == pytest.approx(0.5, abs=0.02)
+    assert named["achieved_sparsity"] == named["achieved_model_sparsity"] == 0 and named["budget"] == "active"
+    assert named["inactive_sparsity"] == pytest.approx(0.5, abs=0.02)
     with pytest.raises(ValueError, match="MLPs only: 90% cannot be inactive"):
         griffin.active_channels(g, 0.9)
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
@@ -211,7 +211,7 @@ def test_rows_stand_beside_table_1(tiny_model, tiny_tokenizer, tiny_data_dir):
     settings = Evaluation(items=5)
     items = griffin.evaluate_items(model, tiny_tokenizer, ["piqa", "arc_easy"], [0.0, 0.3], settings, progress=False)
     plain = evaluation.evaluate_items(model, tiny_tokenizer, ["piqa", "arc_easy"], None, settings, progress=False)
-    assert list(items.columns) == list(plain.columns)
+    assert [column for column in items if column != "inactive_sparsity"] == list(plain.columns)
     assert set(methods.FLAP.label(0)) <= set(items.columns)
     columns = ["task", "metric", "doc_id", "value"]
     everything_on = items[items["requested_sparsity"] == 0][columns].reset_index(drop=True)
@@ -219,7 +219,8 @@ def test_rows_stand_beside_table_1(tiny_model, tiny_tokenizer, tiny_data_dir):
     again = griffin.evaluate_items(model, tiny_tokenizer, ["piqa", "arc_easy"], [0.0, 0.3], settings, progress=False)
     pd.testing.assert_frame_equal(again, items)
     rows = evaluation.aggregate(pd.concat([plain, items], ignore_index=True), "tiny")
-    assert set(rows["method"]) == {"dense", "GRIFFIN"}
+    assert set(rows["method"]) == {"dense", "GRIFFIN"} and len(rows) == len(rows.drop_duplicates())
+    assert rows["inactive_sparsity"].isna().tolist() == (rows["method"] == "dense").tolist()
     assert models.fingerprint(model) == before
 
 
