@@ -35,8 +35,8 @@ RULES = {"patterns": "pattern", "base": "pattern", "target_patterns": "pattern",
 RULES |= {"repairs": "transformation", "criteria": "criterion", "neighbours": "criterion", "targets": "targets"}
 #: Smallest value of a whole number; 0 for those not listed.
 SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64} | dict.fromkeys(
-    ("samples", "items", "draws", "other_seeds", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
-     "permutations", "large_channels", "large_samples"), 1
+    ("samples", "items", "draws", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
+     "other_seeds", "permutations", "large_channels", "large_samples"), 1
 )  # fmt: skip
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 

@@ -171,13 +171,21 @@ def first_stage(stats: ActivationStats, sparsity: float, alpha: float = ALPHA) -
 
 
 @torch.inference_mode()
-def second_stage(model, first: PruningMask, count: int, encoded: list[list[int]], progress: bool = True) -> list[int]:
+def second_stage(
+    model,
+    first: PruningMask,
+    count: int,
+    encoded: list[list[int]],
+    mode: str = "remove",
+    progress: bool = True,
+) -> list[int]:
     """The ``count`` layers whose attention goes, in the order in which it goes.
 
     Each time it is the one without which the model pruned by ``first`` has the lowest perplexity on
-    the texts ``encoded`` (token ids); ties go by index. ``model`` itself is not touched.
+    the texts ``encoded`` (token ids); ties go by index. ``model`` itself is not touched; with
+    ``mode="mask"`` no weight of it is copied either.
     """
-    pruned, gone = prune(model, first), []
+    pruned, gone = prune(model, first, mode), []
     context = models.context_length(model)
     items = [[(ids[:1], ids[1:])] for ids in encoded if len(ids) > 1]
     if count and not items:
@@ -205,11 +213,13 @@ def two_stage(
     sparsity: float,
     alpha: float = ALPHA,
     tokens: int = SECOND_STAGE_TOKENS,
+    mode: str = "remove",
     progress: bool = True,
 ) -> PruningMask:
     """2SSP's mask: ``stats`` of ``corpus`` (``pooling="norm"``) choose channels, its first ``tokens`` tokens attention.
 
     The texts are taken in their order, each with its own context, until they have that many tokens.
+    ``mode`` is how the second stage applies the first (:func:`second_stage`).
     """
     first = first_stage(stats, sparsity, alpha)
     encoded, _ = encode(model, tokenizer, corpus.texts, tokens)
@@ -220,7 +230,7 @@ def two_stage(
         if room < 2:
             break
     count = attention_modules(first.geometry, sparsity, alpha)
-    gone = second_stage(model, first, count, chosen, progress)
+    gone = second_stage(model, first, count, chosen, mode, progress)
     heads = first.heads.clone()
     heads[gone] = False
     about = first.provenance | {"requested": sparsity, "allocation": "two stages", "attention_removed": gone}
@@ -254,7 +264,10 @@ def variants(
     methods: Iterable[DepthMethod] = DEPTH,
     mode: str = "remove",
 ) -> list[Variant]:
-    """One variant per method and sparsity, calibrated on the ``general`` text; statistics and masks are stored."""
+    """One variant per method and sparsity, calibrated on the ``general`` text; statistics and masks are stored.
+
+    ``mode`` is how each mask is applied (``prune``): "mask" where the model fits in memory only once.
+    """
     calibration = calibration or Calibration()
     out = []
     for method in methods:
@@ -262,16 +275,18 @@ def variants(
             if method == SHORTGPT:
                 mask = shortgpt(influence(model, tokenizer, general, calibration), sparsity)
             else:
-                mask = _stored_two_stage(model, tokenizer, general, calibration, sparsity)
+                mask = _stored_two_stage(model, tokenizer, general, calibration, sparsity, mode)
             out.append(Variant(method.label(calibration.seed), mask, mode))
     return out
 
 
-def _stored_two_stage(model, tokenizer, general: str, calibration: Calibration, sparsity: float) -> PruningMask:
+def _stored_two_stage(
+    model, tokenizer, general: str, calibration: Calibration, sparsity: float, mode: str
+) -> PruningMask:
     calibration = replace(calibration, pooling="norm")
     stats = calibrate(model, tokenizer, [general], calibration)[general]
     corpus = corpora.corpus(general, calibration.samples, calibration.seed)
     spec = _spec(model, tokenizer, corpus, calibration) | {"attention": model.config._attn_implementation}
     spec |= {"method": "2SSP", "sparsity": sparsity, "alpha": ALPHA, "tokens": SECOND_STAGE_TOKENS}
-    make = partial(two_stage, model, tokenizer, stats, corpus, sparsity)
+    make = partial(two_stage, model, tokenizer, stats, corpus, sparsity, mode=mode if mode == "mask" else "remove")
     return store.fetch("masks", spec, make, PruningMask)

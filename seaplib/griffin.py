@@ -147,7 +147,9 @@ def griffin(model, channels: int) -> Iterator[Selection]:
     selection = Selection(shape, channels)
 
     def begin(module, args, kwargs):
-        ids = args[0] if args else kwargs["input_ids"]
+        ids = args[0] if args else kwargs.get("input_ids")
+        if ids is None:
+            raise ValueError("GRIFFIN follows token ids; run the model on input_ids, not on embeddings")
         cache = kwargs.get("past_key_values")
         selection.start(ids, kwargs.get("attention_mask"), cache, kwargs.get("use_cache"))
 

@@ -289,6 +289,8 @@ def test_two_stages_equal_the_slow_ones(tiny_model, tiny_tokenizer, kind):
     first = depth.first_stage(stats, 0.5)
     assert slow_second_stage(model, first, count, texts) == mask.provenance["attention_removed"]
     assert mask.heads.all(1).sum() == g.layers - count
+    frugal = depth.two_stage(model, tiny_tokenizer, stats, CORPUS, 0.5, mode="mask", progress=False)
+    assert frugal.fingerprint == mask.fingerprint, "no weight copied, the same mask"
     half_a_channel = 0.5 * g.layers * g.channel_parameters / g.projection_parameters
     assert mask.achieved == pytest.approx(0.5, abs=half_a_channel + 1e-9) and mask.requested == 0.5
     assert models.fingerprint(model) == before and not layers.emptied(models.decoder_layers(model)[0])

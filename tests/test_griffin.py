@@ -153,6 +153,8 @@ def test_passes_that_are_no_generation_are_refused(tiny_model, ids):
     with torch.no_grad(), griffin.griffin(model, 10):
         with pytest.raises(ValueError, match="leave the cache on"):
             model(ids, use_cache=False)
+        with pytest.raises(ValueError, match="not on embeddings"):
+            model(inputs_embeds=torch.zeros(1, 3, 32))
         with pytest.raises(ValueError, match="not run inside"):
             model(ids[:, :1], past_key_values=cache, use_cache=True)
 
