@@ -10,7 +10,7 @@ This is no pruned model: every prompt has channels of its own, all weights stay 
 prompt costs what it costs. What falls is the number of *active* parameters while generating, so that
 is what is reported, and the memory saved is 0. Channels are switched off by zeroes (the same result
 as smaller matrices to rounding), so nothing here gets faster. In a batch each sequence keeps its own
-channels, as if it were alone; the paper lets the sequences of a batch share one choice.
+channels, as if it were alone; the published code (hdong920/GRIFFIN @48dc8ec) takes one sequence at a time.
 """
 
 from collections.abc import Iterable, Iterator
