@@ -4,9 +4,10 @@ ShortGPT (arXiv 2403.03853): a layer's block influence is how far it turns the r
 
     BI_ℓ = 1 − mean over tokens of cos(x_ℓ, x_ℓ₊₁),
 
-and the layers of least influence go. 2SSP (arXiv 2501.17771, FabrizioSandri/2SSP; its code
-as in the copy majing2019/2SSP @147c820): first, in every MLP, the channels whose activations h_j over a text are smallest, s_j = mean over texts of
-‖h_j‖₂; then N attention modules, each time the one whose removal raises perplexity least, with
+and the layers of least influence go. 2SSP (arXiv 2501.17771, FabrizioSandri/2SSP; its code as in the
+copy majing2019/2SSP @147c820): first, in every MLP, the channels whose activations h_j over a text
+are smallest, s_j = mean over texts of ‖h_j‖₂; then N attention modules,
+each time the one whose removal raises perplexity least, with
 
     N = round(L·G^{(|MLP| / |attention|) / α}),  α = 1.5,
 
