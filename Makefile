@@ -13,7 +13,7 @@ help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
 	@echo "make test                          the tests"
 	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
-	@echo "make long                          the laptop profile without a network; needs SEAP_DATA_DIR and hours"
+	@echo "make long                          the laptop profile without a network; needs SEAP_DATA_DIR and time"
 	@echo "make lab                           JupyterLab on the notebooks"
 	@echo "make check                         style, pins, links, notebooks without outputs"
 	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
