@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from seaplib import corpora, evaluation, harness, likelihood, tasks
+from seaplib import corpora, evaluation, harness, likelihood, prompts, tasks
 from seaplib.evaluation import evaluate, evaluate_items
 from seaplib.settings import Evaluation
 
@@ -167,7 +167,7 @@ def test_what_is_stored_is_neither_applied_nor_scored_again(tiny_model, tiny_tok
     assert APPLIED == [0.5, 2.0]
     more = evaluate(model, tiny_tokenizer, TASKS, [*variants, variant(3.0, tasks=("piqa",))], progress=False)
     assert APPLIED == [0.5, 2.0, 0.5, 2.0, 3.0]
-    monkeypatch.setattr(harness, "harness_task", None)  # a second look needs no lm-eval at all
+    monkeypatch.setattr(prompts, "harness_task", None)  # a second look needs no lm-eval at all
     again = evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
     assert len(APPLIED) == 5
     pd.testing.assert_frame_equal(again[again.task == "piqa"].reset_index(drop=True), first)
