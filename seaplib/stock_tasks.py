@@ -9,23 +9,22 @@ plan can be checked.
 import importlib.util
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 _KEY = rb"""^["']?%b["']?:[ \t]*["']?([^\s"'#\[][^"'#\n]*)"""
 _TASK, _GROUP = (re.compile(_KEY % key, re.MULTILINE) for key in (b"task", b"group"))
-_INCLUDE = re.compile(r"^include:[ \t]*(\S.*)$", re.MULTILINE)
+_INCLUDE = re.compile(rb"""^["']?include["']?:[ \t]*(\S.*)$""", re.MULTILINE)
 _FUNCTION = re.compile(r"!function[ \t]+([\w.]+)\.\w+")
-_TAG = re.compile(rb"^tag:(.*(?:\n[ \t]*-.*)*)", re.MULTILINE)
+_TAG = re.compile(rb"""^["']?tag["']?:(.*(?:\n[ \t]*-.*)*)""", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Index:
-    """``tasks``: name → its file; ``groups``: name → its file; ``tags``: name → the tasks that bear it."""
+    """``tasks`` and ``groups``: name → its file."""
 
     tasks: dict[str, Path]
     groups: dict[str, Path]
-    tags: dict[str, tuple[str, ...]]
 
 
 def directory() -> Path:
@@ -36,28 +35,35 @@ def directory() -> Path:
 @lru_cache(maxsize=1)
 def index() -> Index:
     """All of lm-eval's names."""
-    found, groups, tags = {}, {}, {}
+    found, groups = {}, {}
     for file in sorted(directory().rglob("*.yaml")):
-        content = file.read_bytes()
-        if group := _GROUP.search(content):
+        text = file.read_bytes()
+        if group := _GROUP.search(text):
             groups.setdefault(_plain(group[1]), file)
-        elif task := _TASK.search(content):
-            name = _plain(task[1])
-            found.setdefault(name, file)
-            listed = _TAG.search(content)
-            for tag in re.split(rb"[\n,\[\]]", listed[1]) if listed else ():
-                if tag := _plain(tag).removeprefix("- "):
-                    tags[tag] = (*tags.get(tag, ()), name)
-    return Index(found, groups, tags)
+        elif task := _TASK.search(text):
+            found.setdefault(_plain(task[1]), file)
+    return Index(found, groups)
 
 
 def members(name: str) -> list[str]:
-    """What a group or tag of that name stands for (groups may hold groups); empty where there is none."""
-    if name in index().groups:
-        listed = config(index().groups[name]).get("task") or []
-        listed = [listed] if isinstance(listed, str) else listed
-        return [one if isinstance(one, str) else str(one.get("task", one.get("group"))) for one in listed]
-    return list(index().tags.get(name, ()))
+    """The tasks that a group or tag of that name stands for, groups within it included; empty where there is none."""
+    if name in index().tasks:
+        return [name]
+    if name not in index().groups:
+        return [task for task, file in index().tasks.items() if name in _tags(file)]
+    listed = config(index().groups[name]).get("task") or []
+    names = [one if isinstance(one, str) else str(one.get("task", one.get("group"))) for one in listed]
+    return [task for one in names if one != name for task in members(one)]
+
+
+@cache
+def _tags(file: Path) -> frozenset[str]:
+    """A file's own tags, or else those of what it includes."""
+    text = file.read_bytes()
+    if listed := _TAG.search(text):
+        return frozenset(_plain(tag.strip().removeprefix(b"- ")) for tag in re.split(rb"[\n,\[\]]", listed[1]))
+    included = (file.parent / _plain(name) for name in _INCLUDE.findall(text))
+    return next((found for found in map(_tags, filter(Path.is_file, included)) if found), frozenset())
 
 
 def _plain(text: bytes) -> str:
@@ -79,16 +85,16 @@ def config(file: Path) -> dict:
 def content(file: Path) -> str:
     """The text of a task's YAML, of the files that it includes and of the functions that they name."""
     text = file.read_text("utf-8")
-    included = [file.parent / _plain(name.encode()) for name in _INCLUDE.findall(text)]
+    included = [file.parent / _plain(name) for name in _INCLUDE.findall(text.encode())]
     modules = [file.parent / f"{name.replace('.', '/')}.py" for name in sorted(set(_FUNCTION.findall(text)))]
     more = [content(other) for other in included] + [module.read_text("utf-8") for module in modules if module.exists()]
     return "\n".join([text, *more])
 
 
 def metrics(config: dict) -> list[str]:
-    """Names of the metrics that lm-eval reports; its defaults where the task lists none."""
+    """Names of the metrics that lm-eval reports, functions apart; its defaults where the task lists none."""
     if listed := config.get("metric_list"):
-        return [one["metric"] for one in listed if isinstance(one.get("metric"), str)]
+        return [one["metric"] for one in listed if "/" not in str(one.get("metric", "/"))]
     defaults = {"multiple_choice": ["acc", "acc_norm"], "generate_until": ["exact_match"], "loglikelihood": ["acc"]}
     return defaults.get(config.get("output_type", "generate_until"), [])
 

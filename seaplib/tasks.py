@@ -121,9 +121,9 @@ def get(name: str) -> Task:
         return _REGISTRY[name]
     if name in stock_tasks.index().tasks:
         return stock(name)
-    if members := stock_tasks.members(name):
-        shown = ", ".join(members[:5]) + (", …" if len(members) > 5 else "")
-        raise ValueError(f"{name!r} is a group of {len(members)} in lm-eval, not one task; name its tasks: {shown}")
+    if (members := stock_tasks.members(name)) or name in stock_tasks.index().groups:
+        shown = ": " + ", ".join(members[:5]) + (f", … ({len(members)})" if len(members) > 5 else "") if members else ""
+        raise ValueError(f"{name!r} is a group of lm-eval's, not one task; name its tasks{shown}")
     near = [difflib.get_close_matches(str(name), known, 1) for known in (_REGISTRY, stock_tasks.index().tasks)]
     if near := near[0] or near[1]:
         raise ValueError(f"unknown task {name!r}; did you mean {near[0]!r}?")
