@@ -22,7 +22,7 @@ reproduce: $(VENV)/installed
 
 # One thread a process: the tests share the cores.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q -n $(TEST_JOBS) --dist loadfile -m "not browser"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q -n $(TEST_JOBS) --dist loadfile -m "not browser and not long"
 
 browser: $(VENV)/installed
 	$(RUN) -m pip install --quiet --editable ".[test,browser]"

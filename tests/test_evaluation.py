@@ -57,7 +57,8 @@ def stock(name: str, data_dir, tmp_path, lm, **options) -> dict:
     from lm_eval.tasks import TaskManager
 
     task = tasks.get(name)
-    files = {s: str(data_dir / task.test.local[0] / f"{s}.parquet") for s in ("train", "validation", "test")}
+    found = [data_dir / task.test.local[0] / f"{split}.parquet" for split in ("train", "validation", "test", "dev")]
+    files = {file.stem: str(file) for file in found if file.exists()}
     folder = tmp_path / f"stock_{name}"
     folder.mkdir()
     config = [f"include: {task.config_file()}", f"task: stock_{name}", "dataset_path: parquet", "dataset_name: null"]
