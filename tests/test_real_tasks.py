@@ -1,4 +1,4 @@
-"""The paper's tasks on their real data, from local files in the hub's schema: as lm-eval alone scores them, and in full.
+"""The paper's tasks on their real data, from local files in the hub's schema: as lm-eval scores them, and in full.
 
 A tiny random model is at chance; what is shown is the path from the files to the numbers.
 """
