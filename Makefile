@@ -7,12 +7,13 @@ TEST_JOBS ?= 2
 
 RUN := $(VENV)/bin/python
 
-.PHONY: help reproduce test browser lab check
+.PHONY: help reproduce test browser long lab check
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
 	@echo "make test                          the tests"
 	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
+	@echo "make long                          the laptop profile without a network; needs SEAP_DATA_DIR and hours"
 	@echo "make lab                           JupyterLab on the notebooks"
 	@echo "make check                         style, pins, links, notebooks without outputs"
 	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
@@ -27,6 +28,9 @@ test: $(VENV)/installed
 browser: $(VENV)/installed
 	$(RUN) -m pip install --quiet --editable ".[test,browser]"
 	$(RUN) -m pytest -q -m browser
+
+long: $(VENV)/installed
+	$(RUN) -m pytest -q -m long
 
 lab: $(VENV)/installed
 	$(RUN) -m jupyterlab notebooks

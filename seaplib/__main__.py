@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--force", action="store_true", help="execute them even if they are up to date")
     reproduce.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: the profile's)")
     reproduce.add_argument("--dry-run", action="store_true", help="say what would be executed, and why")
+    reproduce.add_argument("--gpu", metavar="G", help="the device that the estimate is for (default: H100)")
     reproduce.set_defaults(command=_reproduce)
     status = commands.add_parser("status", help="show what is fresh, stale or failed")
     status.add_argument("--profile", metavar="P")
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 def _reproduce(options) -> int:
     if options.dry_run:
         return _status(options)
-    ledger, outcomes = runs.reproduce(options.profile, options.only, options.force, options.jobs)
+    ledger, outcomes = runs.reproduce(options.profile, options.only, options.force, options.jobs, options.gpu)
     _report(ledger, outcomes)
     return int(any(outcome.status in ("failed", "skipped") for outcome in outcomes.values()))
 
@@ -81,8 +82,9 @@ def _report(ledger: Ledger, outcomes: dict[str, runs.Outcome]) -> None:
 
 
 def _status(options) -> int:
-    ledger, chosen, asked = runs.prepare(options.profile, options.only, getattr(options, "jobs", None))
-    states = ledger.forecast(chosen, asked if options.force else set())
+    ledger, chosen, asked = runs.prepare(options.profile, options.only, getattr(options, "jobs", None), dry=True)
+    forced = asked if options.force else set()
+    states = ledger.forecast(chosen, forced)
     rows = []
     for notebook in chosen:
         entry = ledger.record.get(notebook.name, {})
@@ -91,6 +93,8 @@ def _status(options) -> int:
     print(_table(rows, ["notebook", "status", "why", "seconds", "last run (UTC)", "products"]))
     stale = sum(state != "fresh" for state, _ in states.values())
     print(f"\nprofile {ledger.plan.profile}: {stale} of {len(rows)} notebooks to execute")
+    if hasattr(options, "gpu") and (text := runs.estimate(ledger, chosen, forced, options.gpu)):
+        print(f"\n{text}")
     return 0
 
 

@@ -4,17 +4,15 @@ Only configurations and file headers are read. Each problem is a
 :class:`~seaplib.profiles.PlanError` of one line.
 """
 
-import json
 from dataclasses import fields
 from pathlib import Path
 
 from . import hub, paths, settings
-from .architectures import ARCHITECTURES, PRUNED_TYPES
+from .architectures import ARCHITECTURES
 from .input_sparsity import InputSparsity
+from .model_files import model_config, sizes
 from .profiles import Plan, PlanError, suggestion
 
-#: ``model_type`` of the configurations that :mod:`seaplib.models` can prune.
-MODEL_TYPES = tuple(ARCHITECTURES)
 GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
 TASK_PARAMETERS = ("task", "tasks", "general")
 TEXT_PARAMETERS = ("general", "class_tasks")  # these are never scored by lm-eval, so plain text will do
@@ -27,6 +25,8 @@ CHOICES = {
     "method": ("umap", "tsne", "pca"),
     "text_pooling": ("mean", "last"),
     "cache": ("dynamic", "static"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "device_map": ("auto", "balanced", "sequential"),
 }
 SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap")
 #: Parameters that are part of a rule for sparse inputs → which field.
@@ -37,11 +37,14 @@ SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64} | d
     ("samples", "items", "draws", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
      "permutations", "large_channels", "large_samples"), 1
 )  # fmt: skip
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
-def check(plan: Plan) -> Plan:
-    """The plan itself, if everything it asks for exists and is possible."""
+def check(plan: Plan, dry: bool = False) -> Plan:
+    """The plan itself, if everything it asks for exists and is possible.
+
+    ``dry``: only to be looked at. Nothing is asked of the hub then that its cache or
+    :data:`seaplib.shapes.PUBLISHED` can tell.
+    """
     data = paths.data_dir()
     if data is not None and not data.is_dir():
         raise PlanError(f"the data directory {data} does not exist; correct or unset SEAP_DATA_DIR")
@@ -58,11 +61,13 @@ def check(plan: Plan) -> Plan:
         model = notebook.parameters.get("model")
         if isinstance(model, str):
             if model not in models:
-                models[model] = model_config(model, plan.offline, where)
+                models[model] = model_config(model, plan.offline, where, dry)
             _check_sparsity(where, notebook.parameters, models[model])
         _check_together(where, notebook.parameters)
     for (task, kind), where in tasks.items():
         _check_task(task, where, plan.offline, kind)
+    if paths.data_dir() is None and not plan.offline and not dry:
+        _check_hub_data({task for task, _ in tasks}, f"profile {plan.profile}")
     return plan
 
 
@@ -156,91 +161,22 @@ def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
             raise PlanError(f"{where}: {error}") from error
 
 
-def model_config(name: str, offline: bool, where: str = "model") -> dict:
-    """A dense model's ``config.json``, its sizes, weight files and tokenizer looked at.
+def _check_hub_data(names: set[str], where: str) -> None:
+    """Data sets that come from the hub must be in its cache, or there to be read."""
+    from . import tasks
 
-    ``name`` is "bundled", a directory or a hub id. Raises :class:`PlanError` if there is no such
-    model, its architecture is not supported, or it is damaged or already pruned.
-    """
-    directory = paths.bundled_dir() / "model" if name == "bundled" else Path(name).expanduser()
-    if name == "bundled" or directory.is_dir():
-        file = directory / "config.json"
-        if not file.is_file():
-            raise PlanError(f"{where}: there is no model in {directory} (no config.json)")
-        if not any(directory.glob("*.safetensors")) and not any(directory.glob("*.bin")):
-            raise PlanError(f"{where}: the model in {directory} has no weights (no .safetensors file)")
-        _check_weights(directory, where)
-    elif directory.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise PlanError(f"{where}: there is no model {name!r}: neither 'bundled', nor a directory, nor a hub id")
-    else:
-        file = _hub_config(name, offline, where)
-    try:
-        config = json.loads(file.read_text("utf-8"))
-        kind = config.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise PlanError(f"{where}: {file} is not a model configuration ({error})") from error
-    if kind in PRUNED_TYPES:
-        raise PlanError(f"{where}: the model {name} is already pruned; start from the dense model")
-    if kind not in MODEL_TYPES:
-        supported = ", ".join(sorted(MODEL_TYPES))
-        raise PlanError(f"{where}: architecture {kind!r} of {name} is not supported; supported: {supported}")
-    needed = sizes(config)
-    for key, size in (needed | {key: config.get(key) for key in ("num_key_value_heads", "head_dim")}).items():
-        missing = size is None and key not in needed  # the last two follow from the others
-        if not missing and (type(size) is not int or size < 1):
-            raise PlanError(f"{where}: {file}: {key} must be a whole number from 1, got {size!r}")
-    _, heads, hidden, _ = needed.values()
-    if heads % (config.get("num_key_value_heads") or 1):
-        raise PlanError(f"{where}: {file}: num_attention_heads must be a multiple of num_key_value_heads")
-    if not config.get("head_dim") and hidden % heads:
-        raise PlanError(f"{where}: {file}: hidden_size must be a multiple of num_attention_heads")
-    if directory.is_dir() and not any((directory / tokenizer).is_file() for tokenizer in TOKENIZERS):
-        raise PlanError(f"{where}: the model in {directory} has no tokenizer (no {' or '.join(TOKENIZERS)})")
-    return config
-
-
-def sizes(config: dict) -> dict:
-    """Layers, heads, hidden size and MLP channels of a configuration, under its own names for them."""
-    names = ARCHITECTURES[config["model_type"]].sizes
-    found = {name: config.get(name) for name in names}
-    if found.get("n_inner", 0) is None:  # GPT-2's default
-        found["n_inner"] = 4 * (found["n_embd"] or 0)
-    return found
-
-
-def _check_weights(directory: Path, where: str) -> None:
-    """Every .safetensors file must have a readable header and be as long as its header says."""
-    for file in sorted(directory.glob("*.safetensors")):
-        size = file.stat().st_size
+    sources = [(name, source) for name in sorted(names) for source in (tasks.get(name).train, tasks.get(name).test)]
+    seen = {"bundled"}
+    for name, source in sources:
+        if source is None or source.path in seen or hub.has_data(source.path):
+            continue
+        seen.add(source.path)
         try:
-            with open(file, "rb") as stream:
-                length = int.from_bytes(stream.read(8), "little")
-                header = json.loads(stream.read(min(length, size)))
-            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise PlanError(f"{where}: {file} is not a safetensors file; fetch the model again") from error
-        if size != 8 + length + end:
-            expected = 8 + length + end
-            raise PlanError(f"{where}: {file} has {size} bytes instead of {expected}; fetch the model again")
-    for index in directory.glob("*.safetensors.index.json"):
-        try:
-            shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PlanError(f"{where}: {index} is not an index of weight files; fetch the model again") from error
-        absent = sorted(str(shard) for shard in shards if not (directory / str(shard)).is_file())
-        if absent:
-            raise PlanError(f"{where}: the model in {directory} lacks {absent[0]}; fetch the model again")
-
-
-def _hub_config(name: str, offline: bool, where: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(name, "config.json", local_files_only=offline))
-    except Exception as error:  # one line, whether it is missing, gated, or the network is away
-        reason = hub.problem(error) or " ".join(str(error).split())[:200]
-        reason = "not in the local hub cache (this profile is offline)" if offline else reason
-        raise PlanError(f"{where}: cannot load model {name!r}: {reason}") from error
+            hub.files(source.path, "dataset")
+        except Exception as error:
+            reason = hub.problem(error) or " ".join(str(error).split())[:200]
+            hint = "or set SEAP_DATA_DIR to a directory that has it"
+            raise PlanError(f"{where}: task {name}: data set {source.path!r} is {reason}; {hint}") from error
 
 
 def _check_task_name(name, where: str) -> None:

@@ -1,4 +1,9 @@
-"""What went wrong at the Hugging Face hub, in one line that says what to do."""
+"""The Hugging Face hub and its cache: what is there, and what went wrong in one line that says what to do."""
+
+import os
+from pathlib import Path
+
+PATIENCE = 10  # seconds to wait for an answer
 
 
 def problem(error: BaseException) -> str | None:
@@ -20,4 +25,38 @@ def problem(error: BaseException) -> str | None:
         (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, TimeoutError): "neither a"
         " directory nor in the local hub cache, and the hub cannot be reached",
     }
-    return next((text for kind, text in known.items() if any(isinstance(one, kind) for one in chain)), None)
+    unreachable = list(known.values())[-1]
+    said = next((text for kind, text in known.items() if any(isinstance(one, kind) for one in chain)), None)
+    if said is None and any(kind.__name__ == "TransportError" for one in chain for kind in type(one).__mro__):
+        return unreachable  # the client's HTTP library has classes of its own
+    return said
+
+
+def snapshot(name: str) -> Path | None:
+    """The folder of the local hub cache with the current revision of a model, None if its config.json is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def has_data(path: str) -> bool:
+    """Whether anything of a data set is in the local caches, as downloaded or as prepared."""
+    from huggingface_hub import constants
+
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}"
+    return (prepared / path.replace("/", "___")).is_dir() or (downloaded / "snapshots").is_dir()
+
+
+def files(name: str, kind: str = "model") -> set[str]:
+    """Names of the files that a model or ``kind="dataset"`` has on the hub.
+
+    Raises the client's errors where the hub cannot be reached, or where this user may not read them.
+    """
+    from huggingface_hub import HfApi
+
+    client = HfApi()
+    listed = client.repo_info(name, repo_type=kind, timeout=PATIENCE).siblings or ()
+    client.auth_check(name, repo_type=kind)  # a gated repository lists its files to anybody
+    return {file.rfilename for file in listed}

@@ -107,7 +107,7 @@ def load(
 
     check(name_or_path)
     source = resolve(name_or_path)
-    local, names = Path(source), ("tokenizer.json", "tokenizer.model")
+    local, names = Path(source), ("tokenizer.json", "tokenizer.model", "vocab.json")
     if local.is_dir() and not any((local / name).is_file() for name in names):
         raise ModelError(f"cannot load {source}: it has no tokenizer file ({' or '.join(names)})")
     if device is not None and device_map is not None:
@@ -134,11 +134,11 @@ def load(
     if not placed:
         model.to(whole)
     model.eval()
-    model.seap_source = _source(source, model)
+    model.seap_source = _source(source)
     return model, tokenizer
 
 
-def _source(source: str, model) -> dict:
+def _source(source: str) -> dict:
     """What identifies the files a model came from: path, sizes and times, or the hub's revision."""
     local = Path(source)
     if local.is_dir():
@@ -147,7 +147,8 @@ def _source(source: str, model) -> dict:
             "path": str(local.resolve()),
             "files": [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files],
         }
-    return {"hub": source, "revision": getattr(model.config, "_commit_hash", None)}
+    revision = hub.snapshot(source)
+    return {"hub": source, "revision": revision and revision.name}
 
 
 def fingerprint(model) -> str:

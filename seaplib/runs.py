@@ -139,22 +139,32 @@ class Worker:
                 continue
 
 
-def prepare(profile: str | None = None, only=None, jobs: int | None = None) -> tuple[Ledger, list[Notebook], set[str]]:
-    """A checked profile's state, the notebooks to look at and those asked for. Raises PlanError."""
+def prepare(
+    profile: str | None = None, only=None, jobs: int | None = None, dry: bool = False
+) -> tuple[Ledger, list[Notebook], set[str]]:
+    """A checked profile's state, the notebooks to look at and those asked for. Raises PlanError.
+
+    ``dry``: only to be looked at, so that a model on the hub need not be within reach.
+    """
     if jobs is not None and jobs < 1:
         raise PlanError(f"jobs must be at least 1, got {jobs}")
-    plan = checks.check(profiles.load(profile))
+    plan = checks.check(profiles.load(profile), dry)
     return Ledger(plan), *plan.select(only)
 
 
 def reproduce(
-    profile: str | None = None, only: Iterable[str] | None = None, force: bool = False, jobs: int | None = None
+    profile: str | None = None,
+    only: Iterable[str] | None = None,
+    force: bool = False,
+    jobs: int | None = None,
+    gpu: str | None = None,
 ) -> tuple[Ledger, dict[str, Outcome]]:
     """Bring a profile up to date and say how each notebook ended.
 
     ``only`` names notebooks (what they need is brought up to date too), ``force`` executes those
-    asked for even if they are fresh, ``jobs`` is how many run at a time. Whatever is wrong with
-    the request is a :class:`~seaplib.profiles.PlanError` before anything is executed.
+    asked for even if they are fresh, ``jobs`` is how many run at a time. What a real model will take
+    in time and memory is printed first (on ``gpu``, a name of :data:`seaplib.estimate.DEVICES`). Whatever
+    is wrong with the request is a :class:`~seaplib.profiles.PlanError` before anything is executed.
     """
     ledger, chosen, asked = prepare(profile, only, jobs)
     jobs = ledger.plan.jobs if jobs is None else jobs
@@ -166,9 +176,24 @@ def reproduce(
         raise PlanError(f"profile {ledger.plan.profile} is being reproduced by another process; wait for it") from error
     try:
         ledger = Ledger(ledger.plan)  # as it is now that nobody else writes
-        return ledger, _run_all(ledger, chosen, asked if force else set(), jobs)
+        forced = asked if force else set()
+        if text := estimate(ledger, chosen, forced, gpu):
+            print(text, file=sys.stderr)
+        return ledger, _run_all(ledger, chosen, forced, jobs)
     finally:
         lock.release()
+
+
+def estimate(ledger: Ledger, chosen: list[Notebook], forced: set[str] = frozenset(), gpu: str | None = None) -> str:
+    """Time and memory of what is not fresh, as text; "" for the bundled model, which needs little of both."""
+    if gpu is None and {notebook.parameters.get("model", "bundled") for notebook in chosen} <= {"bundled"}:
+        return ""
+    stale = [notebook for notebook in chosen if ledger.forecast(chosen, forced)[notebook.name][0] != "fresh"]
+    if not stale:
+        return ""
+    from . import estimate as estimates  # builds the model's shape with torch
+
+    return estimates.report(ledger.plan, stale, gpu)
 
 
 def _run_all(ledger: Ledger, chosen: list[Notebook], forced: set[str], jobs: int) -> dict[str, Outcome]:

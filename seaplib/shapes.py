@@ -62,3 +62,34 @@ class Geometry:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+
+def _llama(hidden, channels, layers, heads, kv_heads, vocabulary, context, **more) -> dict:
+    return {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": channels,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": context,
+        "tie_word_embeddings": False,
+        "dtype": "float16",
+    } | more
+
+
+_LLAMA_3 = _llama(4096, 14336, 32, 32, 8, 128256, 131072, dtype="bfloat16")
+#: hub id → the sizes in its config.json, so that a run can be planned where the hub is out of reach
+PUBLISHED = {
+    "meta-llama/Llama-2-7b-hf": _llama(4096, 11008, 32, 32, 32, 32000, 4096),
+    "meta-llama/Llama-2-13b-hf": _llama(5120, 13824, 40, 40, 40, 32000, 4096),
+    "meta-llama/Llama-2-70b-hf": _llama(8192, 28672, 80, 64, 8, 32000, 4096),
+    "meta-llama/Llama-3.1-8B": _LLAMA_3,
+    "meta-llama/Meta-Llama-3-8B": _LLAMA_3 | {"max_position_embeddings": 8192},
+    "HuggingFaceTB/SmolLM2-135M": _llama(
+        576, 1536, 30, 9, 3, 49152, 8192, dtype="bfloat16", tie_word_embeddings=True, rope_theta=100000
+    ),
+    "Qwen/Qwen2.5-0.5B": _llama(896, 4864, 24, 14, 2, 151936, 32768, dtype="bfloat16")
+    | {"model_type": "qwen2", "tie_word_embeddings": True},
+}

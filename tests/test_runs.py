@@ -291,7 +291,9 @@ def llama(directory: Path, **changes) -> str:
     directory.mkdir()
     config |= {"hidden_size": 64, "intermediate_size": 128} | changes
     (directory / "config.json").write_text(json.dumps(config))
-    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    modules = [f"self_attn.{role}_proj" for role in "qkvo"] + [f"mlp.{role}_proj" for role in ("gate", "up", "down")]
+    names = [f"model.layers.{layer}.{module}.weight" for layer in range(4) for module in modules]
+    header = json.dumps({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in names}).encode()
     (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     (directory / "tokenizer.json").write_text("{}")
     return str(directory)
@@ -349,6 +351,7 @@ BAD_MODEL = {
     "no shard": ("model.safetensors.index.json", b'{"weight_map": {"w": "2.safetensors"}}', "lacks 2.safetensors"),
     "no tokenizer": ("tokenizer.json", None, "has no tokenizer"),
     "pruned": ({"model_type": "llama_pruned__import_seaplib_to_load"}, "already pruned"),
+    "other weights": ({"num_hidden_layers": 5}, "not those of a llama with 5 layers: there is no layers.4.self_attn"),
     "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number from 1, got 0"),
     "heads": ({"num_attention_heads": None}, "num_attention_heads must be a whole number"),
     "groups": ({"num_key_value_heads": 3}, "must be a multiple"),
@@ -491,10 +494,10 @@ def test_nothing_to_do_imports_no_torch(project):
 
 
 def test_same_architectures_as_the_package():
-    from seaplib import checks, models
+    from seaplib import model_files, models
 
-    assert set(checks.MODEL_TYPES) == set(models.ARCHITECTURES)
-    assert set(models.PRUNED_TYPES) == {f"{kind}_pruned__import_seaplib_to_load" for kind in checks.MODEL_TYPES}
+    assert set(model_files.MODEL_TYPES) == set(models.ARCHITECTURES)
+    assert set(models.PRUNED_TYPES) == {f"{kind}_pruned__import_seaplib_to_load" for kind in model_files.MODEL_TYPES}
 
 
 def test_load_results_has_profile_and_table(project, monkeypatch):

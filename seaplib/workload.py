@@ -1,0 +1,249 @@
+"""What each notebook sends through a model, counted from its parameters: the basis of an estimate.
+
+A :class:`Pass` is so many tokens through the decoder under one variant. Passes with equal keys are
+one piece of work, which the store keeps. Token counts come from the sizes of the data sets and a
+mean length of their texts in characters, measured on the data sets' own rows in the wordings of
+:mod:`seaplib.tasks` and lm-eval (400 rows of each; the rows of ARC-Easy were not at hand, its
+lengths are taken as four fifths of ARC-Challenge's).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import tasks as registry
+
+CHARACTERS = 4.0  # per token; English text under vocabularies of 30,000 to 150,000 types
+ASKED = 0.2  # share of an item's tokens that are an answer's, so that the LM head is needed
+
+
+@dataclass(frozen=True)
+class Size:
+    """A data set: test items, characters of an item (shared beginnings once) and of a calibration text, texts."""
+
+    items: int
+    item_characters: float
+    text_characters: float
+    texts: int
+
+
+SIZES = {
+    "boolq": Size(3270, 661, 647, 9427),
+    "arc_easy": Size(2376, 208, 123, 2251),
+    "arc_challenge": Size(1172, 260, 153, 1119),
+    "openbookqa": Size(500, 121, 133, 4957),
+    "piqa": Size(1838, 226, 137, 16113),
+    "hellaswag": Size(10042, 766, 327, 39905),
+    "winogrande": Size(1267, 136, 106, 40398),
+    "gsm8k": Size(1319, 257, 467, 7473),
+    "mmlu": Size(14042, 539, 299, 1816),
+    "wikitext2": Size(1, 1294336, 2107, 6000),  # its test is one text
+    "c4": Size(0, 0, 2114, 10**6),
+}
+UNKNOWN = Size(2000, 300, 300, 2000)  # a task that is not in the list
+
+
+@dataclass(frozen=True)
+class Pass:
+    """``tokens`` through a decoder of which the share ``kept`` of the projections is left.
+
+    ``length`` is the mean number of tokens of a text (for attention), ``head`` the share of tokens at
+    which the LM head is computed. ``steps`` counts decoding steps, of one token each, instead.
+    """
+
+    key: tuple
+    tokens: float = 0.0
+    length: float = 100.0
+    kept: float = 1.0
+    head: float = 0.0
+    steps: int = 0
+
+
+def size(task: str) -> Size:
+    return SIZES.get(task, UNKNOWN)
+
+
+def items(task: str, wanted: int | None) -> int:
+    """How many test items are answered."""
+    return size(task).items if wanted is None else min(wanted, size(task).items)
+
+
+def passes(notebook: str, parameters: dict) -> list[Pass] | None:
+    """What a notebook sends through its model; None for a notebook that has no rule here."""
+    rule = _RULES.get(notebook)
+    return None if rule is None else rule(parameters)
+
+
+def loads_model(notebook: str) -> bool:
+    """Whether a notebook needs more of a model than its tokenizer."""
+    return notebook not in ("00_task_corpora", "99_scorecard")
+
+
+def copies(notebook: str, parameters: dict) -> float:
+    """Projections held at once beside the dense model's own, as a share of them."""
+    G = parameters.get("sparsities") or [0.5]
+    if notebook[:2] in ("06", "07", "08", "10"):
+        return 0.0 if parameters.get("mode") == "mask" else 1 - min(G)
+    if notebook[:2] == "04":  # with zeros, then pruned, then loaded again: one at a time
+        return 1.0
+    if notebook[:2] == "09":  # all models take turns: Wanda, FLAP twice and SEAP-gen at every sparsity
+        return sum(1 + 3 * (1 - one) for one in G)
+    return 0.0
+
+
+def experts(tasks: Iterable[str]) -> list[str]:
+    """The corpora that calibrate for ``tasks``."""
+    return list(dict.fromkeys(registry.get(task).expert for task in tasks))
+
+
+def _calibrate(corpora: Iterable[str], samples: int, seed: int, kind: str = "statistics") -> list[Pass]:
+    each = []
+    for name in corpora:
+        length = size(name).text_characters / CHARACTERS
+        texts = min(samples, size(name).texts)
+        each.append(Pass((kind, name, samples, seed), texts * length, length))
+    return each
+
+
+def _evaluate(tasks: Iterable[str], wanted: int | None, variant, kept: float = 1.0) -> list[Pass]:
+    each = []
+    for task in tasks:
+        n, length = items(task, wanted), size(task).item_characters / CHARACTERS
+        each.append(Pass(("items", task, n, variant), n * length, length, kept, ASKED))
+    return each
+
+
+def _read(general: str, preset: str, window_tokens: int | None, variant, kept: float = 1.0) -> Pass:
+    from .perplexity import PRESETS
+
+    shape, whole = PRESETS[preset], size(general).item_characters / CHARACTERS or 300_000
+    tokens = shape.random * shape.window if shape.random else whole
+    tokens = min(tokens, window_tokens or tokens)
+    head = (shape.scored or shape.window) / shape.window
+    return Pass(("perplexity", general, preset, variant), tokens, shape.window, kept, head)
+
+
+def _corpora(p: dict) -> list[str]:
+    return list(dict.fromkeys([*experts(p["tasks"]), p["general"]]))
+
+
+def _kept(p: dict, sparsity: float) -> float:
+    return 1.0 if p.get("mode") == "mask" else 1 - sparsity
+
+
+def _hidden_states(p: dict) -> list[Pass]:
+    return _calibrate(experts(p["tasks"]), p["samples"], p["seed"], "hidden states")
+
+
+def _norms(p: dict) -> list[Pass]:
+    return _calibrate(experts(p["tasks"]), p["samples"], p["seed"], "norms")
+
+
+def _remove_tests(p: dict) -> list[Pass]:
+    pair, found = [p["first_task"], p["second_task"]], []
+    found += _calibrate(experts(pair), p["samples"], p["seed"])
+    found += _evaluate(pair, p["items"], "dense")
+    for layer in range(p["layers"]):
+        for ratio in p["ratios"]:
+            found += _evaluate(pair, p["items"], ("layer", layer, ratio, p["samples"]), 1 - ratio / p["layers"])
+    return found
+
+
+def _pruning(p: dict) -> list[Pass]:
+    return [one for seed in (p["seed"], p["seed"] + 1) for one in _calibrate(_corpora(p), p["samples"], seed)]
+
+
+def _scored(p: dict, recipes_of, **extra) -> list[Pass]:
+    """Calibration and evaluation of methods: ``recipes_of(seed)`` gives (methods, sparsities) pairs."""
+    found = _evaluate(p["tasks"], p["items"], "dense")
+    for seed in p["seeds"]:
+        found += _calibrate(_corpora(p), p["samples"], seed)
+        found += _calibrate([p["general"]], p["samples"], seed, "running statistics")
+        for methods, sparsities in recipes_of(seed):
+            for method in methods:
+                for G in sparsities:
+                    variant = (method, G, seed, p["samples"])
+                    found += _evaluate(p["tasks"], p["items"], variant, _kept(p, G))
+    return found
+
+
+def _zero_shot(p: dict) -> list[Pass]:
+    from . import methods as m
+
+    varied = m.COMPENSATED + m.UNPROTECTED + m.FLOOR if p["variations"] else ()
+    first = p["seeds"][0]
+    return _scored(p, lambda seed: [(m.PAPER + m.CONTROLS + (varied if seed == first else ()), p["sparsities"])])
+
+
+def _settings(p: dict) -> list[Pass]:
+    from . import methods as m
+
+    recipes = m.FULL_GRID if p["full_grid"] else m.TABLE_3
+    plain = [method for method in recipes if not method.protect_last]
+    further = sorted(set(p["unprotected_sparsities"]) - set(p["sparsities"]))
+    return _scored(p, lambda seed: [(recipes, p["sparsities"]), (plain, further)])
+
+
+def _perplexity(p: dict) -> list[Pass]:
+    from . import methods as m
+
+    found = _calibrate(_corpora(p), p["samples"], p["seed"])
+    found += _calibrate([p["general"]], p["samples"], p["seed"], "running statistics")
+    for preset in p["presets"]:
+        found.append(_read(p["general"], preset, p["window_tokens"], "dense"))
+        for method in m.PAPER + m.CONTROLS:
+            for G in p["sparsities"]:
+                for task in experts(p["tasks"]) if method.calibration == "task" else [None]:
+                    variant = (method, G, p["seed"], task)
+                    found.append(_read(p["general"], preset, p["window_tokens"], variant, _kept(p, G)))
+    return found
+
+
+def _speed(p: dict) -> list[Pass]:
+    found = _calibrate(_corpora(p), p["samples"], p["seed"])
+    found += _calibrate([p["general"]], p["samples"], p["seed"], "running statistics")
+    turns = p["rounds"] + p["warmup"]
+    for kept in [1.0, *(share for G in p["sparsities"] for share in (1.0, 1 - G, 1 - G, 1 - G))]:
+        key = ("speed", len(found), kept)
+        found.append(Pass(key, turns * p["prompt_tokens"], p["prompt_tokens"], kept, steps=turns * p["new_tokens"]))
+    return found
+
+
+def _generation(p: dict) -> list[Pass]:
+    found = _calibrate(_corpora(p), p["samples"], p["seed"])
+    prompts = len(p["prompts"]) if p["prompts"] else p["prompt_count"]
+    for place, kept in enumerate([1.0, *(_kept(p, G) for G in p["sparsities"] for _ in range(2))]):
+        found.append(Pass(("text", place), 2 * prompts * p["new_tokens"], 50, kept, 1.0, prompts * p["new_tokens"]))
+    return found
+
+
+def _sparse_inputs(p: dict) -> list[Pass]:
+    """Every rule answers, reads and (where it has to) is calibrated."""
+    patterns = [*p["patterns"], *p["ratios"]]
+    rules = [(of, one) for one in patterns for of in ("activations", "weights")]
+    rules += [(kind, one) for kind in ("repairs", "criteria", "neighbours") for one in p[kind]]
+    rules += [(of, where, one) for where in p["targets"] for one in p["target_patterns"] for of in ("act", "wt")]
+    found = []
+    for rule in ["dense", *rules]:
+        if rule != "dense":
+            found += _calibrate([p["general"]], p["samples"], p["seed"], ("inputs", rule))
+        found += _evaluate(p["tasks"], p["items"], rule)
+        found += [_read(p["general"], preset, p["window_tokens"], rule) for preset in p["presets"]]
+    return found
+
+
+#: a notebook → what it sends through a model
+_RULES = {
+    "00_task_corpora": lambda p: [],
+    "01_hidden_state_clustering": _hidden_states,
+    "02_norm_heatmaps": _norms,
+    "03_layer_remove_tests": _remove_tests,
+    "04_pruning": _pruning,
+    "05_task_classifier": lambda p: [],  # embeddings are looked up, nothing is computed
+    "06_zero_shot": _zero_shot,
+    "07_sparsity_settings": _settings,
+    "08_perplexity": _perplexity,
+    "09_inference_speed": _speed,
+    "10_generation": _generation,
+    "11_activation_sparsity": _sparse_inputs,
+    "99_scorecard": lambda p: [],
+}

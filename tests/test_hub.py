@@ -1,0 +1,201 @@
+"""Models named by a hub id: from the cache without a network, and what is wrong with one before anything runs."""
+
+import json
+import subprocess
+import sys
+
+import hub_cache
+import pytest
+
+from seaplib import hub
+
+pytestmark = pytest.mark.unit
+
+NAME = "someone/tiny"
+
+
+def python(code: str, environment: dict) -> list[str]:
+    """What a process of its own (the client reads its places when it is imported) prints behind SAID."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [line.removeprefix("SAID ") for line in done.stdout.splitlines() if line.startswith("SAID ")]
+
+
+LOAD = """
+import socket
+def refuse(*_):
+    raise AssertionError("the network was asked")
+socket.socket.connect = socket.getaddrinfo = refuse
+import torch, seaplib
+from seaplib import checks, hub, models
+config = checks.model_config("someone/tiny", offline=True)
+assert checks.model_config("someone/tiny", offline=False) == config  # what is whole in the cache asks no hub
+model, tokenizer = seaplib.load("someone/tiny", device="cpu")
+logits = model(torch.tensor([tokenizer("the otter eats a fish")["input_ids"]])).logits
+source = model.seap_source
+print("SAID", config["num_hidden_layers"], source["hub"], source["revision"], hub.snapshot("someone/tiny").name)
+print("SAID", logits.double().sum().item(), tokenizer("the otter")["input_ids"], models.fingerprint(model))
+"""
+
+
+def test_a_hub_id_loads_model_and_tokenizer_from_the_cache_without_a_network(tiny_model, tiny_tokenizer, tmp_path):
+    import torch
+
+    from seaplib import models
+
+    model = tiny_model("gqa")
+    revision = hub_cache.put(tmp_path, NAME, model, tiny_tokenizer).name
+    source, numbers = python(LOAD, hub_cache.environment(tmp_path))
+    assert source == f"2 {NAME} {revision} {revision}"
+    ids = torch.tensor([tiny_tokenizer("the otter eats a fish")["input_ids"]])
+    total = model(ids).logits.double().sum().item()
+    assert numbers == f"{total} {tiny_tokenizer('the otter')['input_ids']} {models.fingerprint(model)}"
+
+
+DAMAGED = """
+from seaplib import checks, models
+look = lambda: checks.model_config("someone/tiny", offline=True, where="here")
+for ask in (look, lambda: models.load("someone/tiny")):
+    try:
+        ask()
+        print("SAID nothing")
+    except (checks.PlanError, models.ModelError) as error:
+        print("SAID", error)
+"""
+
+
+def cut(snapshot):
+    file = (snapshot / "model.safetensors").resolve()
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def corrupt(snapshot):
+    (snapshot / "model.safetensors").resolve().write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+
+def deeper(snapshot):
+    file = (snapshot / "config.json").resolve()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 3}))
+
+
+def other(snapshot):
+    file = (snapshot / "config.json").resolve()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "gpt_neox"}))
+
+
+def unsupported(snapshot):
+    (snapshot / "config.json").resolve().write_text(json.dumps({"model_type": "bloom"}))
+
+
+def without(*names):
+    def damage(snapshot):
+        for name in names:
+            (snapshot / name).unlink()
+
+    return damage
+
+
+DAMAGE = {
+    "cut short": (cut, "bytes instead of", "cannot load"),
+    "a pointer": (corrupt, "is not a safetensors file", "cannot load"),
+    "no weights": (without("model.safetensors"), "has no weights", "cannot load"),
+    "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), "has no tokenizer", "cannot load"),
+    "another depth": (deeper, "not those of a llama with 3 layers: there is no layers.2.self_attn", "missing keys"),
+    "another architecture": (other, "not those of a gpt_neox with 2 layers", "do not fit the architecture"),
+    "unsupported": (unsupported, "architecture 'bloom'", "architecture 'bloom'"),
+    "nothing": (without("config.json"), "not in the local hub cache (this profile is offline)", "hub cache"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_cache_is_one_line_before_anything_runs(tiny_model, tiny_tokenizer, tmp_path, what):
+    damage, planned, loaded = DAMAGE[what]
+    damage(hub_cache.put(tmp_path, NAME, tiny_model("gqa"), tiny_tokenizer))
+    said = python(DAMAGED, hub_cache.environment(tmp_path))
+    assert len(said) == 2 and planned in said[0] and said[0].startswith("here: ") and loaded in said[1], said
+
+
+ON_THE_HUB = """
+import http.server, json, os, threading
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path.split("?")[0].removeprefix("/api/models/").removeprefix("/api/datasets/")
+        about, status, code = b"{}", 200, None
+        if name == "someone/closed/auth-check":
+            status, code = 403, "GatedRepo"
+        elif "absent" in name or "/resolve/" in name:
+            status, code = 404, "RepoNotFound"
+        elif not name.endswith("/auth-check"):
+            files = {"someone/bare": ["config.json"], "someone/mute": ["config.json", "model.safetensors"]}
+            files = files.get(name, ["config.json", "model.safetensors", "tokenizer.json"])
+            about = json.dumps({"id": name, "siblings": [{"rfilename": file} for file in files]}).encode()
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(about)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(about)
+    do_HEAD = do_POST = do_GET
+    def log_message(self, *args): pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_address[1]}"
+from seaplib import checks
+def ask(action):
+    try:
+        print("SAID", action() or "fine")
+    except checks.PlanError as error:
+        print("SAID", error)
+for name in ("closed", "absent", "bare", "mute"):
+    ask(lambda: checks.model_config(f"someone/{name}", offline=False, where="here"))
+from seaplib import tasks
+ask(lambda: checks._check_hub_data({"piqa", "wikitext2"}, "here"))
+source = tasks.Source("someone/absent", None, ("train",), ("lost",))
+tasks.register(tasks.replace(tasks.get("piqa"), name="lost", train=source))
+ask(lambda: checks._check_hub_data({"lost"}, "here"))
+"""
+
+
+def online(home, **more) -> dict:
+    environment = hub_cache.environment(home, **more)
+    return {name: value for name, value in environment.items() if not name.endswith("_OFFLINE")}
+
+
+def test_what_the_hub_says_of_a_model_or_a_data_set_is_one_line(tmp_path):
+    closed, absent, bare, mute, data, lost = python(ON_THE_HUB, online(tmp_path))
+    assert "access to it has to be granted" in closed and "HF_TOKEN" in closed
+    assert "'someone/absent': neither a directory nor on the hub" in absent
+    assert "has no weights" in bare and "has no tokenizer" in mute
+    assert data == "fine"
+    assert "task lost: data set 'someone/absent' is neither" in lost and "SEAP_DATA_DIR" in lost
+
+
+UNREACHABLE = """
+from seaplib import checks, profiles
+for ask in (lambda: checks.check(profiles.load("llama_2_7b")), lambda: checks._check_hub_data({"piqa"}, "here")):
+    try:
+        ask()
+    except checks.PlanError as error:
+        print("SAID", error)
+"""
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
+    model, data = python(UNREACHABLE, online(tmp_path, HF_ENDPOINT="http://127.0.0.1:9"))
+    assert "'meta-llama/Llama-2-7b-hf': neither a directory nor in the local hub cache" in model
+    assert "the hub cannot be reached" in model and "the hub cannot be reached" in data and "baber/piqa" in data
+
+
+def test_errors_of_the_clients_http_library_count_as_unreachable():
+    class TransportError(Exception):
+        pass
+
+    class ConnectError(TransportError):
+        pass
+
+    assert "cannot be reached" in hub.problem(ConnectError("no route"))
+    assert hub.problem(ValueError("something else")) is None
