@@ -196,9 +196,11 @@ def _check_task(name: str, where: str, offline: bool, kind: str = "any") -> None
         task = tasks.get(name)
     except (KeyError, ValueError) as error:
         raise PlanError(f"{where}: {error.args[0]}") from error
-    if kind == "scored" and task.lm_eval is None:
+    if task.train is None:
+        raise PlanError(f"{where}: task {name} has no training split, so there is no corpus of it to calibrate on")
+    if kind == "scored" and task.plain:
         raise PlanError(f"{where}: task {name} is plain text, which has no accuracy; it can only be the general text")
-    if kind == "plain" and task.pair is not None:
+    if kind == "plain" and not task.plain:
         known = ", ".join(tasks.names(scored=False))
         raise PlanError(f"{where}: {name} has no running text to measure perplexity on; such tasks: {known}")
     base = paths.bundled_dir() / "tasks" if task.bundled else paths.data_dir()

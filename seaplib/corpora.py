@@ -1,7 +1,8 @@
 """Task corpora: a task's rows, and the calibration texts made of them.
 
-``rows`` reads a task's rows in one role; ``corpus`` words the training rows as in Table 5 and draws
-from them; ``questions`` are the prompts without their answers. No calibration item is an evaluation
+``rows`` reads a task's rows in one role; ``corpus`` words the training rows as in Table 5 (those of a
+task that is lm-eval's alone by its own templates) and draws from them; ``questions`` are the prompts
+without their answers. No calibration item is an evaluation
 item: the few training rows whose question and right answer are in the test too (MMLU 35,
 OpenBookQA 15, PIQA 5, ARC-Challenge 1) are left out, and counted in ``Corpus.source``.
 """
@@ -13,13 +14,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import paths, store, tasks
+from . import paths, prompts, store, tasks
 
 
 @dataclass(frozen=True)
@@ -88,18 +90,19 @@ def corpus(name_or_path: str | Path, samples: int | None = None, seed: int = 0) 
     smaller draw is the beginning of a larger one; all, in the drawn order, if None or too many.
     Files may be parquet, csv, json or jsonl.
     """
-    if name_or_path not in tasks.names() and Path(name_or_path).suffix:
+    if isinstance(name_or_path, Path) or Path(name_or_path).suffix[1:].isalpha():
         return _draw(*_from_file(Path(name_or_path)), samples, seed)
     task = tasks.get(name_or_path)
     found = rows(task.name)
-    source = found.source | {"wording": "Table 5"}
-    if task.pair is None:
+    source = found.source | {"wording": "Table 5" if task.plain or task.pair else "lm-eval's templates"}
+    if task.plain:
         return _draw(task.name, documents(found), source, samples, seed)
     seen = _evaluated(task)
-    items = [(name, task.text(row)) for name, row in zip(found.ids, found, strict=True) if task.pair(row) not in seen]
+    worded = _worded(task, found)
+    items = [(one.id, one.text) for one in worded if one.pair not in seen]
     if not items:
         raise ValueError(f"{task.name}: all {len(found)} training rows are test items too, so none may calibrate")
-    return _draw(task.name, items, source | {"left_out": len(found) - len(items)}, samples, seed)
+    return _draw(task.name, items, source | {"left_out": len(worded) - len(items)}, samples, seed)
 
 
 def questions(name: str, samples: int | None = None, seed: int = 0, split: str = "train") -> Corpus:
@@ -110,10 +113,9 @@ def questions(name: str, samples: int | None = None, seed: int = 0, split: str =
     task = tasks.get(name)
     found = rows(name, split)
     source = found.source | {"wording": "question without answer"}
-    if task.pair is None:
+    if task.plain:
         return _draw(name, documents(found), source, samples, seed)
-    items = [(i, task.question(row)) for i, row in zip(found.ids, found, strict=True)]
-    return _draw(name, items, source, samples, seed)
+    return _draw(name, [(one.id, one.pair[0]) for one in _worded(task, found, whole=False)], source, samples, seed)
 
 
 def documents(found: Rows) -> list[tuple[str, str]]:
@@ -138,16 +140,39 @@ def documents(found: Rows) -> list[tuple[str, str]]:
     return sections
 
 
+class _Item(NamedTuple):
+    id: str
+    pair: tuple[str, str]  # question, right answer
+    text: str
+
+
+def _worded(task: tasks.Task, found: Rows, whole: bool = True) -> list[_Item]:
+    """Every row of a task in words, the ``whole`` text too (test rows may lack what it needs).
+
+    ValueError that names the row whose right answer cannot be told.
+    """
+    if task.pair is None:
+        return [_Item(found.ids[row], (q, a), text) for row, q, a, text in prompts.rendered(task.name, found.table)]
+    items = []
+    for name, row in zip(found.ids, found, strict=True):
+        try:
+            items.append(_Item(name, task.pair(row), task.text(row) if whole else ""))
+        except (ValueError, TypeError, AttributeError) as error:  # a label out of range, a missing cell
+            raise ValueError(f"{task.name}: row {name} cannot be worded: {error}") from error
+    return items
+
+
 def _evaluated(task: tasks.Task) -> set:
     """The items that may not calibrate: those of the task's test, and of any test its corpus serves.
 
     Where there are no test rows at hand, there is nothing that could meet.
     """
-    served = [other for other in map(tasks.get, tasks.names(scored=True)) if task.name in (other.name, other.expert)]
+    registered = map(tasks.get, tasks.names(scored=True))
+    served = {task.name: task} | {other.name: other for other in registered if task.name == other.expert}
     items = set()
-    for other in served:
+    for other in served.values():
         try:
-            items |= {other.pair(row) for row in rows(other.name, "test")}
+            items |= {one.pair for one in _worded(other, rows(other.name, "test"), whole=False)}
         except (FileNotFoundError, ConnectionError):
             continue
     return items
@@ -219,7 +244,8 @@ def rows(name: str, role: str = "train") -> Rows:
         raise ValueError(f"role is 'train' or 'test', got {role!r}")
     source = getattr(task, role)
     if source is None:
-        raise ValueError(f"{name} has no {role} rows")
+        has = "no training split to calibrate on" if role == "train" else "no test rows"
+        raise ValueError(f"{name} has {has}")
     folder = paths.bundled_dir() / "tasks" if task.bundled else paths.data_dir()
     tables, ids, files = [], [], {}
     for split in source.splits:
@@ -267,7 +293,7 @@ def _from_hub(name: str, source: tasks.Source, split: str) -> pa.Table:
     from datasets import load_dataset  # slow to import, and not needed for local data
 
     try:
-        data = load_dataset(source.path, source.config, data_files=source.data_files, split=split)
+        data = load_dataset(source.path, source.config, split=split, **source.options)
     except Exception as error:  # the hub client raises a dozen unrelated classes
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise ConnectionError(

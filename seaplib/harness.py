@@ -8,7 +8,6 @@ requests as accuracy.
 
 import copy
 import hashlib
-import logging
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,10 +15,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 import pandas as pd
 
-from . import corpora, likelihood, models, store, tasks
+from . import corpora, likelihood, models, prompts, stock_tasks, store, tasks
 from .settings import Evaluation
-
-METRICS = ("acc", "acc_norm", "exact_match")
 
 
 @dataclass
@@ -83,7 +80,7 @@ class Bench:
             config = task.config_file()
             if not config.exists():
                 raise FileNotFoundError(f"{name}: no lm-eval configuration {config.name}")
-            content = repr(list(self.drawn(name))) + config.read_text("utf-8") + repr(sorted(task.changes.items()))
+            content = repr(list(self.drawn(name))) + stock_tasks.content(config) + repr(sorted(task.changes.items()))
             spec = self.settings.as_dict()
             for irrelevant in ("batch_tokens", "items", "item_seed"):  # the items themselves are hashed
                 del spec[irrelevant]
@@ -103,16 +100,19 @@ class Bench:
         return self._prepared[name]
 
     def _prepare(self, name: str) -> Prepared:
-        task = harness_task(name, self.drawn(name))
+        drawn = self.drawn(name)
+        task, places = prompts.harness_task(name, drawn.table)
+        ids = tuple(drawn.ids[place] for place in places)
         chat = {}
         if self.settings.chat_template:
             chat = {"apply_chat_template": True, "chat_template": self.harness.apply_chat_template}
         instances = []
         for index, doc in enumerate(task.eval_docs):
+            if task.OUTPUT_TYPE == "multiple_choice" and not callable(task.config.process_results):
+                self._has_an_answer(task, doc, name, ids[index])
             context = task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc), **chat)
             made = task.construct_requests(doc=doc, ctx=context, metadata=(name, index, 1), **chat)
             instances.append(made if isinstance(made, list) else [made])
-        ids = self.drawn(name).ids
         if task.OUTPUT_TYPE == "generate_until":
             room = self.max_length - instances[0][0].args[1].get("max_gen_toks", self.harness.max_gen_toks)
             too_long = [len(self.harness.tok_encode(item[0].args[0])) > room for item in instances]
@@ -128,6 +128,13 @@ class Bench:
     def requests(self, instances: list[list]) -> list[list[likelihood.Request]]:
         """Token ids of every item's requests (context, continuation)."""
         return [[self._encode(*instance.args) for instance in item] for item in instances]
+
+    @staticmethod
+    def _has_an_answer(task, doc: dict, name: str, doc_id: str) -> None:
+        try:
+            prompts.targets(task, doc)
+        except ValueError as error:
+            raise ValueError(f"{name}: item {doc_id} cannot be scored: {error}") from error
 
     def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Token ids as in HFLM: an empty context is the BOS token, or else the EOS token."""
@@ -156,7 +163,9 @@ class Bench:
         for item, response, doc_id, long in zip(items, responses, prepared.doc_ids, prepared.truncated, strict=True):
             metrics = task.process_results(item[0].doc, response)
             rows += [
-                (task.VERSION, metric, doc_id, float(metrics[metric]), long) for metric in METRICS if metric in metrics
+                (task.VERSION, metric, doc_id, float(metrics[metric]), long)
+                for metric in ("acc", "acc_norm", "exact_match")
+                if metric in metrics
             ]
         frame = pd.DataFrame(rows, columns=["task_version", "metric", "doc_id", "value", "truncated"])
         return frame.astype({"task_version": str})
@@ -175,59 +184,9 @@ class Bench:
         return [[instance.filtered_resps[name]] for instance in instances]
 
 
-def harness_task(name: str, found: corpora.Rows):
-    """lm-eval's task of that name over exactly these rows, zero-shot, exact match beside accuracy."""
-    import datasets
-    from lm_eval import utils
-    from lm_eval.api.task import ConfigurableTask
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of models and rows handed over in memory
-    if not hasattr(utils.env.from_string, "cache_info"):  # it compiles a task's template anew for every item
-        utils.env.from_string = lru_cache(utils.env.from_string)
-    task = tasks.get(name)
-    config = load_yaml(task.config_file()) | task.changes
-    for key in ("tag", "group", "training_split", "validation_split", "fewshot_split", "fewshot_config"):
-        config.pop(key, None)
-    data = datasets.Dataset(datasets.table.InMemoryTable(found.table))
-    if process := config.pop("process_docs", None):
-        shown = datasets.are_progress_bars_disabled() is False
-        datasets.disable_progress_bars()
-        data = process(data)
-        if shown:
-            datasets.enable_progress_bars()
-        if len(data) != len(found):
-            raise ValueError(f"{name}: lm-eval drops items while it prepares them, so that ids would be lost")
-    if config["output_type"] == "multiple_choice":
-        measured = {metric["metric"] for metric in config["metric_list"]}
-        exact = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
-        config["metric_list"] = [*config["metric_list"], *([] if "exact_match" in measured else [exact])]
-    splits = datasets.DatasetDict({"test": data})
-    made = ConfigurableTask(
-        config=config | {"task": name, "test_split": "test", "num_fewshot": 0, "custom_dataset": lambda **_: splits}
-    )
-    for field in ("doc_to_text", "doc_to_target", "doc_to_choice"):  # lm-eval compiles a template at every call
-        setattr(made, field, _remembered(getattr(made, field)))
-    return made
-
-
-def _remembered(function):
-    """``function(doc)`` computed once per document, which is kept, so that its id stays its own."""
-    known = {}
-
-    def remembered(doc, *args):
-        if args:
-            return function(doc, *args)
-        if id(doc) not in known:
-            known[id(doc)] = doc, function(doc)
-        return known[id(doc)][1]
-
-    return remembered
-
-
 def chance(name: str) -> float:
     """Accuracy that guessing would give: the mean of 1/options over the test items, 0 where answers are written."""
-    task = harness_task(name, corpora.rows(name, "test"))
+    task = prompts.harness_task(name, corpora.rows(name, "test").table)[0]
     if task.OUTPUT_TYPE != "multiple_choice":
         return 0.0
     return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in task.eval_docs]))

@@ -176,7 +176,7 @@ class Windows:
             raise ValueError(f"bos is 'text', 'window' or 'none', got {bos!r}")
         if bos == "window" and tokenizer.bos_token_id is None:
             raise ValueError("the tokenizer has no BOS token to begin a window with")
-        if tasks.get(task).pair is not None:
+        if not tasks.get(task).plain:
             plain = ", ".join(tasks.names(scored=False))
             raise ValueError(f"{task} has no running text to measure perplexity on; such tasks: {plain}")
         found = corpora.rows(task, "test")

@@ -5,17 +5,31 @@ formats of the paper's Table 5; the rows of ``test`` are what lm-eval scores. Ro
 bundled world (``mini_`` tasks), else from ``SEAP_DATA_DIR`` if that is set (one folder per data set,
 a folder per config below it, ``<split>.parquet``), else from the Hugging Face hub or its cache.
 
-Wordings are functions of one row. To add a task, ``register`` a ``Task``; nothing else names tasks.
+Any other lm-eval task is found by its name, without registration: scored as lm-eval's file says
+(zero-shot), and worded for calibration by its own templates, where it has a training split.
+
+- Hub: its ``dataset_path``, ``dataset_name`` and ``dataset_kwargs``. On this disk: the folder named
+  by the last part of ``dataset_path``, and in it the one named ``dataset_name`` if there is one
+  (``allenai/sciq`` → ``sciq``; ``nyu-mll/glue``, ``cola`` → ``glue/cola``). Where ``dataset_path``
+  is a file format (json, csv, parquet, text), the folder has the task's name.
+- Calibration rows: ``training_split``. Test rows: ``test_split``, else ``validation_split``.
+- Metric: of those in its ``metric_list``, the first of acc_norm, acc, exact_match.
+- Groups and tags are refused with their members, so that no average hides what was run; ``mmlu`` is
+  registered and stands for its 57 subjects, over the one config ``all``.
+
+To add a task of your own, ``register`` a ``Task``; nothing else names tasks.
 """
 
 import difflib
-import importlib.util
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
-from . import paths
+from . import paths, stock_tasks, wordings
+
+#: What seaplib compares, item by item; the first that a task of lm-eval's offers is its metric.
+METRICS = ("acc_norm", "acc", "exact_match")
 
 
 @dataclass(frozen=True)
@@ -27,22 +41,24 @@ class Source:
     splits: tuple[str, ...]
     local: tuple[str, ...]  # folders to look in, the first that has the split counts
     columns: tuple[str, ...] = ("text",)  # what the wording needs
-    data_files: str | None = None  # one file of a hub data set too large to load whole
+    options: dict = field(default_factory=dict)  # for load_dataset: one file of a large data set, say
 
 
 @dataclass(frozen=True)
 class Task:
     """One task: two sources, its wording, and its lm-eval configuration.
 
+    ``train`` is None for a task without a training split, which can be scored and not calibrated on.
     ``pair(row)`` is (question, right answer), which also identifies an item; ``wording(row)`` is
     Table 5's format where that is more than question + answer. ``metric`` is the one the paper's
     tables report (design: WinoGrande, BoolQ, ARC-easy acc; OpenBookQA, HellaSwag, PIQA, ARC-challenge
     acc_norm). ``expert`` names the task whose corpus makes this task's expert mask. A task without
-    ``pair`` is plain text: its ``text`` column holds its documents, and it is not scored by lm-eval.
+    ``pair`` is worded by its lm-eval configuration (``prompts``). A task without either is plain text:
+    its ``text`` column holds its documents, and it has a perplexity instead of an accuracy.
     """
 
     name: str
-    train: Source
+    train: Source | None
     test: Source | None = None
     pair: Callable[[dict], tuple[str, str]] | None = None
     wording: Callable[[dict], str] | None = None
@@ -56,90 +72,28 @@ class Task:
 
     def text(self, row: dict) -> str:
         """A calibration text in Table 5's format, answer included."""
-        if self.pair is None:
-            return row["text"]
         return self.wording(row) if self.wording else " ".join(self.pair(row))
 
     def question(self, row: dict) -> str:
         """The prompt without its answer."""
-        return self.pair(row)[0] if self.pair else row["text"]
+        return self.pair(row)[0]
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is running text."""
+        return self.lm_eval is None
 
     @property
     def bundled(self) -> bool:
-        return self.train.path == "bundled"
+        return (self.train or self.test).path == "bundled"
 
     def config_file(self) -> Path:
         """The YAML by which lm-eval scores this task. ValueError for plain text."""
-        if self.lm_eval is None:
+        if self.plain:
             raise ValueError(f"{self.name} is plain text: it has a perplexity, not an accuracy")
         if self.bundled:
             return paths.bundled_dir() / "lm_eval" / self.lm_eval
-        return Path(importlib.util.find_spec("lm_eval").submodule_search_locations[0]) / "tasks" / self.lm_eval
-
-
-# --- wordings -----------------------------------------------------------------------------------
-
-
-def _piqa(row: dict) -> tuple[str, str]:
-    return row["goal"], row[("sol1", "sol2")[int(row["label"])]]
-
-
-def _winogrande(row: dict) -> tuple[str, str]:
-    return row["sentence"], row["option" + str(row["answer"])]
-
-
-def _winogrande_text(row: dict) -> str:
-    sentence, option = _winogrande(row)
-    return sentence.replace("_", option, 1)
-
-
-def _untagged(text: str) -> str:
-    """WikiHow's ``[title]``, ``[step]``, … out of a HellaSwag string, as lm-eval does it."""
-    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ").strip()
-
-
-def _hellaswag(row: dict) -> tuple[str, str]:
-    begun = row["ctx_b"][:1].upper() + row["ctx_b"][1:]
-    return _untagged(f"{row['ctx_a']} {begun}"), _untagged(row["endings"][int(row["label"])])
-
-
-def _hellaswag_text(row: dict) -> str:
-    context, ending = _hellaswag(row)
-    return context + ("" if ending[:1] in (",", ".", ";", ":", "!", "?") else " ") + ending
-
-
-def _chosen(row: dict) -> str:
-    return row["choices"]["text"][list(row["choices"]["label"]).index(row["answerKey"].strip())]
-
-
-def _arc(row: dict) -> tuple[str, str]:
-    return row["question"], _chosen(row)
-
-
-def _openbookqa(row: dict) -> tuple[str, str]:
-    return row["question_stem"], _chosen(row)
-
-
-def _openbookqa_text(row: dict) -> str:
-    fact = row["fact1"].strip()
-    return " ".join([fact if fact.endswith((".", "!", "?")) else fact + ".", *_openbookqa(row)])
-
-
-def _boolq(row: dict) -> tuple[str, str]:
-    # SuperGLUE puts "Title -- " before the passage; Table 5 has the passage alone
-    passage = row["passage"].partition(" -- ")[2] or row["passage"]
-    question = row["question"].strip().removesuffix("?") + "?"
-    return f"{passage} {question}", str(bool(int(row["label"])))
-
-
-def _gsm8k(row: dict) -> tuple[str, str]:
-    # without calculator marks <<48/2=24>> and without the line "#### 72", as in Table 5
-    steps = re.sub(r"<<.*?>>", "", row["answer"]).partition("####")[0]
-    return row["question"], " ".join(steps.split())
-
-
-def _mmlu(row: dict) -> tuple[str, str]:
-    return row["question"], row["choices"][int(row["answer"])]
+        return stock_tasks.directory() / self.lm_eval
 
 
 # --- registry -----------------------------------------------------------------------------------
@@ -157,17 +111,56 @@ def register(task: Task) -> Task:
 
 
 def names(scored: bool | None = None) -> list[str]:
-    """Names of all tasks; only of those that lm-eval scores, or only of plain texts, if asked."""
-    return [name for name, task in _REGISTRY.items() if scored is None or scored == (task.lm_eval is not None)]
+    """Names of all registered tasks; only of those that lm-eval scores, or only of plain texts, if asked."""
+    return [name for name, task in _REGISTRY.items() if scored is None or scored != task.plain]
 
 
 def get(name: str) -> Task:
-    """The task of that name. ValueError with the nearest right name if there is none."""
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(str(name), _REGISTRY, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known tasks: {', '.join(_REGISTRY)}"
-        raise ValueError(f"unknown task {name!r}; {hint}")
-    return _REGISTRY[name]
+    """The registered task of that name, or else lm-eval's. ValueError with the nearest right name if there is none."""
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    if name in stock_tasks.index().tasks:
+        return stock(name)
+    if (members := stock_tasks.members(name)) or name in stock_tasks.index().groups:
+        shown = ": " + ", ".join(members[:5]) + (f", … ({len(members)})" if len(members) > 5 else "") if members else ""
+        raise ValueError(f"{name!r} is a group of lm-eval's, not one task; name its tasks{shown}")
+    near = [difflib.get_close_matches(str(name), known, 1) for known in (_REGISTRY, stock_tasks.index().tasks)]
+    if near := near[0] or near[1]:
+        raise ValueError(f"unknown task {name!r}; did you mean {near[0]!r}?")
+    raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(_REGISTRY)}, and lm-eval's")
+
+
+@lru_cache(maxsize=256)
+def stock(name: str) -> Task:
+    """lm-eval's task of that name, by the rules above. ValueError where seaplib cannot score it, saying why."""
+    file = stock_tasks.index().tasks[name]
+    config = stock_tasks.config(file)
+    offered = stock_tasks.metrics(config)
+    test = config.get("test_split") or config.get("validation_split")
+    reasons = {
+        "is written in Python": "class" in config,
+        "makes its own data": "custom_dataset" in config or not config.get("dataset_path"),
+        "needs images or sound": "doc_to_image" in config or "doc_to_audio" in config,
+        "is worded by promptsource": bool(config.get("use_prompt")),
+        "draws several answers to an item": config.get("repeats", 1) != 1,
+        "has neither a test nor a validation split": test is None,
+        f"offers {', '.join(offered) or 'no metric'}, none of {', '.join(METRICS)}": not set(offered) & set(METRICS),
+    }
+    for reason, true in reasons.items():
+        if true:
+            near = difflib.get_close_matches(name, _REGISTRY, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"lm-eval's task {name!r} {reason}, which seaplib does not score{hint}")
+    path, part, options = config["dataset_path"], config.get("dataset_name"), dict(config.get("dataset_kwargs") or {})
+    options.pop("trust_remote_code", None)  # datasets runs no code from the hub any more
+    folder = name if path in ("json", "csv", "parquet", "text") else path.rstrip("/").rpartition("/")[2]
+    columns = stock_tasks.columns(config)
+    train, test = (
+        Source(path, part, (split,), (f"{folder}/{part}" if part else folder,), columns, options) if split else None
+        for split in (config.get("training_split"), test)
+    )
+    metric = next(metric for metric in METRICS if metric in offered)
+    return Task(name, train, test, lm_eval=file.relative_to(stock_tasks.directory()).as_posix(), metric=metric)
 
 
 def _sources(path, config, local, columns, train=("train",), test="test") -> dict:
@@ -195,14 +188,14 @@ _SCORED = (
     Task(
         "boolq",
         **_sources("aps/super_glue", "boolq", "super_glue/boolq", ("question", "passage", "label"), test="validation"),
-        pair=_boolq,
+        pair=wordings.boolq,
         lm_eval="super_glue/boolq/default.yaml",
         metric="acc",
     ),
     Task(
         "arc_easy",
         **_sources("allenai/ai2_arc", "ARC-Easy", "ai2_arc/ARC-Easy", _ARC),
-        pair=_arc,
+        pair=wordings.arc,
         lm_eval="arc/arc_easy.yaml",
         metric="acc",
         expert="arc_challenge",
@@ -210,7 +203,7 @@ _SCORED = (
     Task(
         "arc_challenge",
         **_sources("allenai/ai2_arc", "ARC-Challenge", "ai2_arc/ARC-Challenge", _ARC),
-        pair=_arc,
+        pair=wordings.arc,
         lm_eval="arc/arc_challenge.yaml",
         metric="acc_norm",
     ),
@@ -218,15 +211,15 @@ _SCORED = (
         "openbookqa",  # calibrated on the config that has the fact, tested on the one that has not
         Source("allenai/openbookqa", "additional", ("train",), ("openbookqa/additional",), (*_OPENBOOKQA, "fact1")),
         Source("allenai/openbookqa", "main", ("test",), ("openbookqa/main",), _OPENBOOKQA),
-        pair=_openbookqa,
-        wording=_openbookqa_text,
+        pair=wordings.openbookqa,
+        wording=wordings.openbookqa_text,
         lm_eval="openbookqa/openbookqa.yaml",
         metric="acc_norm",
     ),
     Task(
         "piqa",
         **_sources("baber/piqa", None, "piqa", ("goal", "sol1", "sol2", "label"), test="validation"),
-        pair=_piqa,
+        pair=wordings.piqa,
         lm_eval="piqa/piqa.yaml",
         metric="acc_norm",
     ),
@@ -234,8 +227,8 @@ _SCORED = (
         "hellaswag",  # on disk, a sample of the training split is accepted where the whole is not at hand
         Source("Rowan/hellaswag", None, ("train",), ("hellaswag", "hellaswag_train-subset"), _HELLASWAG),
         Source("Rowan/hellaswag", None, ("validation",), ("hellaswag",), _HELLASWAG),
-        pair=_hellaswag,
-        wording=_hellaswag_text,
+        pair=wordings.hellaswag,
+        wording=wordings.hellaswag_text,
         lm_eval="hellaswag/hellaswag.yaml",
         metric="acc_norm",
     ),
@@ -248,15 +241,15 @@ _SCORED = (
             ("sentence", "option1", "option2", "answer"),
             test="validation",
         ),
-        pair=_winogrande,
-        wording=_winogrande_text,
+        pair=wordings.winogrande,
+        wording=wordings.winogrande_text,
         lm_eval="winogrande/default.yaml",
         metric="acc",
     ),
     Task(
         "gsm8k",
         **_sources("openai/gsm8k", "main", "gsm8k/main", ("question", "answer")),
-        pair=_gsm8k,
+        pair=wordings.gsm8k,
         lm_eval="gsm8k/gsm8k.yaml",
         # zero-shot, nobody has shown the model to write "#### 72": the last number counts ("flexible-extract")
         changes={"filter_list": _LAST_NUMBER},
@@ -265,7 +258,7 @@ _SCORED = (
     Task(
         "mmlu",
         **_sources("cais/mmlu", "all", "mmlu/all", ("question", "subject", "choices", "answer"), ("dev", "validation")),
-        pair=_mmlu,
+        pair=wordings.mmlu,
         # lm-eval has a task for each subject; they differ in the description alone
         lm_eval="mmlu/default/mmlu_anatomy.yaml",
         changes={"description": f"{_MMLU_DESCRIPTION} {{{{subject | replace('_', ' ')}}}}.\n\n"},
@@ -287,6 +280,7 @@ for _task in _SCORED:  # the generated world mirrors each of them, in the same s
         )
     )
 
+_C4 = {"data_files": "en/c4-train.00000-of-01024.json.gz"}  # the shard that Wanda and FLAP draw from
 _RAW = "wikitext-2-raw-v1"  # not wikitext-2-v1, whose rare words are <unk>
 _FOLDER = f"wikitext/{_RAW}"
 register(
@@ -303,6 +297,4 @@ register(
         Source("bundled", None, ("test",), ("wikitext",)),
     )
 )
-register(
-    Task("c4", Source("allenai/c4", None, ("train",), ("c4_sample",), ("text",), "en/c4-train.00000-of-01024.json.gz"))
-)
+register(Task("c4", Source("allenai/c4", None, ("train",), ("c4_sample",), options=_C4)))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from seaplib import corpora, evaluation, harness, likelihood, tasks
+from seaplib import corpora, evaluation, harness, likelihood, prompts, tasks
 from seaplib.evaluation import evaluate, evaluate_items
 from seaplib.settings import Evaluation
 
@@ -57,7 +57,8 @@ def stock(name: str, data_dir, tmp_path, lm, **options) -> dict:
     from lm_eval.tasks import TaskManager
 
     task = tasks.get(name)
-    files = {s: str(data_dir / task.test.local[0] / f"{s}.parquet") for s in ("train", "validation", "test")}
+    found = [data_dir / task.test.local[0] / f"{split}.parquet" for split in ("train", "validation", "test", "dev")]
+    files = {file.stem: str(file) for file in found if file.exists()}
     folder = tmp_path / f"stock_{name}"
     folder.mkdir()
     config = [f"include: {task.config_file()}", f"task: stock_{name}", "dataset_path: parquet", "dataset_name: null"]
@@ -167,7 +168,7 @@ def test_what_is_stored_is_neither_applied_nor_scored_again(tiny_model, tiny_tok
     assert APPLIED == [0.5, 2.0]
     more = evaluate(model, tiny_tokenizer, TASKS, [*variants, variant(3.0, tasks=("piqa",))], progress=False)
     assert APPLIED == [0.5, 2.0, 0.5, 2.0, 3.0]
-    monkeypatch.setattr(harness, "harness_task", None)  # a second look needs no lm-eval at all
+    monkeypatch.setattr(prompts, "harness_task", None)  # a second look needs no lm-eval at all
     again = evaluate(model, tiny_tokenizer, TASKS, variants, progress=False)
     assert len(APPLIED) == 5
     pd.testing.assert_frame_equal(again[again.task == "piqa"].reset_index(drop=True), first)

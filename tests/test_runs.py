@@ -319,6 +319,8 @@ BAD_INPUT = {
     "product": ([], {}, {"tables": ["table_a"]}, "declared twice"),
     "extends": ([], {"extends": "othr"}, {}, "did you mean 'other'?"),
     "task": ([], {"parameters": {"tasks": ["mini_piqqa"]}}, {}, "did you mean 'mini_piqa'?"),
+    "lm-eval's task": ([], {"parameters": {"tasks": ["sciqq"]}}, {}, "did you mean 'sciq'?"),
+    "group of tasks": ([], {"parameters": {"tasks": ["blimp"]}}, {}, "is a group of lm-eval's"),
     "no data": ([], {"parameters": {"tasks": ["piqa"]}}, {}, "set SEAP_DATA_DIR"),
     "corpus": ([], {"parameters": {"tasks": ["mine.parquet"]}}, {}, "notebooks take registered tasks"),
     "plain text": ([], {"parameters": {"tasks": ["mini_wikitext"]}}, {}, "mini_wikitext is plain text"),
