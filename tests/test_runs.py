@@ -196,10 +196,13 @@ def test_manifest_keeps_the_seconds_of_the_run_that_made_the_products(project):
     before = path.read_bytes()
     project.statuses("--force", "--only", "00", "01")
     assert path.read_bytes() == before, "the same products again: the manifest stays"
+    content = json.loads(before)
+    content["seconds"]["01_scores"] = -1.0  # no run takes that: two real ones may take equally long
+    path.write_text(json.dumps(content))
     project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"scale": 5}}})
     project.statuses()
     after = json.loads(path.read_text())["seconds"]
-    assert after["01_scores"] != first["01_scores"] and after["02_other"] == first["02_other"]
+    assert after["01_scores"] > 0 and after["02_other"] == first["02_other"]
     project.declare(PROFILES | {"small": PROFILES["small"] | {"skip": ["02"]}}, NOTEBOOKS)
     project.statuses()
     assert set(json.loads(path.read_text())["seconds"]) == {"00_corpora", "01_scores"}
