@@ -454,6 +454,7 @@ def test_reachable_sparsity_and_small_model_pass(project, main):
 
 
 DAMAGE = {"columns": "no column 'goal'", "rows": "has no rows", "file": "there is no", "name": "there is no"}
+DAMAGE |= {"bytes": "is not a parquet file", "nothing": "is not a parquet file"}
 
 
 @pytest.mark.parametrize("damage, message", DAMAGE.items())
@@ -471,6 +472,9 @@ def test_local_data_is_looked_at(project, main, monkeypatch, damage, message):
         (folder / "train.parquet").rename(folder / "train_old.parquet")
     elif damage == "file":
         (folder / "train.parquet").unlink()
+    elif damage in ("bytes", "nothing"):
+        whole = (folder / "train.parquet").read_bytes()
+        (folder / "train.parquet").write_bytes(whole[: len(whole) // 2] if damage == "bytes" else b"")
     else:
         (frame.drop(columns="goal") if damage == "columns" else frame[:0]).to_parquet(folder / "train.parquet")
     status, error = main("reproduce")
