@@ -409,8 +409,21 @@ def test_general_text_may_be_plain_and_class_tasks_too():
     checks._check_task("mini_wikitext", "here", offline=True, kind="plain")
 
 
+def test_what_a_parameter_names_must_be():
+    from seaplib import checks
+
+    assert checks._kind("tasks", {}) == checks._kind("first_task", {}) == "scored"
+    assert checks._kind("general", {}) == checks._kind("class_tasks", {}) == "any"
+    assert checks._kind("general", {"presets": ["2048"]}) == "plain"
+    with_text = {"presets": ["2048"], "text_task": "wikitext2"}  # then the general text may be C4, which has no test
+    assert checks._kind("general", with_text) == "any" and checks._kind("text_task", with_text) == "plain"
+
+
 def test_perplexity_needs_running_text():
     from seaplib import checks, profiles
+
+    with pytest.raises(profiles.PlanError, match="c4 has no running text .*: wikitext2, mini_wikitext$"):
+        checks._check_task("c4", "here", offline=False, kind="plain")
 
     with pytest.raises(profiles.PlanError, match="no running text .* mini_wikitext"):
         checks._check_task("mini_piqa", "here", offline=True, kind="plain")
