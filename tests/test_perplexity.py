@@ -157,7 +157,7 @@ def test_presets_are_the_published_conventions_and_say_so(tiny_model, tiny_token
     window, scored, stride, count = PUBLISHED[preset]
     assert set(PRESETS) >= set(PUBLISHED)
     file = tiny_data_dir / "wikitext" / "wikitext-2-raw-v1" / "test.parquet"
-    pd.DataFrame({"text": pd.read_parquet(file)["text"].tolist() * 6}).to_parquet(file)
+    pd.DataFrame({"text": pd.read_parquet(file)["text"].tolist() * 12}).to_parquet(file)
     model = tiny_model(max_position_embeddings=2048)
     row = perplexity(model, tiny_tokenizer, preset=preset, bos=bos, samples=3, progress=False).iloc[0]
     assert (row.preset, row.window, row.stride, row.samples) == (preset, window, stride, 3)
