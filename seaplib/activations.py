@@ -34,7 +34,7 @@ class ActivationStats:
 
     ``mean``, ``var``, ``second_moment``: module → float64 [layers, dim], dim = heads·head_dim or
     channels. ``weight_l1``, ``weight_l2sq``: ‖w‖₁ and ‖w‖₂² of the column each coordinate feeds.
-    ``count`` is the number of samples (tokens, or prompts with ``pooling="prompt"``).
+    ``count`` is the number of samples (tokens, or prompts with ``pooling="prompt"`` and ``"norm"``).
     """
 
     geometry: models.Geometry
@@ -116,6 +116,8 @@ class Recorder:
             x = x if x.dtype == torch.float64 else x.float()  # long sums lose digits in half precision
             weight = keep.unsqueeze(-1).to(x.dtype)
             samples = ((x * weight).sum(1) / weight.sum(1))[keep.any(1)]
+        elif self.pooling == "norm":
+            samples = (x.double() * keep.unsqueeze(-1)).square().sum(1).sqrt()[keep.any(1)]
         else:
             samples = x[keep] if not bool(keep.all()) else x.flatten(0, 1)
         self.moments[role][layer] = self.moments[role][layer].merge(Moments.of(samples))

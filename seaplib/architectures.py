@@ -38,6 +38,7 @@ class Architecture:
     interleaved: bool = False
     gate_function: str = "act_fn"  # attribute of a gated MLP: the function between gate and the product with up
     activation: str = "hidden_act"  # the configuration's name of the MLP's activation function
+    norm_first: str | None = None  # attribute of a layer: False where its norms stand on the residual stream itself
     sizes: tuple[str, str, str, str] = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 
     @property
@@ -71,6 +72,7 @@ ARCHITECTURES = {
         mlp=None,
         counts={"num_heads": "heads"},
         activation="activation_function",
+        norm_first="do_layer_norm_before",
         sizes=("num_hidden_layers", "num_attention_heads", "hidden_size", "ffn_dim"),
     ),
     "gpt_neox": Architecture(

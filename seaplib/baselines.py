@@ -1,8 +1,10 @@
 """The other methods, where they are more than a score and an allocation.
 
 Sources: FLAP (arXiv 2312.11983, code @3bb57db), SEAP's published code (@c6bce61), Wanda
-(arXiv 2306.11695, code @8e8fc87). Wanda-sp and FLAP under the paper's own allocation need nothing
-of this file: they are ``select(score(stats, "s_W" or "s_F"), logistic(...))`` on general text.
+(arXiv 2306.11695, code @8e8fc87), task-aware score fusion (arXiv 2510.22489). Wanda-sp and FLAP under
+the paper's own allocation need nothing of this file: they are ``select(score(stats, "s_W" or "s_F"),
+logistic(...))`` on general text. ShortGPT and 2SSP are in :mod:`seaplib.depth`, GRIFFIN, which is no
+mask, in :mod:`seaplib.griffin`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from .activations import ActivationStats, capture
 from .encoding import encode
 from .masks import PruningMask, attention_unit_parameters, rank_all, select, standardise
 from .pruning import copy_of, resized
-from .scores import Scores, aggregate, weights
+from .scores import Scores, aggregate, score, weights
 from .sparsity import authors_logistic, uniform
 
 
@@ -114,6 +116,42 @@ def authors_code(
     each = {task: authors_score(one, metric) for task, one in stats.items()}
     each["general"] = aggregate(dict(each), weights(stats, general))
     return {name: authors_mask(one, sparsity, allocation) for name, one in each.items()}
+
+
+def fused_scores(general: ActivationStats, task: ActivationStats, name: str = "s_F", exclusive: float = 0.5) -> Scores:
+    """Scores of a general text and of a task's, fused coordinate by coordinate (after arXiv 2510.22489).
+
+    From the paper (its abstract): an existing method's importance is computed on general and on
+    task-specific text; coordinates are parted into shared and exclusive ones by the difference of their
+    activation norms on the two; the groups' scores are fused. Our reading of what the abstract leaves
+    open, with n the root mean square of a coordinate's activation (per token, so that the longer
+    corpus does not win by its length):
+
+    - difference: |n_T − n_G| / (n_T + n_G); in each layer and module the ``exclusive`` share of the
+      coordinates with the largest is exclusive, to the corpus on which its norm is larger (ties go by index);
+    - fusion: a shared coordinate has the mean of its two scores, an exclusive one that of its corpus.
+
+    The paper ranks single weights; here the scores are those of the units, heads by sum (Eq. 13).
+    """
+    if not 0 <= exclusive <= 1:
+        raise ValueError(f"exclusive is a share between 0 and 1, got {exclusive}")
+    if general.geometry != task.geometry:
+        raise ValueError("the two statistics are of models of different shape")
+    both = score(general, name), score(task, name)
+
+    def fuse(module: str, of_general: torch.Tensor, of_task: torch.Tensor) -> torch.Tensor:
+        n_general, n_task = (stats.second_moment[module].sqrt() for stats in (general, task))
+        difference = (n_task - n_general).abs() / (n_task + n_general).clamp_min(torch.finfo(torch.float64).tiny)
+        most = torch.argsort(difference, dim=1, descending=True, stable=True)
+        most = most[:, : int(exclusive * difference.shape[1] + 1e-9)]
+        alone = torch.zeros_like(difference, dtype=torch.bool).scatter_(1, most, True)
+        return torch.where(alone, torch.where(n_task > n_general, of_task, of_general), (of_general + of_task) / 2)
+
+    attention = fuse("attention", both[0].attention, both[1].attention)
+    channels = fuse("mlp", both[0].channels, both[1].channels)
+    texts = "+".join(stats.provenance.get("task", "?") for stats in (general, task))
+    provenance = {"score": name, "calibration": texts, "exclusive": exclusive}
+    return Scores(general.geometry, attention, channels, provenance=provenance)
 
 
 #: role whose input a projection shares → the projections (q, k, v read the same input; so do gate, up)

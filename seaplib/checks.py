@@ -14,8 +14,8 @@ from .model_files import model_config, sizes
 from .profiles import Plan, PlanError, suggestion
 
 GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
-TASK_PARAMETERS = ("task", "tasks", "general")
-TEXT_PARAMETERS = ("general", "class_tasks")  # these are never scored by lm-eval, so plain text will do
+TASK_PARAMETERS = ("task", "tasks", "general", "other_general")
+TEXT_PARAMETERS = ("general", "other_general", "class_tasks")  # never scored by lm-eval: plain text will do
 
 #: Names of :data:`seaplib.perplexity.PRESETS`, which cannot be imported without torch.
 PRESETS = ("2048", "flap128", "paper", "authors512")
@@ -27,6 +27,7 @@ CHOICES = {
     "cache": ("dynamic", "static"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "device_map": ("auto", "balanced", "sequential"),
+    "other_methods": ("ShortGPT", "2SSP", "Score fusion", "GRIFFIN"),
 }
 SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap", "needed_accuracy")
 #: Parameters that are part of a rule for sparse inputs → which field.
@@ -35,7 +36,7 @@ RULES |= {"repairs": "transformation", "criteria": "criterion", "neighbours": "c
 #: Smallest value of a whole number; 0 for those not listed.
 SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64, "prompt_types": 256} | dict.fromkeys(
     ("samples", "items", "draws", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
-     "permutations", "large_channels", "large_samples", "random_widths"), 1
+     "other_seeds", "permutations", "large_channels", "large_samples", "random_widths"), 1
 )  # fmt: skip
 
 

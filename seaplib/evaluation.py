@@ -79,7 +79,6 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
     work = [(i, v, name) for i, v in enumerate(chosen) for name in names if v is None or not v.tasks or name in v.tasks]
     for name in dict.fromkeys(name for _, _, name in work):
         bench.identity(name)
-    conditions = {"bos": bench.begins_with_bos, "chat_template": bench.settings.chat_template}
     frames, applied, current = [], None, None
     bar = tqdm(work, desc="evaluating", unit="task", leave=False, disable=not progress)
     for index, variant, name in bar:
@@ -88,7 +87,7 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
         label = label_of(model, variant)
         bar.set_postfix_str(f"{label['method']} {name}")
         frame = bench.items(name, variant, applied)
-        columns = {"variant": "dense" if variant is None else str(index)} | label | {"task": name} | conditions
+        columns = {"variant": "dense" if variant is None else str(index)} | label | {"task": name} | bench.conditions
         frames.append(frame.assign(**columns)[[*columns, *frame.columns]])
     if not frames:
         raise ValueError("nothing to evaluate: no variant is meant for any of the tasks " + ", ".join(names))

@@ -70,6 +70,11 @@ class Bench:
             text.startswith(bos) or self.tokenizer(text)["input_ids"][0] == self.tokenizer.bos_token_id
         )
 
+    @property
+    def conditions(self) -> dict:
+        """What every result row says of its prompts."""
+        return {"bos": self.begins_with_bos, "chat_template": self.settings.chat_template}
+
     def _begun(self, context: str) -> str:
         """A prompt with the beginning that ``settings.bos`` asks for, once.
 
@@ -151,7 +156,7 @@ class Bench:
             room = self.max_length - instances[0][0].args[1].get("max_gen_toks", self.harness.max_gen_toks)
             too_long = [len(self.harness.tok_encode(item[0].args[0])) > room for item in instances]
             return Prepared(task, instances, ids, [], too_long)
-        requests = [[self._encode(*instance.args) for instance in item] for item in instances]
+        requests = self.requests(instances)
         if empty := [i for i, item in zip(ids, requests, strict=True) if not all(answer for _, answer in item)]:
             raise ValueError(f"{name}: item {empty[0]} cannot be scored: an answer of it tokenises to nothing")
         too_long = [any(likelihood.truncated(request, self.max_length) for request in item) for item in requests]
@@ -168,6 +173,10 @@ class Bench:
         except Exception as error:  # what a template or function raises about a label is not one class
             raise ValueError(f"{name}: item {doc_id} cannot be scored: {error}") from error
 
+    def requests(self, instances: list[list]) -> list[list[likelihood.Request]]:
+        """Token ids of every item's requests (context, continuation)."""
+        return [[self._encode(*instance.args) for instance in item] for item in instances]
+
     def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Token ids as in HFLM: an empty context is the BOS token, or else the EOS token."""
         if context:
@@ -177,14 +186,21 @@ class Bench:
         return (encoded[:1], encoded[1:]) if encoded[:1] == [prefix] else ([prefix], encoded)
 
     def _score(self, prepared: Prepared, model) -> pd.DataFrame:
-        task, items = prepared.task, prepared.instances
         if prepared.batches:
-            sums, greedy = likelihood.score(model, prepared.batches)
-            answers = iter(zip(sums.tolist(), greedy.tolist(), strict=True))
-            responses = [[next(answers) for _ in item] for item in items]
-        else:
-            responses = self._generate(task, [item[0] for item in items], model)
-        rows = []
+            return self.measured(prepared, *likelihood.score(model, prepared.batches))
+        return self.written(prepared, model)
+
+    def measured(self, prepared: Prepared, sums: np.ndarray, greedy: np.ndarray) -> pd.DataFrame:
+        """Item results from each request's log-probability and "is the greedy continuation"."""
+        answers = iter(zip(sums.tolist(), greedy.tolist(), strict=True))
+        return self._rows(prepared, [[next(answers) for _ in item] for item in prepared.instances])
+
+    def written(self, prepared: Prepared, model) -> pd.DataFrame:
+        """Item results of a task whose answers ``model`` writes."""
+        return self._rows(prepared, self._generate(prepared.task, [item[0] for item in prepared.instances], model))
+
+    def _rows(self, prepared: Prepared, responses: list[list]) -> pd.DataFrame:
+        task, items, rows = prepared.task, prepared.instances, []
         for item, response, doc_id, long in zip(items, responses, prepared.doc_ids, prepared.truncated, strict=True):
             metrics = task.process_results(item[0].doc, response)
             rows += [

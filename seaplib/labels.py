@@ -29,6 +29,10 @@ METHODS = {
     "wandasp": "Wanda-sp",
     "flap": "FLAP",
     "flapaspublished": "FLAP as published",
+    "shortgpt": "ShortGPT",
+    "2ssp": "2SSP",
+    "scorefusion": "Score fusion",
+    "griffin": "GRIFFIN",
     "seap": "SEAP",
     "seapgen": "SEAP-gen",
 }

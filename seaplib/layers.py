@@ -4,6 +4,9 @@ Projections may be fused, transposed (GPT-2's Conv1D) or offloaded by accelerate
 a weight [out, in] and a bias [out], and whole projections can be replaced by smaller ones.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -96,6 +99,26 @@ def empty(layer: nn.Module, module: str, index: int, hidden: int, bias: torch.Te
     else:
         layer.set_submodule(record(layer).roles["up"], nn.Identity())
         layer.set_submodule(record(layer).roles["down"], EmptyMLP(hidden, bias))
+
+
+def is_bypassable(layer: nn.Module) -> bool:
+    """Whether the layer is the identity once it has neither attention nor MLP.
+
+    It is not where a norm stands on the residual stream itself (post-norm models).
+    """
+    name = record(layer).norm_first
+    return name is None or getattr(layer, name)
+
+
+@contextmanager
+def without_attention(layer: nn.Module, index: int, hidden: int) -> Iterator[None]:
+    """The layer without its attention, bias included, while the context is open."""
+    kept = attention(layer)
+    empty(layer, "attention", index, hidden, None)
+    try:
+        yield
+    finally:
+        layer.set_submodule(record(layer).attention, kept)
 
 
 def gate_activation(layer: nn.Module) -> nn.Module | None:

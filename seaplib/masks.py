@@ -19,13 +19,15 @@ class PruningMask:
     """Kept units: ``heads`` [layers, query heads] and ``channels`` [layers, channels], bool.
 
     A KV head stays while any of its query heads does. Every kept KV group of a layer must keep the
-    same number of query heads, because attention kernels need one ratio per layer.
+    same number of query heads, because attention kernels need one ratio per layer. With ``bypass`` a
+    module without units loses its output bias too, so that a layer without both is the identity.
     """
 
     geometry: Geometry
     heads: torch.Tensor
     channels: torch.Tensor
     provenance: dict = field(default_factory=dict)
+    bypass: bool = False
 
     def __post_init__(self):
         g = self.geometry
@@ -89,7 +91,8 @@ class PruningMask:
     @property
     def fingerprint(self) -> str:
         bits = np.packbits(torch.cat([self.heads, self.channels], dim=1).numpy())
-        return hashlib.sha256(bits.tobytes() + str(tuple(self.heads.shape)).encode()).hexdigest()[:32]
+        shape = str(tuple(self.heads.shape)) + self.bypass * " bypass"
+        return hashlib.sha256(bits.tobytes() + shape.encode()).hexdigest()[:32]
 
     def overlap(self, other: "PruningMask") -> dict[str, float]:
         """Jaccard index of the kept units, and its expectation for independent masks of these sizes."""
@@ -117,16 +120,15 @@ class PruningMask:
             {"heads": self.heads.to(torch.uint8), "channels": self.channels.to(torch.uint8)},
             Path(directory) / "mask.safetensors",
         )
-        about = {"geometry": self.geometry.as_dict(), "provenance": self.provenance}
+        about = {"geometry": self.geometry.as_dict(), "provenance": self.provenance, "bypass": self.bypass}
         (Path(directory) / "mask.json").write_text(json.dumps(about, indent=1))
 
     @classmethod
     def load(cls, directory: Path) -> "PruningMask":
         about = json.loads((Path(directory) / "mask.json").read_text())
         tensors = load_file(Path(directory) / "mask.safetensors")
-        return cls(
-            Geometry(**about["geometry"]), tensors["heads"].bool(), tensors["channels"].bool(), about["provenance"]
-        )
+        kept = tensors["heads"].bool(), tensors["channels"].bool()
+        return cls(Geometry(**about["geometry"]), *kept, about["provenance"], about.get("bypass", False))
 
 
 def keep_all(geometry: Geometry) -> PruningMask:

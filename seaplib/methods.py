@@ -10,22 +10,29 @@ from dataclasses import dataclass, replace
 
 from . import tasks as registry
 from .activations import ActivationStats, weighted_mean
-from .baselines import authors_code, flap
+from .baselines import authors_code, flap, fused_scores
 from .masks import PruningMask, select
 from .pruning import Variant
 from .scores import Scores, aggregate, score, weights
 from .settings import ALLOCATIONS, SCORES
 from .sparsity import Allocation
 
-#: what a method is calibrated on: a task's corpus, general text, all of them (Eq. 15), nothing
-CALIBRATIONS = ("task", "general", "all", "none")
+#: what a method is calibrated on: a task's corpus, general text, both fused, all of them (Eq. 15), nothing
+CALIBRATIONS = ("task", "general", "fused", "all", "none")
+#: those that make one mask per task's corpus
+EXPERTS = ("task", "fused")
 #: layers protected at the output, by allocation, where a method does not say otherwise
 PROTECT_LAST = {"logistic": 2, "uniform": 0, "adaptive": 0}
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a table. ``calibration`` is ``task`` (expert), ``general`` (text), ``all`` (Eq. 15) or ``none``."""
+    """One row of a table.
+
+    ``calibration`` is ``task`` (expert), ``general`` (text), ``fused`` (an expert from both:
+    :func:`~seaplib.baselines.fused_scores`), ``all`` (Eq. 15) or ``none``; ``text`` names the general
+    text where it is not the table's.
+    """
 
     name: str
     score: str
@@ -39,11 +46,14 @@ class Method:
     kv_unit: str = "group"
     compensate: bool = False
     as_published: bool = False  # FLAP's own metric, threshold and running estimates
+    text: str | None = None  # None: the table's general text
 
     def __post_init__(self):
         for name, known in (("score", SCORES), ("calibration", CALIBRATIONS), ("allocation", ALLOCATIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{self.name}: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.text is not None and self.calibration not in ("general", "fused"):
+            raise ValueError(f"{self.name}: a general text of its own needs calibration 'general' or 'fused'")
 
     def allocate(self, sparsity: float) -> Allocation:
         last = PROTECT_LAST[self.allocation] if self.protect_last is None else self.protect_last
@@ -63,15 +73,20 @@ class Method:
             "score": self.score,
             "allocation": self.allocation_name,
             "budget": self.budget,
-            "calibration": self.calibration,
+            "calibration": self.calibration if self.text is None else f"{self.calibration}: {self.text}",
             "calibration_seed": seed,
         }
+
+    def on(self, text: str) -> "Method":
+        """The same method with another general text."""
+        return replace(self, text=text)
 
 
 SEAP_F, SEAP_W = Method("SEAP", "s_F", "task"), Method("SEAP", "s_W", "task")
 GENERAL_F, GENERAL_W = Method("SEAP-gen", "s_F", "all"), Method("SEAP-gen", "s_W", "all")
 FLAP, WANDA_SP = Method("FLAP", "s_F", "general"), Method("Wanda-sp", "s_W", "general")
 FLAP_PUBLISHED = Method("FLAP as published", "s_F", "general", "adaptive", compensate=True, as_published=True)
+FUSED_F, FUSED_W = Method("Score fusion", "s_F", "fused"), Method("Score fusion", "s_W", "fused")
 RANDOM, MAGNITUDE = Method("random", "random", "none"), Method("magnitude", "magnitude", "none")
 
 #: Table 1 (and 4): same allocation for all, they differ in calibration text
@@ -111,7 +126,10 @@ FULL_GRID = grid(*PAPER, RANDOM, MAGNITUDE) + (FLAP_PUBLISHED,)
 def scores(
     method: Method, stats: dict[str, ActivationStats], general: str, task: str | None = None, seed: int = 0
 ) -> Scores:
-    """The scores a method ranks by. ``task`` names the corpus where ``calibration="task"``."""
+    """The scores a method ranks by. ``task`` names the corpus where it is an expert's."""
+    general = method.text or general
+    if method.calibration == "fused":
+        return fused_scores(stats[general], stats[task], method.score)
     if method.calibration == "all":
         each = {name: score(one, method.score) for name, one in stats.items()}
         return aggregate(each, weights(each, general))
@@ -129,7 +147,7 @@ def mask(
 ) -> PruningMask:
     """The mask of one method at one sparsity (for one ``task`` where it is an expert)."""
     if method.as_published:
-        return flap(stats[general], sparsity)
+        return flap(stats[method.text or general], sparsity)
     return select(scores(method, stats, general, task, seed), method.allocate(sparsity), method.budget, method.kv_unit)
 
 
@@ -170,16 +188,18 @@ def variants(
     experts: dict[str, list[str]] = {}
     for task in tasks:
         experts.setdefault(registry.get(task).expert, []).append(task)
-    if missing := (set(experts) | {general}) - set(stats):
+    methods = tuple(methods)
+    texts = {method.text or general for method in methods if not method.as_published}
+    if missing := (set(experts) | texts | {general}) - set(stats):
         raise ValueError(f"no statistics for {', '.join(sorted(missing))}; calibrate on them first")
     out = []
     for method in methods:
-        if method.as_published and published is None:
+        if method.as_published and (method.text or general) not in (published or {}):
             raise ValueError(f"{method.name} needs the general text's statistics with estimator='flap'")
-        of = published if method.as_published else stats
+        of, text = published if method.as_published else stats, method.text or general
         rows = (
             [(task, tuple(served)) for task, served in experts.items()]
-            if method.calibration == "task"
+            if method.calibration in EXPERTS
             else [(None, None)]
         )
         for sparsity in sparsities:
@@ -188,6 +208,6 @@ def variants(
                 mean = None
                 if method.compensate:
                     alpha = weights(of, general)
-                    mean = weighted_mean(of, alpha) if method.calibration == "all" else of[task or general].mean
+                    mean = weighted_mean(of, alpha) if method.calibration == "all" else of[task or text].mean
                 out.append(Variant(method.label(seed), chosen, mode, mean, served))
     return out

@@ -24,6 +24,8 @@ NOTEBOOK_KEYS = ("title", "figures", "tables", "needs", "parameters", "alone")
 
 #: Parameters for which null means "all" or "choose", whatever their own cell says.
 MAY_BE_NULL = ("items", "window_tokens", "layers", "prompts")
+#: Lists that may be empty: what they name stands beside the rest.
+MAY_BE_EMPTY = ("other_methods", "other_general")
 
 
 class PlanError(ValueError):
@@ -251,7 +253,7 @@ def _same_kind(where: str, name: str, value, default) -> None:
     if whole or _kind(value) != _kind(default):
         kind = "a whole number" if whole else _kind(default)
         raise PlanError(f"{where}: {name} must be {kind} like {default!r}, got {value!r}")
-    if isinstance(value, list) and not value:
+    if isinstance(value, list) and not value and name not in MAY_BE_EMPTY:
         raise PlanError(f"{where}: {name} must not be empty")
     for single in value if isinstance(value, list) and default else ():
         _same_kind(where, f"each of {name}", single, default[0])

@@ -17,10 +17,17 @@ from .settings import MODES
 __all__ = ["EmptyAttention", "EmptyMLP", "Variant", "copy_of", "prune", "resized"]
 
 
-def _compensated(module: nn.Module, removed: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor | None:
-    """Bias of an output projection that also carries the removed units' mean contribution, W[:, removed]·μ."""
+def _compensated(
+    module: nn.Module, removed: torch.Tensor, mean: torch.Tensor | None, bypass: bool = False
+) -> torch.Tensor | None:
+    """Bias of an output projection that also carries the removed units' mean contribution, W[:, removed]·μ.
+
+    With ``bypass``, and no unit left, it is 0: nothing of the module remains.
+    """
     bias = layers.tensor(module, "bias")
     bias = None if bias is None else bias.detach()
+    if bypass and bool(removed.all()):
+        return None if bias is None else torch.zeros_like(bias)
     if mean is None or not bool(removed.any()):
         return bias
     weight = layers.matrix(module).detach()[:, removed].double()
@@ -43,7 +50,8 @@ def _prune_layer(layer: nn.Module, index: int, mask: PruningMask, mode: str, mea
     biases = {}
     for role, module in (("o", "attention"), ("down", "mlp")):
         projection = models.linear(layer, role)
-        biases[role] = _compensated(projection, ~kept[role], None if mean is None else mean[module][index])
+        own = None if mean is None else mean[module][index]
+        biases[role] = _compensated(projection, ~kept[role], own, mask.bypass)
     replaced = {}  # all are made before any is put in place: fused projections are read through each other
     for roles in layers.projections(layer):
         output, projection = layers.is_output(roles[0]), models.linear(layer, roles[0])
@@ -69,6 +77,8 @@ def _prune_layer(layer: nn.Module, index: int, mask: PruningMask, mode: str, mea
         models.set_linear(layer, role, new)
     if mode == "remove":
         hidden = mask.geometry.hidden
+        if mask.bypass:
+            biases = {"o": None, "down": None}  # of the modules that are emptied below
         if bool(mask.heads[index].any()):
             layers.set_heads(layer, int(mask.heads[index].sum()), int(mask.kv_heads[index].sum()))
         else:
@@ -86,10 +96,11 @@ def _mask_layer(layer: nn.Module, index: int, mask: PruningMask, mean: dict | No
             continue
         projection = models.linear(layer, role)
         projection.register_forward_pre_hook(partial(_zero_removed, ~kept[role]))
-        if mean is not None:
+        if mean is not None or mask.bypass:
             own = layers.tensor(projection, "bias")
-            extra = _compensated(projection, ~kept[role], mean[module][index])
-            projection.register_forward_hook(partial(_add, extra if own is None else extra - own))
+            extra = _compensated(projection, ~kept[role], None if mean is None else mean[module][index], mask.bypass)
+            if extra is not None:
+                projection.register_forward_hook(partial(_add, extra if own is None else extra - own))
 
 
 def _zero_removed(removed: torch.Tensor, module: nn.Module, args: tuple) -> tuple:

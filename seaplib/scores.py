@@ -50,6 +50,8 @@ def score(stats: ActivationStats, name: str = "s_F", reduction: str = "sum", see
         raise ValueError(f"score is one of {', '.join(SCORES)}, got {name!r}")
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction is 'sum' or 'mean', got {reduction!r}")
+    if stats.provenance.get("calibration", {}).get("pooling") == "norm":
+        raise ValueError("statistics of norms (pooling='norm') have no score; collect them with pooling='token'")
     generator = torch.Generator().manual_seed(seed)
 
     def of(module: str) -> torch.Tensor:

@@ -31,7 +31,7 @@ class Calibration(Settings):
     samples: int = 128  # texts per task; fewer if the corpus has fewer
     seed: int = 0  # which texts are drawn
     max_length: int = 2048  # tokens per text; longer ones are truncated and counted
-    pooling: str = "token"  # "token": a sample is a token position; "prompt": a prompt's mean
+    pooling: str = "token"  # a sample is: "token" a position, "prompt" a prompt's mean, "norm" its L2 norm over tokens
     bos: bool = True  # whether the BOS position is part of the statistics
     batch_tokens: int = 8192  # padded tokens per batch
     estimator: str = "exact"  # "authors", "flap": the published codes' running estimates
@@ -40,7 +40,8 @@ class Calibration(Settings):
         self._require(self.samples >= 1, f"samples must be at least 1, got {self.samples}")
         self._require(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
         self._require(self.batch_tokens >= 1, f"batch_tokens must be positive, got {self.batch_tokens}")
-        self._require(self.pooling in ("token", "prompt"), f"pooling is 'token' or 'prompt', got {self.pooling!r}")
+        known = ("token", "prompt", "norm")
+        self._require(self.pooling in known, f"pooling is one of {', '.join(known)}, got {self.pooling!r}")
         known = ("exact", "authors", "flap")
         self._require(self.estimator in known, f"estimator is one of {', '.join(known)}, got {self.estimator!r}")
         plain = self.estimator == "exact" or self.pooling == "token"

@@ -1,6 +1,7 @@
 """Every supported architecture: shapes, statistics, the three ways to prune, checkpoints."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import reference
@@ -127,6 +128,22 @@ def test_emptied_attention_and_mlp(any_model, ids, case, recwarn):
     assert_same_function(removed, zeroed, ids, implementations=implementations(case))
 
 
+@pytest.mark.parametrize("bypass", [False, True])
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("case", ARCHITECTURE_CASES)
+def test_a_layer_without_both_modules(any_model, ids, case, layer, bypass):
+    """Removed, zeroed and masked it is the same function, in one pass and on a KV cache."""
+    model = any_model(case)
+    mask = replace(random_mask(model), bypass=bypass)
+    mask.heads[layer], mask.channels[layer] = False, False
+    removed, zeroed, masked = (prune(model, mask, mode) for mode in ("remove", "zero", "mask"))
+    assert set(layers.emptied(models.decoder_layers(removed)[layer])) == {"attention", "mlp"}
+    gone = mask.removed_parameters
+    assert models.projection_parameters(removed) == models.geometry(model).projection_parameters - gone
+    assert_same_function(removed, zeroed, ids, implementations=implementations(case))
+    assert_same_function(masked, zeroed, ids, caches=("dynamic",), implementations=implementations(case))
+
+
 @pytest.mark.parametrize("case", ARCHITECTURE_CASES)
 def test_a_changed_attention_implementation_stays_causal(any_model, ids, case):
     """Later tokens change nothing before them, also where a layer has a configuration of its own."""
@@ -196,11 +213,14 @@ def saved(any_model, tiny_tokenizer, tmp_path):
             name: AutoModelForCausalLM.from_pretrained(tmp_path / "dense" / case, dtype=getattr(torch, name)).eval()
             for name in ("bfloat16", "float16")
         }
+        dropped = replace(random_mask(model), bypass=True)
+        dropped.heads[1], dropped.channels[1] = False, False
         for name, pruned in {
             "removed": prune(model, mask),
             "compensated": prune(model, mask, "zero", random_means(model)),
             "emptied": prune(model, empty, "remove", random_means(model)),
             **{name: prune(one, mask, "remove", random_means(model)) for name, one in half.items()},
+            "dropped": prune(model, dropped),
         }.items():
             path = checkpoints.save_pretrained(pruned, tiny_tokenizer, tmp_path / "saved" / f"{case}-{name}")
             (path / "expected").mkdir()
@@ -226,7 +246,7 @@ def test_checkpoints_load_bit_for_bit_in_a_fresh_process_and_never_as_something_
         assert without[name][0] == "refused" and "import_seaplib_to_load" in without[name][2], (name, without[name])
         with pytest.raises(Exception, match="import seaplib"):
             stock.from_pretrained(directory / name)
-        if name.endswith("removed"):  # saved again, and its generation with the cache
+        if name.endswith(("removed", "dropped")):  # saved again, and its generation with the cache
             loaded = AutoModelForCausalLM.from_pretrained(directory / name)
             again = checkpoints.save_pretrained(loaded, tiny_tokenizer, directory.parent / "again" / name)
             assert (again / "model.safetensors").read_bytes() == (directory / name / "model.safetensors").read_bytes()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -190,6 +192,45 @@ def test_flap_as_published_needs_its_own_statistics(collect):
     assert one.mask.fingerprint == flap(published["wikitext2"], 0.3).fingerprint
     assert one.compensation is published["wikitext2"].mean
     assert one.label["method"] == "FLAP as published" and one.label["allocation"] == "adaptive"
+
+
+def test_fused_experts_are_made_of_a_task_and_the_general_text(collect):
+    stats = collect()
+    made = make(stats, methods.FUSED_F, methods.FUSED_W)
+    assert {one.tasks for one in made} == {("arc_easy", "arc_challenge"), ("piqa",)} and len(made) == 4
+    from seaplib.baselines import fused_scores
+
+    for one, (score, task) in zip(
+        made, [(s, t) for s in ("s_F", "s_W") for t in ("arc_challenge", "piqa")], strict=True
+    ):
+        fused = fused_scores(stats["wikitext2"], stats[task], score)
+        expected = masks.select(fused, Allocation("logistic", 0.3, protect_last=2))
+        assert one.mask.fingerprint == expected.fingerprint and one.label["calibration"] == "fused"
+        assert one.mask.provenance["calibration"] == f"wikitext2+{task}"
+    others = make(stats, methods.SEAP_F, methods.FLAP, methods.GENERAL_F)
+    assert not {one.mask.fingerprint for one in others} & {one.mask.fingerprint for one in made}
+
+
+def test_a_method_may_have_a_general_text_of_its_own(collect, tiny_model, tiny_tokenizer):
+    stats = collect()
+    other = corpora.Corpus("c4", ("Ben tells a long story about copper.", "the warm sun"), ("0", "1"), {})
+    model = tiny_model("mha", num_hidden_layers=4)
+    stats["c4"] = activations.collect(model, tiny_tokenizer, other, progress=False)
+    usual, on_c4 = make(stats, methods.FLAP, methods.FLAP.on("c4"))
+    assert on_c4.mask.provenance["calibration"] == "c4" and usual.mask.provenance["calibration"] == "wikitext2"
+    assert (usual.label["calibration"], on_c4.label["calibration"]) == ("general", "general: c4")
+    expected = masks.select(scores.score(stats["c4"], "s_F"), Allocation("logistic", 0.3, protect_last=2))
+    assert on_c4.mask.fingerprint == expected.fingerprint != usual.mask.fingerprint
+    (compensated,) = make(stats, replace(methods.FLAP.on("c4"), compensate=True))
+    assert compensated.compensation is stats["c4"].mean
+    published = {"wikitext2": collect("flap")["wikitext2"]}
+    with pytest.raises(ValueError, match="estimator='flap'"):
+        make(stats, methods.FLAP_PUBLISHED.on("c4"), published=published)
+    del stats["c4"]
+    with pytest.raises(ValueError, match="no statistics for c4"):
+        make(stats, methods.WANDA_SP.on("c4"))
+    with pytest.raises(ValueError, match="a general text of its own"):
+        methods.SEAP_F.on("c4")
 
 
 def test_missing_statistics_are_named(collect):

@@ -2,13 +2,15 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from test_pruning import logits, random_mask, random_means
 
-from seaplib import activations, checkpoints, corpora, layers, models
+from seaplib import activations, checkpoints, corpora, depth, griffin, layers, models
 from seaplib.pruning import Variant, prune
+from seaplib.settings import Calibration
 
 pytestmark = pytest.mark.unit
 
@@ -83,6 +85,40 @@ def test_an_offloaded_model_prunes_and_saves(offloaded, directory, tmp_path, cas
         loaded, _ = models.load(path, device="cpu")
         assert models.fingerprint(loaded) == models.fingerprint(models.load(path, device="cpu")[0])
         torch.testing.assert_close(logits(loaded, IDS), logits(expected, IDS), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_layers_and_attention_of_an_offloaded_model_are_dropped(offloaded, directory, tmp_path, case):
+    """ShortGPT's and 2SSP's masks are the plain model's, and what they bypass is gone in every mode."""
+    model, tokenizer = offloaded(case)
+    plain, _ = models.load(directory(case), device="cpu")
+    both = [depth.measure_influence(m, tokenizer, CORPUS, progress=False).values for m in (model, plain)]
+    torch.testing.assert_close(*both, rtol=0, atol=1e-6)
+    found = []
+    for m, how in ((model, "mask"), (plain, "remove")):
+        stats = activations.collect(m, tokenizer, CORPUS, Calibration(pooling="norm"), progress=False)
+        found.append(depth.two_stage(m, tokenizer, stats, CORPUS, 0.5, mode=how, progress=False))
+    assert found[0].fingerprint == found[1].fingerprint
+    mask = replace(found[1], heads=found[1].heads.clone(), channels=found[1].channels.clone())
+    mask.heads[1], mask.channels[1] = False, False
+    expected = logits(prune(plain, mask), IDS)
+    for mode in ("remove", "zero", "mask"):
+        torch.testing.assert_close(logits(prune(model, mask, mode), IDS), expected, rtol=0, atol=1e-5, msg=mode)
+    path = checkpoints.save_pretrained(prune(model, mask), tokenizer, tmp_path / "pruned")
+    torch.testing.assert_close(logits(models.load(path, device="cpu")[0], IDS), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_griffin_on_an_offloaded_model(offloaded, directory, case):
+    model, _ = offloaded(case)
+    plain, _ = models.load(directory(case), device="cpu")
+    options = {"attention_mask": torch.ones_like(IDS), "max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    written = []
+    for m in (model, plain):
+        with griffin.griffin(m, 12) as selection:
+            written.append(m.generate(IDS, pad_token_id=0, **options))
+            assert len(selection.chosen) == 2
+    assert torch.equal(*written)
 
 
 def test_a_copy_of_an_offloaded_model_shares_what_is_kept_elsewhere(offloaded):

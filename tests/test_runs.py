@@ -385,6 +385,8 @@ BAD_VALUES = [
     ("presets", ["flap12"], "did you mean 'flap128'"),
     ("published_table", "table1_zeroshot", "did you mean 'table1_zero_shot'"),
     ("sparsity", "half", "sparsity must be a number, got 'half'"),
+    ("other_methods", ["2SSP", "ShortGTP"], "did you mean 'ShortGPT'"),
+    ("other_seeds", 0, "other_seeds must be at least 1"),
 ]
 
 
@@ -394,6 +396,23 @@ def test_values_are_looked_at(name, value, message):
 
     with pytest.raises(profiles.PlanError, match=message):
         checks._check_value("here", name, value)
+
+
+def test_other_methods_and_texts_may_be_none():
+    from seaplib import profiles
+
+    for name, default in (("other_methods", ["2SSP"]), ("other_general", ["c4"])):
+        profiles._same_kind("here", name, [], default)
+    with pytest.raises(profiles.PlanError, match="tasks must not be empty"):
+        profiles._same_kind("here", "tasks", [], ["piqa"])
+
+
+def test_other_methods_are_those_of_the_package():
+    from seaplib import checks, depth, griffin, methods, models
+
+    names = {method.name for method in (*depth.DEPTH, methods.FUSED_F)}
+    shape = models.Geometry(2, 8, 2, 2, 4, 16, model_parameters=1000)
+    assert set(checks.CHOICES["other_methods"]) == names | {griffin.label(shape, 0.2, 8)["method"]}
 
 
 def test_same_presets_as_the_package():
