@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from . import corpora, models, store
+from .encoding import Encoded, batches, encode
 from .moments import Moments, RunningMoments
 from .settings import Calibration
 
@@ -49,7 +50,9 @@ class ActivationStats:
 
     def __repr__(self) -> str:
         task = self.provenance.get("task", "?")
-        return f"ActivationStats({task}: {self.count:,} samples, {self.geometry.layers} layers)"
+        skipped = self.provenance.get("skipped", 0)
+        less = f", {skipped} empty texts skipped" if skipped else ""
+        return f"ActivationStats({task}: {self.count:,} samples, {self.geometry.layers} layers{less})"
 
     def norms(self) -> dict[str, torch.Tensor]:
         """Eq. 5, (1/n)·sqrt(Σh²) per coordinate: module → [layers, dim]."""
@@ -166,52 +169,19 @@ def capture(
             handle.remove()
 
 
-def batches(
-    encoded: list[list[int]], batch_tokens: int, device, pad: int = 0
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
-    """Right-padded batches of similar lengths, at most ``batch_tokens`` padded tokens each.
-
-    Yields ids [b, t], attention mask [b, t] and the texts' indices.
-    """
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
-    start = 0
-    while start < len(order):
-        longest = len(encoded[order[start]])
-        rows = order[start : start + max(1, batch_tokens // longest)]
-        ids = torch.full((len(rows), longest), pad)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for row, index in enumerate(rows):
-            ids[row, : len(encoded[index])] = torch.tensor(encoded[index])
-            mask[row, : len(encoded[index])] = 1
-        yield ids.to(device), mask.to(device), rows
-        start += len(rows)
-
-
-def encode(model, tokenizer, texts, max_length: int) -> tuple[list[list[int]], int]:
-    """Token ids of every text, cut to ``max_length`` and to the model's context, and how many were cut."""
-    if not texts:
-        raise ValueError("the corpus is empty: it has no texts")
-    limit = min(max_length, models.context_length(model))
-    encoded = tokenizer(list(texts))["input_ids"]
-    special = tokenizer.num_special_tokens_to_add()  # a lone BOS is not a text
-    empty = [i for i, ids in enumerate(encoded) if len(ids) <= special]
-    if empty:
-        raise ValueError(f"{len(empty)} of {len(encoded)} texts tokenise to nothing (the first is number {empty[0]})")
-    return [ids[:limit] for ids in encoded], sum(len(ids) > limit for ids in encoded)
-
-
 def collect(model, tokenizer, corpus, calibration: Calibration | None = None, progress: bool = True) -> ActivationStats:
     """Run a corpus through the decoder (without LM head) and return its :class:`ActivationStats`.
 
     The corpus' first ``calibration.samples`` texts are used, all of them without a ``calibration``.
-    Raises ``ValueError`` where activations are not finite or a text tokenises to nothing.
+    Texts that tokenise to nothing are skipped, and counted in ``provenance["skipped"]``. ValueError
+    where activations are not finite, with the first layer, module and text, and where no text is left.
     """
     if not isinstance(corpus, corpora.Corpus):
         raise TypeError(f"collect takes a Corpus (seaplib.corpus(...)), got {type(corpus).__name__}")
     calibration = calibration or Calibration(samples=max(len(corpus), 1))
     shape = models.geometry(model)
     texts = corpus.first(calibration.samples)
-    encoded, truncated = encode(model, tokenizer, texts.texts, calibration.max_length)
+    encoded, kept, truncated = found = encode(model, tokenizer, texts.texts, calibration.max_length)
     starts_with_bos = all(ids[0] == tokenizer.bos_token_id for ids in encoded)
     if starts_with_bos and not calibration.bos and min(map(len, encoded)) < 2:
         raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
@@ -234,12 +204,8 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
     parts = {name: {} for name in ActivationStats.TENSORS}
     for module, role in UNITS.items():
         count, parts["mean"][module], parts["var"][module], parts["second_moment"][module] = recorder.stacked(role)
-        finite = torch.isfinite(parts["second_moment"][module]).all(1)
-        if not finite.all():
-            first = int(finite.int().argmin())
-            raise ValueError(
-                f"{corpus.task}: the model's {module} activations are not finite (NaN or Inf, first in layer {first})"
-            )
+        if not torch.isfinite(parts["second_moment"][module]).all():
+            raise ValueError(f"{corpus.task}: {_not_finite(model, found, texts.ids)}")
         norms = [_column_norms(models.weight(layer, role)) for layer in models.decoder_layers(model)]
         l1, l2sq = zip(*norms, strict=True)
         parts["weight_l1"][module], parts["weight_l2sq"][module] = torch.stack(l1), torch.stack(l2sq)
@@ -247,14 +213,29 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
         "task": corpus.task,
         "model": models.fingerprint(model),
         "corpus": texts.fingerprint,
-        "ids": list(texts.ids),
+        "ids": [texts.ids[i] for i in kept],
         "texts": len(encoded),
+        "skipped": len(texts) - len(kept),
         "tokens": sum(map(len, encoded)),
         "truncated": truncated,
         "starts_with_bos": starts_with_bos,
         "calibration": calibration.as_dict(),
     }
     return ActivationStats(shape, count, provenance=provenance, **parts)
+
+
+def _not_finite(model, found: Encoded, ids: tuple[str, ...]) -> str:
+    """Where activations stop being numbers: the first text, run by itself, and in it the first layer and module."""
+    device = models.input_device(model)
+    for place, tokens in zip(found.kept, found.ids, strict=True):
+        with torch.inference_mode(), capture(model) as recorder:
+            models.decoder(model)(input_ids=torch.tensor([tokens], device=device), use_cache=False)
+        for layer, modules in enumerate(zip(*(recorder.moments[role] for role in UNITS.values()), strict=True)):
+            for module, moments in zip(UNITS, modules, strict=True):
+                if not torch.isfinite(moments.m2).all():
+                    where = f"first in layer {layer} at text {ids[place]!r}"
+                    return f"the model's {module} activations are not finite (NaN or Inf): {where}"
+    return "activations are not finite (NaN or Inf) in a batch, though every text by itself is"
 
 
 def _column_norms(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,8 @@ import torch
 from tqdm.auto import tqdm
 
 from . import layers, models
-from .activations import ActivationStats, capture, encode
+from .activations import ActivationStats, capture
+from .encoding import encode
 from .masks import PruningMask, attention_unit_parameters, rank_all, select, standardise
 from .pruning import copy_of, resized
 from .scores import Scores, aggregate, score, weights
@@ -189,7 +190,7 @@ def wanda(model, tokenizer, corpus, sparsity: float, max_length: int = 2048, pro
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
-    encoded, _ = encode(model, tokenizer, corpus.texts, max_length)
+    encoded = encode(model, tokenizer, corpus.texts, max_length).ids
     pruned = copy_of(model)
     pruned.seap_source = None
     decoder = models.decoder(pruned)

@@ -29,14 +29,14 @@ CHOICES = {
     "device_map": ("auto", "balanced", "sequential"),
     "other_methods": ("ShortGPT", "2SSP", "Score fusion", "GRIFFIN"),
 }
-SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap")
+SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap", "needed_accuracy")
 #: Parameters that are part of a rule for sparse inputs → which field.
 RULES = {"patterns": "pattern", "base": "pattern", "target_patterns": "pattern", "neighbour_ratio": "pattern"}
 RULES |= {"repairs": "transformation", "criteria": "criterion", "neighbours": "criterion", "targets": "targets"}
 #: Smallest value of a whole number; 0 for those not listed.
-SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64} | dict.fromkeys(
+SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64, "prompt_types": 256} | dict.fromkeys(
     ("samples", "items", "draws", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
-     "other_seeds", "permutations", "large_channels", "large_samples"), 1
+     "other_seeds", "permutations", "large_channels", "large_samples", "random_widths"), 1
 )  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def check(plan: Plan, dry: bool = False) -> Plan:
         for name, value in notebook.parameters.items():
             _check_value(where, name, value)
         for name, named in _tasks_by_parameter(notebook.parameters).items():
-            kind = "scored" if name not in TEXT_PARAMETERS else "plain" if "presets" in notebook.parameters else "any"
+            kind = _kind(name, notebook.parameters)
             for task in named:
                 _check_task_name(task, where)
                 tasks.setdefault((task, kind), where)
@@ -80,6 +80,12 @@ def task_names(parameters: dict) -> list[str]:
 def _tasks_by_parameter(parameters: dict) -> dict[str, list]:
     chosen = {k: v for k, v in parameters.items() if k in TASK_PARAMETERS or k.endswith(("_task", "_tasks"))}
     return {name: [value] if isinstance(value, str) else list(value or []) for name, value in chosen.items()}
+
+
+def _kind(name: str, parameters: dict) -> str:
+    """What the tasks that a parameter names must be: "scored", "plain" (text whose perplexity is measured) or "any"."""
+    read = "text_task" if parameters.get("text_task") else "general" if "presets" in parameters else "text_task"
+    return "plain" if name == read else "any" if name in TEXT_PARAMETERS else "scored"
 
 
 def _check_value(where: str, name: str, value) -> None:
@@ -200,8 +206,8 @@ def _check_task(name: str, where: str, offline: bool, kind: str = "any") -> None
         raise PlanError(f"{where}: task {name} has no training split, so there is no corpus of it to calibrate on")
     if kind == "scored" and task.plain:
         raise PlanError(f"{where}: task {name} is plain text, which has no accuracy; it can only be the general text")
-    if kind == "plain" and not task.plain:
-        known = ", ".join(tasks.names(scored=False))
+    if kind == "plain" and not (task.plain and task.test):
+        known = ", ".join(name for name in tasks.names(scored=False) if tasks.get(name).test)
         raise PlanError(f"{where}: {name} has no running text to measure perplexity on; such tasks: {known}")
     base = paths.bundled_dir() / "tasks" if task.bundled else paths.data_dir()
     if base is None and offline:

@@ -93,6 +93,33 @@ def embed(table: np.ndarray, tokenizer, texts: Sequence[str]) -> np.ndarray:
     return np.stack([table[ids].mean(0) if ids else np.zeros(table.shape[1], table.dtype) for ids in encoded])
 
 
+def random_table(types: int, width: int, seed: int = 0) -> np.ndarray:
+    """Standard normal embeddings [types, width], which know nothing about a token but which one it is."""
+    return np.random.default_rng(seed).standard_normal((types, width)).astype(np.float32)
+
+
+def vocabulary_of(texts: Sequence[str], types: int):
+    """A tokenizer learnt from ``texts``: a byte-level BPE of at most ``types`` types, without special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if types < len(alphabet):
+        raise ValueError(f"a byte-level vocabulary has at least {len(alphabet)} types, got {types}")
+    trainer = trainers.BpeTrainer(vocab_size=types, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(list(texts), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def measure(table: np.ndarray, tokenizer, train_prompts: pd.DataFrame, test_prompts: pd.DataFrame) -> Report:
+    """A classifier on mean rows of ``table``, trained on prompts (columns task, text) and read on held-out ones."""
+    fitted = train(embed(table, tokenizer, train_prompts["text"]), train_prompts["task"])
+    return evaluate(fitted, embed(table, tokenizer, test_prompts["text"]), test_prompts["task"])
+
+
 def train(features: np.ndarray, tasks: Sequence[str]) -> Pipeline:
     """Multinomial logistic regression on standardised ``features`` [prompts, hidden], L2 penalty C = 1."""
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(features, list(tasks))

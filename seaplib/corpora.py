@@ -257,9 +257,15 @@ def rows(name: str, role: str = "train") -> Rows:
             files |= {file.relative_to(folder).as_posix(): store.file_hash(file) for file in found}
         if missing := [column for column in source.columns if column not in table.column_names]:
             raise ValueError(f"{name}: {split} lacks {', '.join(missing)}; it has: {', '.join(table.column_names)}")
+        # lm-eval would word an empty cell as "None"; in a schema that is not ours a template may expect it
+        empty = [column for column in source.columns if table[column].null_count] if task.plain or task.pair else []
+        if empty:
+            raise ValueError(f"{name}: {split} has {table[empty[0]].null_count} empty cells in {empty[0]}")
         own = table["id"].to_pylist() if "id" in table.column_names else range(len(table))
         ids += [i if isinstance(i, str) else f"{split}-{i}" for i in own]
         tables.append(table)
+    if not ids:
+        raise ValueError(f"{name}: the {role} split has no rows")
     origin = {
         "dataset": source.path,
         "config": source.config,
@@ -284,7 +290,9 @@ def _local_files(name: str, source: tasks.Source, split: str, folder: Path) -> l
 
 def _read(file: Path) -> pa.Table:
     try:
-        return pq.read_table(file)
+        table = pq.read_table(file)
+        table.validate(full=True)  # texts that are not UTF-8
+        return table
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} cannot be read as parquet ({str(error).splitlines()[0]}); copy it again") from None
 

@@ -25,7 +25,8 @@ import torch
 from tqdm.auto import tqdm
 
 from . import corpora, layers, likelihood, models, store
-from .activations import ActivationStats, batches, calibrate, encode
+from .activations import ActivationStats, calibrate
+from .encoding import batches, encode
 from .hidden_states import residual_stream
 from .masks import PruningMask, keep_all, lowest
 from .pruning import Variant, prune
@@ -73,7 +74,7 @@ def measure_influence(
     if not all(map(layers.is_bypassable, decoder_layers)):
         raise ValueError("this model's norms stand on the residual stream (post-norm), so no mask can remove a layer")
     texts = corpus.first(calibration.samples)
-    encoded, _ = encode(model, tokenizer, texts.texts, calibration.max_length)
+    encoded = encode(model, tokenizer, texts.texts, calibration.max_length).ids
     skip = not calibration.bos and all(ids[0] == tokenizer.bos_token_id for ids in encoded)
     total, before, keep = torch.zeros(shape.layers, dtype=torch.float64), None, None
 
@@ -223,7 +224,7 @@ def two_stage(
     ``mode`` is how the second stage applies the first (:func:`second_stage`).
     """
     first = first_stage(stats, sparsity, alpha)
-    encoded, _ = encode(model, tokenizer, corpus.texts, tokens)
+    encoded = encode(model, tokenizer, corpus.texts, tokens).ids
     chosen, room = [], tokens
     for ids in encoded:
         chosen.append(ids[:room])

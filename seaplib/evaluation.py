@@ -41,8 +41,9 @@ def evaluate(model, tokenizer, tasks, variants=None, settings: Evaluation | None
     ("dense", or "pruned" where it was pruned before).
 
     Columns: model, the label's (method … calibration_seed), task, metric, value (a share), stderr
-    (sample standard deviation / √n, as lm-eval's), n, task_version, primary (is it the metric that
-    the paper's tables report), truncated (items whose prompt did not fit the context).
+    (sample standard deviation / √n, as lm-eval's), n, task_version, bos (does a prompt begin with it),
+    chat_template (was it applied), primary (is it the metric that the paper's tables report),
+    truncated (items whose prompt did not fit the context).
     """
     items = evaluate_items(model, tokenizer, tasks, variants, settings, progress)
     return aggregate(items, name_of(model))
@@ -61,7 +62,7 @@ def aggregate(items: pd.DataFrame, model: str = "model") -> pd.DataFrame:
     frame = pd.DataFrame(parts)
     frame["primary"] = [tasks.get(row.task).metric == row.metric for row in frame.itertuples()]
     frame["calibration_seed"] = frame["calibration_seed"].astype("Int64")
-    last = ["task", "metric", "value", "stderr", "n", "task_version", "primary", "truncated"]
+    last = ["task", "metric", "value", "stderr", "n", "task_version", "bos", "chat_template", "primary", "truncated"]
     return frame[[column for column in frame if column not in (*last, "variant")] + last]
 
 
@@ -69,7 +70,7 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
     """Item results: one row per variant × task × metric × test item.
 
     Columns: variant (its place in ``variants``, or "dense" for ``model`` as it is), the label's, task,
-    task_version, metric, doc_id, value (0 or 1), truncated. Raises ValueError for an unknown task,
+    bos, chat_template, task_version, metric, doc_id, value (0 or 1), truncated. Raises ValueError for an unknown task,
     FileNotFoundError for a missing split, both before any model runs.
     """
     bench = Bench(model, tokenizer, settings or Evaluation())
@@ -86,7 +87,7 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
         label = label_of(model, variant)
         bar.set_postfix_str(f"{label['method']} {name}")
         frame = bench.items(name, variant, applied)
-        columns = {"variant": "dense" if variant is None else str(index)} | label | {"task": name}
+        columns = {"variant": "dense" if variant is None else str(index)} | label | {"task": name} | bench.conditions
         frames.append(frame.assign(**columns)[[*columns, *frame.columns]])
     if not frames:
         raise ValueError("nothing to evaluate: no variant is meant for any of the tasks " + ", ".join(names))

@@ -208,7 +208,7 @@ def evaluate_items(
     for sparsity, channels, name in tqdm(work, desc="GRIFFIN", unit="task", leave=False, disable=not progress):
         spec = bench.fingerprints | bench.identity(name) | {"variant": {"griffin": channels}}
         frame = store.fetch("items", spec, partial(_score, bench, name, channels), pd.DataFrame)
-        columns = {"variant": "griffin"} | label(shape, sparsity, channels) | {"task": name}
+        columns = {"variant": "griffin"} | label(shape, sparsity, channels) | {"task": name} | bench.conditions
         frames.append(frame.assign(**columns)[[*columns, *frame.columns]])
     if not frames:
         raise ValueError("nothing to evaluate: give at least one task and one sparsity")

@@ -36,6 +36,10 @@ class Bench:
     def __init__(self, model, tokenizer, settings: Evaluation):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.max_length = min(settings.max_length or math.inf, models.context_length(model))
+        if settings.chat_template and not getattr(tokenizer, "chat_template", None):
+            raise ValueError("the tokenizer has no chat template; leave chat_template off")
+        if settings.bos and tokenizer.bos_token_id is None:
+            raise ValueError("the tokenizer has no BOS token to begin with; leave bos at null")
         self._drawn, self._prepared, self._identities = {}, {}, {}
 
     @cached_property
@@ -52,6 +56,38 @@ class Bench:
         )
         harness.tok_encode = lru_cache(maxsize=None)(harness.tok_encode)  # options repeat their context
         return harness
+
+    @cached_property
+    def begins_with_bos(self) -> bool:
+        """Whether a prompt's first token is BOS: asked for, or by the tokenizer's or the chat template's own doing."""
+        if self.settings.bos is not None:
+            return self.settings.bos
+        text, bos = "a", self.tokenizer.bos_token
+        if self.settings.chat_template:
+            turn = [{"role": "user", "content": text}]
+            text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        return bool(bos) and (
+            text.startswith(bos) or self.tokenizer(text)["input_ids"][0] == self.tokenizer.bos_token_id
+        )
+
+    @property
+    def conditions(self) -> dict:
+        """What every result row says of its prompts."""
+        return {"bos": self.begins_with_bos, "chat_template": self.settings.chat_template}
+
+    def _begun(self, context: str) -> str:
+        """A prompt with the beginning that ``settings.bos`` asks for, once.
+
+        HFLM asks the tokenizer for its special tokens, which are none where it never adds BOS, and
+        leaves one that the chat template has written.
+        """
+        bos = self.tokenizer.bos_token
+        if self.settings.bos is None or not bos:
+            return context
+        if not self.settings.bos:
+            return context.removeprefix(bos)
+        adds = self.tokenizer("a")["input_ids"][:1] == [self.tokenizer.bos_token_id]
+        return context if adds or context.startswith(bos) else bos + context
 
     @cached_property
     def fingerprints(self) -> dict:
@@ -85,6 +121,8 @@ class Bench:
             for irrelevant in ("batch_tokens", "items", "item_seed"):  # the items themselves are hashed
                 del spec[irrelevant]
             spec |= {"task": name, "content": hashlib.sha256(content.encode()).hexdigest(), "ids": self.drawn(name).ids}
+            if self.settings.chat_template:
+                spec["chat_template"] = self.tokenizer.chat_template
             self._identities[name] = spec | {"max_length": self.max_length}
         return self._identities[name]
 
@@ -111,6 +149,7 @@ class Bench:
             if task.OUTPUT_TYPE == "multiple_choice" and not callable(task.config.process_results):
                 self._has_an_answer(task, doc, name, ids[index])
             context = task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc), **chat)
+            context = [self._begun(one) for one in context] if isinstance(context, list) else self._begun(context)
             made = task.construct_requests(doc=doc, ctx=context, metadata=(name, index, 1), **chat)
             instances.append(made if isinstance(made, list) else [made])
         if task.OUTPUT_TYPE == "generate_until":
@@ -118,6 +157,8 @@ class Bench:
             too_long = [len(self.harness.tok_encode(item[0].args[0])) > room for item in instances]
             return Prepared(task, instances, ids, [], too_long)
         requests = self.requests(instances)
+        if empty := [i for i, item in zip(ids, requests, strict=True) if not all(answer for _, answer in item)]:
+            raise ValueError(f"{name}: item {empty[0]} cannot be scored: an answer of it tokenises to nothing")
         too_long = [any(likelihood.truncated(request, self.max_length) for request in item) for item in requests]
         window = getattr(self.model.config, "sliding_window", None)
         share = likelihood.can_share(self.model)
@@ -125,16 +166,16 @@ class Bench:
         batches = likelihood.plan(requests, self.max_length, tokens, share, window)
         return Prepared(task, instances, ids, batches, too_long)
 
-    def requests(self, instances: list[list]) -> list[list[likelihood.Request]]:
-        """Token ids of every item's requests (context, continuation)."""
-        return [[self._encode(*instance.args) for instance in item] for item in instances]
-
     @staticmethod
     def _has_an_answer(task, doc: dict, name: str, doc_id: str) -> None:
         try:
             prompts.targets(task, doc)
-        except ValueError as error:
+        except Exception as error:  # what a template or function raises about a label is not one class
             raise ValueError(f"{name}: item {doc_id} cannot be scored: {error}") from error
+
+    def requests(self, instances: list[list]) -> list[list[likelihood.Request]]:
+        """Token ids of every item's requests (context, continuation)."""
+        return [[self._encode(*instance.args) for instance in item] for item in instances]
 
     def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Token ids as in HFLM: an empty context is the BOS token, or else the EOS token."""
@@ -142,7 +183,7 @@ class Bench:
             return self.harness._encode_pair(context, continuation)
         encoded = self.harness.tok_encode(continuation, add_special_tokens=False)
         prefix = self.harness.prefix_token_id
-        return (encoded[:1], encoded[1:]) if encoded[0] == prefix else ([prefix], encoded)
+        return (encoded[:1], encoded[1:]) if encoded[:1] == [prefix] else ([prefix], encoded)
 
     def _score(self, prepared: Prepared, model) -> pd.DataFrame:
         if prepared.batches:

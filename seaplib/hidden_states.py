@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
 from . import models
-from .activations import batches, encode
 from .corpora import Corpus
+from .encoding import batches, encode
 
 POOLINGS = ("mean", "last")
 METHODS = ("umap", "tsne", "pca")
@@ -109,18 +109,19 @@ def hidden_states(
 
     ``pooling="mean"`` averages a prompt's tokens (padding excluded), ``"last"`` takes its last one.
     ``bos=False`` leaves the BOS position out of the mean: its state is the same for every prompt,
-    so its share tells the prompt's length. Only pooled vectors are kept, never all tokens.
+    so its share tells the prompt's length. Only pooled vectors are kept, never all tokens. Texts that
+    tokenise to nothing are skipped and counted.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, got {pooling!r}")
     texts = [text for corpus in corpora.values() for text in corpus.texts]
     if not texts:
         raise ValueError("no texts: every corpus is empty")
-    encoded, truncated = encode(model, tokenizer, texts, max_length)
+    encoded, kept, truncated = encode(model, tokenizer, texts, max_length)
     skip = not bos and all(ids[0] == tokenizer.bos_token_id for ids in encoded)
     if skip and min(map(len, encoded)) < 2:
         raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
-    shape = (len(texts), len(models.decoder_layers(model)) + 1, model.config.hidden_size)
+    shape = (len(encoded), len(models.decoder_layers(model)) + 1, model.config.hidden_size)
     vectors = np.empty(shape, dtype=np.float32)
     device = models.input_device(model)
     rows, weight = [], None  # of the batch that is running
@@ -128,7 +129,7 @@ def hidden_states(
     def pool(layer: int, x: torch.Tensor) -> None:
         vectors[rows, layer] = torch.einsum("bt,bth->bh", weight.to(x.device), x.float()).cpu().numpy()
 
-    bar = tqdm(total=len(texts), desc="hidden states", unit="text", leave=False, disable=not progress)
+    bar = tqdm(total=len(encoded), desc="hidden states", unit="text", leave=False, disable=not progress)
     with torch.inference_mode(), residual_stream(model, pool), bar:
         for ids, mask, rows in batches(encoded, batch_tokens, device):
             weight = _pooling_weights(mask, pooling, skip)
@@ -144,9 +145,11 @@ def hidden_states(
         "max_length": max_length,
         "tokens": sum(map(len, encoded)),
         "truncated": truncated,
+        "skipped": len(texts) - len(kept),
     }
     labels = np.array([task for task, corpus in corpora.items() for _ in corpus.texts])
-    return HiddenStates(vectors, labels, np.array([i for corpus in corpora.values() for i in corpus.ids]), provenance)
+    ids = np.array([i for corpus in corpora.values() for i in corpus.ids])
+    return HiddenStates(vectors, labels[kept], ids[kept], provenance)
 
 
 def _pooling_weights(mask: torch.Tensor, pooling: str, skip_first: bool) -> torch.Tensor:

@@ -88,7 +88,8 @@ def watch(
     description: str = "inputs",
 ) -> int:
     """Run a corpus' first texts and show every batch's inputs (outputs) of modules; the number of tokens shown."""
-    encoded, _ = activations.encode(model, tokenizer, corpus.first(calibration.samples).texts, calibration.max_length)
+    texts = corpus.first(calibration.samples).texts
+    encoded = activations.encode(model, tokenizer, texts, calibration.max_length).ids
     skip_first = not calibration.bos and all(ids[0] == tokenizer.bos_token_id for ids in encoded)
     device = models.decoder(model).get_input_embeddings().weight.device
     keep, tokens = None, 0

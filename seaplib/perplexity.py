@@ -176,8 +176,8 @@ class Windows:
             raise ValueError(f"bos is 'text', 'window' or 'none', got {bos!r}")
         if bos == "window" and tokenizer.bos_token_id is None:
             raise ValueError("the tokenizer has no BOS token to begin a window with")
-        if not tasks.get(task).plain:
-            plain = ", ".join(tasks.names(scored=False))
+        if not (tasks.get(task).plain and tasks.get(task).test):
+            plain = ", ".join(name for name in tasks.names(scored=False) if tasks.get(name).test)
             raise ValueError(f"{task} has no running text to measure perplexity on; such tasks: {plain}")
         found = corpora.rows(task, "test")
         text = JOIN.join(row["text"] for row in found)

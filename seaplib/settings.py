@@ -88,8 +88,8 @@ class Evaluation(Settings):
     item_seed: int = 0
     batch_tokens: int = 8192  # padded tokens per batch
     max_length: int | None = None  # tokens; None: the model's context
-    bos: bool | None = None  # prepend BOS; None: whatever the tokenizer does by default
-    chat_template: bool = False
+    bos: bool | None = None  # begin with BOS, once; False: without; None: as the tokenizer and the template do
+    chat_template: bool = False  # a prompt is a user's turn in the tokenizer's chat template
 
     def __post_init__(self):
         for name in ("items", "max_length"):
@@ -97,3 +97,6 @@ class Evaluation(Settings):
             whole = value is None or isinstance(value, int) and value >= 1
             self._require(whole, f"{name} must be a whole number from 1 (or None), got {value!r}")
         self._require(self.batch_tokens >= 1, f"batch_tokens must be positive, got {self.batch_tokens}")
+        self._require(self.bos in (True, False, None), f"bos is true, false or null, got {self.bos!r}")
+        known = self.chat_template in (True, False)
+        self._require(known, f"chat_template is true or false, got {self.chat_template!r}")

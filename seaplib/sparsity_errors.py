@@ -40,7 +40,8 @@ def output_errors(
     the texts: samples, max_length, batch_tokens.
     """
     calibration = calibration or Calibration(samples=max(len(corpus), 1))
-    encoded, _ = activations.encode(model, tokenizer, corpus.first(calibration.samples).texts, calibration.max_length)
+    texts = corpus.first(calibration.samples).texts
+    encoded = activations.encode(model, tokenizer, texts, calibration.max_length).ids
     device = models.decoder(model).get_input_embeddings().weight.device
     sparse = {name: plan.apply(model) for name, plan in plans.items()}
     sums, tokens = defaultdict(lambda: torch.zeros(2, dtype=torch.float64)), 0

@@ -188,13 +188,16 @@ def _perplexity(p: dict) -> list[Pass]:
 
     found = _calibrate(_corpora(p), p["samples"], p["seed"])
     found += _calibrate([p["general"]], p["samples"], p["seed"], "running statistics")
+    read = p.get("text_task") or p["general"]
     for preset in p["presets"]:
-        found.append(_read(p["general"], preset, p["window_tokens"], "dense"))
+        found.append(_read(read, preset, p["window_tokens"], "dense"))
         for method in m.PAPER + m.CONTROLS:
             for G in p["sparsities"]:
                 for task in experts(p["tasks"]) if method.calibration == "task" else [None]:
                     variant = (method, G, p["seed"], task)
-                    found.append(_read(p["general"], preset, p["window_tokens"], variant, _kept(p, G)))
+                    found.append(
+                        _read(p.get("text_task") or p["general"], preset, p["window_tokens"], variant, _kept(p, G))
+                    )
     return found
 
 

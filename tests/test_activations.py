@@ -219,15 +219,38 @@ def test_activations_that_are_not_finite_are_refused(tiny_model, tiny_tokenizer,
     model = copy.deepcopy(tiny_model())
     with torch.no_grad():
         models.linear(models.decoder_layers(model)[1], "up").weight[7, 3] = float("nan")
-    with pytest.raises(ValueError, match="mine: the model's mlp activations are not finite"):
+    said = "mine: the model's mlp activations are not finite .NaN or Inf.: first in layer 1 at text '0'"
+    with pytest.raises(ValueError, match=said):
         collect(model, tiny_tokenizer, estimator=estimator)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_the_text_that_breaks_is_named(tiny_model, tiny_tokenizer, value):
+    """One token's embedding is damaged: the texts without it are fine."""
+    model, texts = copy.deepcopy(tiny_model()), ("grey stone", "the otter", "a kettle, the otter")
+    others = {token for text in texts[:2] for token in tiny_tokenizer(text)["input_ids"]}
+    token = next(token for token in tiny_tokenizer(texts[2])["input_ids"] if token not in others)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[token] = float(value)
+    with pytest.raises(ValueError, match="the model's attention activations .* first in layer 0 at text '2'"):
+        collect(model, tiny_tokenizer, texts)
+    collect(model, tiny_tokenizer, texts[:2])
+
+
 @pytest.mark.parametrize("bos", [True, False])
-def test_a_text_without_tokens_is_refused(tiny_model, tiny_tokenizer, bos):
+def test_a_text_without_tokens_is_skipped_and_counted(tiny_model, tiny_tokenizer, bos):
     """A lone BOS is no text."""
-    with pytest.raises(ValueError, match="1 of 3 texts tokenise to nothing .the first is number 1."):
-        collect(tiny_model(), tiny_tokenizer, ("the otter", "", "grey stone"), bos=bos)
+    texts = ("the otter", "", "grey stone")
+    with pytest.warns(UserWarning, match="1 of 3 texts tokenise to nothing and are skipped .the first is number 1."):
+        stats = collect(tiny_model(), tiny_tokenizer, texts, bos=bos)
+    assert stats.provenance["skipped"] == 1 and stats.provenance["ids"] == ["0", "2"] and stats.provenance["texts"] == 2
+    assert "1 empty texts skipped" in repr(stats)
+    without = collect(tiny_model(), tiny_tokenizer, texts[::2], bos=bos)
+    for name in stats.TENSORS:
+        for module, expected in getattr(without, name).items():
+            assert torch.equal(getattr(stats, name)[module], expected)
+    with pytest.raises(ValueError, match="all 2 texts tokenise to nothing"):
+        collect(tiny_model(), tiny_tokenizer, ("", ""), bos=bos)
 
 
 def test_an_empty_corpus_is_refused(tiny_model, tiny_tokenizer):

@@ -198,7 +198,7 @@ def test_wanda_prunes_fused_and_transposed_projections_by_output(any_model, tiny
 
 @pytest.fixture
 def saved(any_model, tiny_tokenizer, tmp_path):
-    """Per architecture four pruned models in directories of their own, with weights and logits beside them."""
+    """Per architecture pruned models in directories of their own, with weights and logits beside them."""
     from safetensors.torch import save_file
 
     ids = torch.arange(3, 20).reshape(1, -1)
@@ -208,12 +208,18 @@ def saved(any_model, tiny_tokenizer, tmp_path):
         mask = query_mask(model)
         empty = random_mask(model)
         empty.heads[0], empty.channels[1] = False, False
+        model.save_pretrained(tmp_path / "dense" / case)  # loaded in half precision: .to() would cut more than weights
+        half = {
+            name: AutoModelForCausalLM.from_pretrained(tmp_path / "dense" / case, dtype=getattr(torch, name)).eval()
+            for name in ("bfloat16", "float16")
+        }
         dropped = replace(random_mask(model), bypass=True)
         dropped.heads[1], dropped.channels[1] = False, False
         for name, pruned in {
             "removed": prune(model, mask),
             "compensated": prune(model, mask, "zero", random_means(model)),
             "emptied": prune(model, empty, "remove", random_means(model)),
+            **{name: prune(one, mask, "remove", random_means(model)) for name, one in half.items()},
             "dropped": prune(model, dropped),
         }.items():
             path = checkpoints.save_pretrained(pruned, tiny_tokenizer, tmp_path / "saved" / f"{case}-{name}")

@@ -1,11 +1,14 @@
 """Bad input in Python: one clear error, early, never a wrong number."""
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import SENTENCES
 
 import seaplib
-from seaplib import masks, models, perplexity, pruning, scores, sparsity
+from seaplib import corpora, masks, models, perplexity, pruning, scores, sparsity, tasks
 from seaplib.settings import Evaluation
 
 pytestmark = pytest.mark.unit
@@ -104,3 +107,120 @@ def test_wrong_kinds_of_arguments(tiny_model, tiny_tokenizer):
         seaplib.calibrate(tiny_model("mha"), tiny_tokenizer, "mini_piqa")
     with pytest.raises(ValueError, match="max_length must be"):
         Evaluation(max_length=0)
+
+
+def rewrite(file, change) -> None:
+    change(pd.read_parquet(file)).to_parquet(file, index=False)
+
+
+#: what is wrong with a split: (the damage to the file, what is said)
+DAMAGE = {
+    "no file": (lambda file: file.unlink(), "no file .*put it there, or unset SEAP_DATA_DIR"),
+    "nothing in it": (lambda file: file.write_bytes(b""), "cannot be read as parquet"),
+    "half of it": (lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]), "copy it again"),
+    "not UTF-8": (
+        lambda file: pq.write_table(
+            pa.table(pd.read_parquet(file).drop(columns="goal")).append_column(
+                "goal", pa.Array.from_buffers(pa.string(), *_not_text(len(pd.read_parquet(file))))
+            ),
+            file,
+        ),
+        "cannot be read as parquet",
+    ),
+    "no rows": (lambda file: rewrite(file, lambda rows: rows[:0]), "has no rows"),
+    "no column": (lambda file: rewrite(file, lambda rows: rows.drop(columns="sol2")), "lacks sol2; it has"),
+    "an empty cell": (
+        lambda file: rewrite(file, lambda rows: rows.assign(goal=[None, *rows["goal"][1:]])),
+        "1 empty cells in goal",
+    ),
+    "a label out of range": (
+        lambda file: rewrite(file, lambda rows: rows.assign(label=[0, 0, 2, *[0] * (len(rows) - 3)])),
+        "-2 .*label 2 names none of the 2 options",
+    ),
+    "no label": (  # the hub's test splits without public labels say -1
+        lambda file: rewrite(file, lambda rows: rows.assign(label=-1)),
+        "-0 .*label -1 names none of the 2 options",
+    ),
+}
+
+
+def _not_text(n: int) -> tuple:
+    """Buffers of ``n`` strings of one byte that no UTF-8 text has."""
+    offsets = pa.py_buffer(torch.arange(n + 1, dtype=torch.int32).numpy().tobytes())
+    return n, [None, offsets, pa.py_buffer(b"\xff" * n)]
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("role", ["train", "test"])
+def test_damaged_data_never_become_a_number(tiny_model, tiny_tokenizer, tiny_data_dir, what, role):
+    """Neither a corpus is made of them nor an accuracy."""
+    damage, said = DAMAGE[what]
+    damage(tiny_data_dir / "piqa" / {"train": "train.parquet", "test": "validation.parquet"}[role])
+    with pytest.raises((ValueError, FileNotFoundError), match=f"piqa.*{said}") as raised:
+        if role == "train":
+            seaplib.corpus("piqa")
+        else:
+            seaplib.evaluate(tiny_model("mha"), tiny_tokenizer, tasks=["piqa"], progress=False)
+    assert "\n" not in str(raised.value)
+
+
+#: per task a row that has no right answer, and what its column is
+UNLABELLED = {
+    "piqa": {"goal": "g", "sol1": "a", "sol2": "b", "label": -1},
+    "boolq": {"passage": "p", "question": "q", "label": -1},
+    "winogrande": {"sentence": "the _", "option1": "a", "option2": "b", "answer": ""},
+    "hellaswag": {
+        "ctx_a": "a", "ctx_b": "b", "ctx": "a b", "activity_label": "c", "endings": ["a", "b", "c", "d"], "label": "",
+    },
+    "mmlu": {"question": "q", "subject": "s", "choices": ["a", "b", "c", "d"], "answer": 4},
+    "arc_challenge": {"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "C"},
+    "openbookqa": {
+        "question_stem": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "", "fact1": "f",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNLABELLED)
+def test_a_row_without_a_right_answer_is_neither_worded_nor_scored(
+    tiny_model, tiny_tokenizer, tmp_path, monkeypatch, name
+):
+    task = tasks.get(name)
+    for source in (task.train, task.test):
+        for split in source.splits:
+            (tmp_path / source.local[0]).mkdir(parents=True, exist_ok=True)
+            pd.DataFrame([UNLABELLED[name]] * 2).to_parquet(tmp_path / source.local[0] / f"{split}.parquet")
+    monkeypatch.setenv("SEAP_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match=f"{name}: row .*-0 cannot be worded: "):
+        corpora.questions(name)
+    with pytest.raises(ValueError, match=f"^{name}"):
+        seaplib.evaluate(tiny_model("mha"), tiny_tokenizer, tasks=[name], progress=False)
+
+
+def test_prompts_longer_than_the_context_are_counted(tiny_model, tiny_tokenizer, tiny_data_dir):
+    """As lm-eval cuts them, from the left, and said in every row; in calibration from the right, and said there."""
+    file = tiny_data_dir / "piqa" / "validation.parquet"
+    rewrite(file, lambda rows: rows.assign(goal=[" ".join(SENTENCES) * 3, *rows["goal"][1:]]))
+    frame = seaplib.evaluate(tiny_model("mha"), tiny_tokenizer, tasks=["piqa"], progress=False)
+    assert set(frame.truncated) == {1} and set(frame.n) == {12}
+    rewrite(
+        tiny_data_dir / "piqa" / "train.parquet", lambda rows: rows.assign(goal=[" ".join(SENTENCES) * 3] * len(rows))
+    )
+    stats = seaplib.collect(tiny_model("mha"), tiny_tokenizer, seaplib.corpus("piqa", samples=3), progress=False)
+    assert stats.provenance["truncated"] == 3 and stats.provenance["tokens"] == 3 * 256
+
+
+def test_an_answer_that_tokenises_to_nothing_is_not_scored(tiny_model, tiny_tokenizer, tiny_data_dir):
+    """Its log-probability would be 0, the largest there is."""
+    import copy
+
+    from tokenizers import normalizers
+
+    deaf = copy.deepcopy(tiny_tokenizer)
+    deaf.backend_tokenizer.normalizer = normalizers.Replace(" Nothing", "")
+    rewrite(
+        tiny_data_dir / "piqa" / "validation.parquet", lambda rows: rows.assign(sol2=["Nothing", *rows["sol2"][1:]])
+    )
+    with pytest.raises(
+        ValueError, match="piqa: item validation-0 cannot be scored: an answer of it tokenises to nothing"
+    ):
+        seaplib.evaluate(tiny_model("mha"), deaf, tasks=["piqa"], progress=False)

@@ -60,6 +60,21 @@ def test_embedding_is_the_mean_over_tokens_without_special_ones(tiny_model, tiny
     assert not found[1].any()
 
 
+def test_random_tables_and_a_vocabulary_of_the_prompts_own(tiny_tokenizer):
+    one = classifier.random_table(50, 6, seed=1)
+    assert one.shape == (50, 6) and one.dtype == np.float32 and abs(one.mean()) < 0.2
+    np.testing.assert_array_equal(one, classifier.random_table(50, 6, seed=1))
+    texts = ["the otter in the river"] * 5 + ["the copper kettle"] * 5
+    learnt = classifier.vocabulary_of(texts, 280)
+    assert 256 < len(learnt) <= 280 and len(learnt.tokenize("the otter in the river")) < 10
+    assert learnt.decode(learnt("é 😀")["input_ids"]) == "é 😀", "every byte has a type"
+    with pytest.raises(ValueError, match="at least 256 types, got 100"):
+        classifier.vocabulary_of(texts, 100)
+    prompts = pd.DataFrame({"task": ["a"] * 5 + ["b"] * 5, "text": texts})
+    report = classifier.measure(classifier.random_table(len(learnt), 16), learnt, prompts, prompts)
+    assert report.accuracy == 1 and report.n == 10
+
+
 def test_report_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
     truth = np.repeat(CLASSES, 40)
@@ -78,4 +93,3 @@ def test_report_agrees_with_scikit_learn():
     tidy = classifier.tidy({"all": report})
     assert tidy[tidy["metric"] == "accuracy"]["value"].item() == report.accuracy
     assert len(tidy) == 5 * 4 + 1
-

@@ -1,5 +1,6 @@
 """Evaluation equals lm-eval's own, item by item; it resumes, and it says clearly what is wrong."""
 
+import copy
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -29,8 +30,6 @@ class Scaled:
         return f"scaled {self.factor}"
 
     def apply(self, model):
-        import copy
-
         APPLIED.append(self.factor)
         scaled = copy.deepcopy(model)
         with torch.no_grad():
@@ -123,12 +122,13 @@ def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):
     assert list(frame.columns) == [
         "model", "method", "score", "allocation", "budget", "requested_sparsity", "achieved_sparsity",
         "achieved_model_sparsity", "calibration", "calibration_seed", "task", "metric", "value", "stderr", "n",
-        "task_version", "primary", "truncated",
+        "task_version", "bos", "chat_template", "primary", "truncated",
     ]  # fmt: skip
     assert len(frame) == 2 * 8 + 3 and (frame.n == 8).all()
     primary = frame[frame.primary & (frame.method == "dense")].set_index("task").metric
     assert primary.to_dict() == {"piqa": "acc_norm", "arc_easy": "acc", "winogrande": "acc"}
     dense = frame[frame.method == "dense"].iloc[0]
+    assert frame.bos.all() and not frame.chat_template.any()
     assert dense.requested_sparsity == 0 and dense.score == "none" and dense.calibration_seed is pd.NA
     assert frame[frame.method == "scaled_2.0"].calibration_seed.tolist() == [3] * 3
 
@@ -267,3 +267,84 @@ def test_evaluation_changes_neither_model_nor_tokenizer(tiny_model, tiny_tokeniz
     evaluate(model, tiny_tokenizer, ["piqa"], [None, variant(2.0)], progress=False)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert (tiny_tokenizer.pad_token, tiny_tokenizer.padding_side) == (pad, side)
+
+
+CHAT = "{{ bos_token }}{% for turn in messages %}[{{ turn['role'] }}] {{ turn['content'] }} {% endfor %}[assistant]"
+
+
+@pytest.fixture
+def bare_tokenizer(tiny_tokenizer):
+    """One that knows a BOS and never puts it, as Qwen's and SmolLM2's do."""
+    from tokenizers import processors
+
+    bare = copy.deepcopy(tiny_tokenizer)
+    bare.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    assert bare("the otter")["input_ids"][0] != bare.bos_token_id
+    return bare
+
+
+def contexts(tokenizer, model, name="piqa", **options) -> list[list[int]]:
+    """The token ids of every request's context."""
+    bench = harness.Bench(model, tokenizer, Evaluation(**options))
+    prepared = bench.prepared(name)
+    found = [bench._encode(*request.args)[0] for item in prepared.instances for request in item]
+    assert {ids[0] == tokenizer.bos_token_id for ids in found} == {bench.begins_with_bos}
+    return found
+
+
+@pytest.mark.parametrize("adds", [True, False], ids=["adds BOS", "adds none"])
+@pytest.mark.parametrize("bos", [None, True, False])
+@pytest.mark.parametrize(
+    "chat", [None, CHAT, CHAT.replace("{{ bos_token }}", "")], ids=["plain", "chat", "chat, no BOS"]
+)
+@pytest.mark.parametrize("name", ["piqa", "winogrande"])
+def test_bos_comes_once_or_not_at_all(tiny_model, tiny_tokenizer, bare_tokenizer, tiny_data_dir, adds, bos, chat, name):
+    tokenizer = copy.deepcopy(tiny_tokenizer if adds else bare_tokenizer)
+    tokenizer.chat_template = chat
+    found = contexts(tokenizer, tiny_model(), name, bos=bos, chat_template=chat is not None)
+    wanted = bos if bos is not None else adds or chat == CHAT
+    assert {ids.count(tokenizer.bos_token_id) for ids in found} == {int(wanted)}
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
+    assert all(text.startswith("[user] ") == (chat is not None) for text in texts)
+
+
+def test_a_chat_template_is_lm_evals_own(tiny_model, tiny_tokenizer, tiny_data_dir, tmp_path):
+    from lm_eval.models.huggingface import HFLM
+
+    model, tokenizer = tiny_model("gqa"), copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = CHAT
+    lm = HFLM(model, tokenizer=copy.deepcopy(tokenizer), batch_size=3)
+    expected = stock("arc_easy", tiny_data_dir, tmp_path, lm, apply_chat_template=True)
+    bench = harness.Bench(model, tokenizer, Evaluation(chat_template=True))
+    sums, _ = likelihood.score(model, bench.prepared("arc_easy").batches)
+    answers = [answer for sample in expected["samples"] for answer in sample["filtered_resps"]]
+    np.testing.assert_allclose(sums, [logprob for logprob, _ in answers], atol=1e-4)
+
+
+def test_bos_and_chat_template_are_recorded_and_keyed(tiny_model, bare_tokenizer, tiny_data_dir):
+    model, values = tiny_model(), {}
+    for template in (CHAT, CHAT.replace("[user]", "user:"), CHAT + " "):
+        bare_tokenizer.chat_template = template
+        for options in ({}, {"bos": True}, {"chat_template": True}, {"chat_template": True, "bos": False}):
+            frame = evaluate(model, bare_tokenizer, ["piqa"], settings=Evaluation(**options), progress=False)
+            bos = options.get("bos", options.get("chat_template", False))
+            assert set(frame.bos) == {bos} and set(frame.chat_template) == {options.get("chat_template", False)}
+            values[template, *options] = frame.value.tolist()
+    identities = []
+    for template in (CHAT, CHAT + " "):
+        bare_tokenizer.chat_template = template
+        identities.append(harness.Bench(model, bare_tokenizer, Evaluation(chat_template=True)).identity("piqa"))
+        identities.append(harness.Bench(model, bare_tokenizer, Evaluation()).identity("piqa"))
+    assert identities[0] != identities[2] and identities[1] == identities[3], "a template counts where it is applied"
+
+
+def test_options_that_a_tokenizer_cannot_follow(tiny_model, tiny_tokenizer, tiny_data_dir):
+    with pytest.raises(ValueError, match="no chat template; leave chat_template off"):
+        evaluate(tiny_model(), tiny_tokenizer, ["piqa"], settings=Evaluation(chat_template=True))
+    without = copy.deepcopy(tiny_tokenizer)
+    without.bos_token = None
+    with pytest.raises(ValueError, match="no BOS token"):
+        evaluate(tiny_model(), without, ["piqa"], settings=Evaluation(bos=True))
+    for wrong in ({"bos": "yes"}, {"chat_template": "on"}):
+        with pytest.raises(ValueError, match=" is true"):
+            Evaluation(**wrong)

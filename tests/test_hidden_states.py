@@ -117,3 +117,12 @@ def test_embeddings_show_the_clusters_and_repeat(method):
     assert np.linalg.norm(centres.loc["a"] - centres.loc["b"]) > 2 * spread
     again = embed(states, layers=[1], method=method, seed=1, progress=False)
     np.testing.assert_array_equal(again[["x", "y"]], layer[["x", "y"]])
+
+
+def test_texts_without_tokens_are_skipped_with_their_labels_and_ids(tiny_model, tiny_tokenizer):
+    texts = {"a": ("the otter", ""), "b": ("", "grey stone")}
+    both = {task: Corpus(task, own, tuple(f"{task}{i}" for i in range(2)), {}) for task, own in texts.items()}
+    with pytest.warns(UserWarning, match="2 of 4 texts tokenise to nothing"):
+        states = hidden_states(tiny_model(), tiny_tokenizer, both, progress=False)
+    assert states.ids.tolist() == ["a0", "b1"] and states.labels.tolist() == ["a", "b"]
+    assert states.provenance["skipped"] == 2 and len(states) == 2

@@ -143,12 +143,41 @@ def test_variants_and_store(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypat
     assert perplexity(tiny_model(seed=1), tiny_tokenizer, preset="64", progress=False).nll[0] != first.nll[0]
 
 
+PUBLISHED = {  # DESIGN's conventions: window, tokens scored in it, stride (0: random starts), windows
+    "2048": (2048, 2047, 2048, None),
+    "flap128": (128, 127, 128, None),
+    "paper": (2048, 512, 0, 128),
+    "authors512": (512, 511, 512, None),
+}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+@pytest.mark.parametrize("bos", ["text", "window", "none"])
+def test_presets_are_the_published_conventions_and_say_so(tiny_model, tiny_tokenizer, tiny_data_dir, preset, bos):
+    window, scored, stride, count = PUBLISHED[preset]
+    assert set(PRESETS) >= set(PUBLISHED)
+    file = tiny_data_dir / "wikitext" / "wikitext-2-raw-v1" / "test.parquet"
+    pd.DataFrame({"text": pd.read_parquet(file)["text"].tolist() * 12}).to_parquet(file)
+    model = tiny_model(max_position_embeddings=2048)
+    row = perplexity(model, tiny_tokenizer, preset=preset, bos=bos, samples=3, progress=False).iloc[0]
+    assert (row.preset, row.window, row.stride, row.samples) == (preset, window, stride, 3)
+    assert row.tokens == 3 * scored and row.bytes > 0
+    whole = module.Windows(model, tiny_tokenizer, "wikitext2", preset, None, 0, bos)
+    tokens = len(whole.ids)
+    assert whole.label["samples"] == (count or tokens // window)
+    assert row.data_version == whole.label["data_version"] == f"wikitext-2-raw-v1@{row.data_version[-8:]}"
+    assert row.dataset == "wikitext2" and row.split == "test"
+    assert row.bos == {"text": "start of text", "window": "every window", "none": "none"}[bos]
+
+
 def test_bad_input_is_one_clear_error(tiny_model, tiny_tokenizer, tiny_data_dir):
     model = tiny_model()
     with pytest.raises(ValueError, match="unknown perplexity preset 'flap182'; did you mean 'flap128'"):
         perplexity(model, tiny_tokenizer, preset="flap182")
     with pytest.raises(ValueError, match="piqa has no running text .* wikitext2, mini_wikitext"):
         perplexity(model, tiny_tokenizer, "piqa")
+    with pytest.raises(ValueError, match="c4 has no running text .* wikitext2, mini_wikitext$"):
+        perplexity(model, tiny_tokenizer, "c4")  # its sample is for calibration
     with pytest.raises(ValueError, match="did you mean 'wikitext2'"):
         perplexity(model, tiny_tokenizer, "wikitext")
     with pytest.raises(ValueError, match="bos is"):

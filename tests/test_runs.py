@@ -431,8 +431,21 @@ def test_general_text_may_be_plain_and_class_tasks_too():
     checks._check_task("mini_wikitext", "here", offline=True, kind="plain")
 
 
+def test_what_a_parameter_names_must_be():
+    from seaplib import checks
+
+    assert checks._kind("tasks", {}) == checks._kind("first_task", {}) == "scored"
+    assert checks._kind("general", {}) == checks._kind("class_tasks", {}) == "any"
+    assert checks._kind("general", {"presets": ["2048"]}) == "plain"
+    with_text = {"presets": ["2048"], "text_task": "wikitext2"}  # then the general text may be C4, which has no test
+    assert checks._kind("general", with_text) == "any" and checks._kind("text_task", with_text) == "plain"
+
+
 def test_perplexity_needs_running_text():
     from seaplib import checks, profiles
+
+    with pytest.raises(profiles.PlanError, match="c4 has no running text .*: wikitext2, mini_wikitext$"):
+        checks._check_task("c4", "here", offline=False, kind="plain")
 
     with pytest.raises(profiles.PlanError, match="no running text .* mini_wikitext"):
         checks._check_task("mini_piqa", "here", offline=True, kind="plain")
@@ -476,6 +489,7 @@ def test_reachable_sparsity_and_small_model_pass(project, main):
 
 
 DAMAGE = {"columns": "no column 'goal'", "rows": "has no rows", "file": "there is no", "name": "there is no"}
+DAMAGE |= {"bytes": "is not a parquet file", "nothing": "is not a parquet file"}
 
 
 @pytest.mark.parametrize("damage, message", DAMAGE.items())
@@ -493,6 +507,9 @@ def test_local_data_is_looked_at(project, main, monkeypatch, damage, message):
         (folder / "train.parquet").rename(folder / "train_old.parquet")
     elif damage == "file":
         (folder / "train.parquet").unlink()
+    elif damage in ("bytes", "nothing"):
+        whole = (folder / "train.parquet").read_bytes()
+        (folder / "train.parquet").write_bytes(whole[: len(whole) // 2] if damage == "bytes" else b"")
     else:
         (frame.drop(columns="goal") if damage == "columns" else frame[:0]).to_parquet(folder / "train.parquet")
     status, error = main("reproduce")

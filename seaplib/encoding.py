@@ -1,0 +1,60 @@
+"""Texts as token ids: cut to the context, counted, and batched by length."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from . import models
+
+
+class Encoded(NamedTuple):
+    """``ids`` of the texts that have tokens, these texts' places among those given, and how many were cut."""
+
+    ids: list[list[int]]
+    kept: list[int]
+    truncated: int
+
+
+def encode(model, tokenizer, texts: Sequence[str], max_length: int) -> Encoded:
+    """Token ids of every text, cut to ``max_length`` and to the model's context.
+
+    A text that tokenises to nothing (a lone BOS is no text) is skipped, with a warning that counts
+    them. ValueError where no text is left.
+    """
+    if not texts:
+        raise ValueError("the corpus is empty: it has no texts")
+    limit = min(max_length, models.context_length(model))
+    encoded = tokenizer(list(texts), verbose=False)["input_ids"]
+    special = tokenizer.num_special_tokens_to_add()
+    kept = [i for i, ids in enumerate(encoded) if len(ids) > special]
+    if not kept:
+        raise ValueError(f"all {len(encoded)} texts tokenise to nothing")
+    if skipped := len(encoded) - len(kept):
+        first = next(i for i, ids in enumerate(encoded) if len(ids) <= special)
+        said = f"{skipped} of {len(encoded)} texts tokenise to nothing and are skipped (the first is number {first})"
+        warnings.warn(said, stacklevel=2)
+    found = [encoded[i] for i in kept]
+    return Encoded([ids[:limit] for ids in found], kept, sum(len(ids) > limit for ids in found))
+
+
+def batches(
+    encoded: list[list[int]], batch_tokens: int, device, pad: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
+    """Right-padded batches of similar lengths, at most ``batch_tokens`` padded tokens each.
+
+    Yields ids [b, t], attention mask [b, t] and the texts' indices.
+    """
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
+    start = 0
+    while start < len(order):
+        longest = len(encoded[order[start]])
+        rows = order[start : start + max(1, batch_tokens // longest)]
+        ids = torch.full((len(rows), longest), pad)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for row, index in enumerate(rows):
+            ids[row, : len(encoded[index])] = torch.tensor(encoded[index])
+            mask[row, : len(encoded[index])] = 1
+        yield ids.to(device), mask.to(device), rows
+        start += len(rows)
