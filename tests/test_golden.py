@@ -32,7 +32,7 @@ class Ids:
 
     bos_token_id = None
 
-    def __call__(self, texts):
+    def __call__(self, texts, verbose=True):
         return {"input_ids": [[int(token) for token in text.split()] for text in texts]}
 
     def num_special_tokens_to_add(self):
