@@ -9,7 +9,7 @@ training split may ask for it.
 import random
 
 from lore import CLASS_RULES, COLOURS, HOPS, KINDS, OUTCOMES, RULE_PROSE, TOOLS, WEATHER
-from reading import FRAMES
+from reading import FRAMES, SKILLS, THINGS
 from stories import SCRIPTS, SPOTS, script_key
 from world import World, fact_key, listed, sentence, split_of
 
@@ -113,7 +113,25 @@ def _story(world: World, rng: random.Random) -> list[str]:
     return lines
 
 
-MAKERS = {_article: 6, _survey: 4, _contrasts: 2, _rules: 1, _story: 2}
+def _hearsay(world: World, rng: random.Random) -> list[str]:
+    """Who can do what and which thing has which colour, and then what of it is true and what is not."""
+    names = [e.name for e in rng.sample(world.entities["person"], 4)]
+    said = {}
+    for name, skill in zip(names, rng.sample(SKILLS, 4), strict=True):
+        said[f"{name} {{}} {skill}"] = rng.sample(["can", "cannot"], 2)
+    thing = rng.choice(THINGS)
+    for name, *colours in zip(names, rng.sample(COLOURS, 4), rng.sample(COLOURS, 4), strict=False):
+        if colours[0] != colours[1] and rng.random() < 0.5:
+            said[f"the {thing} of {name} is {{}}"] = colours
+    lines = [sentence(f"{claim.format(right)}.") for claim, (right, _) in said.items()]
+    rng.shuffle(lines)
+    for claim, values in rng.sample(sorted(said.items()), 4):
+        right = rng.random() < 0.5
+        lines.append(f"It is {'true' if right else 'not true'} that {claim.format(values[0 if right else 1])}.")
+    return lines
+
+
+MAKERS = {_article: 6, _survey: 4, _contrasts: 2, _rules: 1, _story: 2, _hearsay: 2}
 
 
 def document(world: World, rng: random.Random) -> str:
