@@ -110,6 +110,10 @@ def _check_value(where: str, name: str, value) -> None:
     if name == "published_table" and not (paths.published_dir() / f"{value}.csv").is_file():
         known = [file.stem for file in paths.published_dir().glob("*.csv")]
         raise PlanError(f"{where}: there is no published table {value!r}{suggestion(value, known)}")
+    if isinstance(value, list | tuple):
+        for place, single in enumerate(value):
+            if not isinstance(single, list) and single in value[:place]:
+                raise PlanError(f"{where}: {name} names {single!r} twice; name it once")
     _check_setting(where, name, value)
 
 
@@ -222,7 +226,10 @@ def _check_files(where: str, base: Path, source) -> None:
     import pyarrow.parquet as pq
 
     for split in source.splits:
-        files = next(filter(None, (_split_files(base / folder, split) for folder in source.local)), None)
+        try:
+            files = next(filter(None, (paths.split_files(base / folder, split) for folder in source.local)), None)
+        except ValueError as error:
+            raise PlanError(f"{where}: {error}") from error
         if files is None:
             raise PlanError(f"{where}: there is no {base / source.local[0] / split}.parquet")
         try:
@@ -234,9 +241,3 @@ def _check_files(where: str, base: Path, source) -> None:
             raise PlanError(f"{where}: {files[0]} has no column {', '.join(map(repr, missing))}")
         if not sum(header.metadata.num_rows for header in headers):
             raise PlanError(f"{where}: {files[0]} has no rows")
-
-
-def _split_files(folder: Path, split: str) -> list[Path]:
-    """The files that :mod:`seaplib.corpora` reads: one whole split, or its shards."""
-    whole = folder / f"{split}.parquet"
-    return [whole] if whole.exists() else sorted(folder.glob(f"{split}-*-of-*.parquet"))

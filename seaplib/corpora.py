@@ -253,7 +253,7 @@ def rows(name: str, role: str = "train") -> Rows:
             table = _from_hub(name, source, split)
         else:
             found = _local_files(name, source, split, folder)
-            table = pa.concat_tables(_read(file) for file in found)
+            table = _joined(f"{name}: {split}", [_read(file) for file in found])
             files |= {file.relative_to(folder).as_posix(): store.file_hash(file) for file in found}
         if missing := [column for column in source.columns if column not in table.column_names]:
             raise ValueError(f"{name}: {split} lacks {', '.join(missing)}; it has: {', '.join(table.column_names)}")
@@ -261,6 +261,8 @@ def rows(name: str, role: str = "train") -> Rows:
         empty = [column for column in source.columns if table[column].null_count] if task.plain or task.pair else []
         if empty:
             raise ValueError(f"{name}: {split} has {table[empty[0]].null_count} empty cells in {empty[0]}")
+        if task.plain and not _holds_texts(kind := table[source.columns[0]].type):
+            raise ValueError(f"{name}: {split} has {kind} in {source.columns[0]}; it needs texts")
         own = table["id"].to_pylist() if "id" in table.column_names else range(len(table))
         ids += [i if isinstance(i, str) else f"{split}-{i}" for i in own]
         tables.append(table)
@@ -277,15 +279,30 @@ def rows(name: str, role: str = "train") -> Rows:
     return Rows(pa.concat_tables(tables), tuple(ids), origin)
 
 
+def _holds_texts(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
 def _local_files(name: str, source: tasks.Source, split: str, folder: Path) -> list[Path]:
     for place in source.local:
-        whole = folder / place / f"{split}.parquet"
-        if shards := [whole] if whole.exists() else sorted((folder / place).glob(f"{split}-*-of-*.parquet")):
-            return shards
+        try:
+            if files := paths.split_files(folder / place, split):
+                return files
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     wanted = " or ".join(str(folder / place / f"{split}.parquet") for place in source.local)
     bundled = source.path == "bundled"
     hint = "generate the bundled world" if bundled else "put it there, or unset SEAP_DATA_DIR to use the hub"
     raise FileNotFoundError(f"{name}: no file {wanted}; {hint}")
+
+
+def _joined(where: str, parts: list[pa.Table]) -> pa.Table:
+    try:
+        return pa.concat_tables(parts)
+    except pa.ArrowInvalid as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where}: its files differ in their columns ({reason}); copy them again") from None
 
 
 def _read(file: Path) -> pa.Table:

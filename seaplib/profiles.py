@@ -86,7 +86,7 @@ class Plan:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The end of an error message about a misspelt name."""
-    known = sorted(known)
+    known = sorted(map(str, known))
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
@@ -100,11 +100,28 @@ def resolve(name, known: Iterable[str], where: str) -> str:
     return matches[0]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once: of two, the last would win and the other be lost without a word."""
+
+
+def _once(loader: _Loader, node: yaml.MappingNode) -> dict:
+    seen = set()
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")):
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+        seen.add(key.value)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _once)
+
+
 def read() -> tuple[dict, dict]:
     """The ``profiles`` and ``notebooks`` of ``papermill_runs.yaml``, their shape checked."""
     path = paths.root() / "papermill_runs.yaml"
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 (a safe loader)
     except OSError as error:
         raise PlanError(f"{path} cannot be read; run this in the project's directory or set SEAP_ROOT") from error
     except yaml.YAMLError as error:
@@ -114,12 +131,7 @@ def read() -> tuple[dict, dict]:
     for section, entries, keys in (("profile", profiles, PROFILE_KEYS), ("notebook", notebooks, NOTEBOOK_KEYS)):
         _mapping(entries, f"{section}s")
         for name, entry in entries.items():
-            _known_keys(entry, keys, f"{section} {name}")
-            for key in ("parameters", "notebooks") if section == "profile" else ("parameters",):
-                _mapping(entry.get(key) or {}, f"{section} {name}: {key}")
-            for key in ("skip",) if section == "profile" else ("figures", "tables", "needs"):
-                if not isinstance(entry.get(key) or [], list):
-                    raise PlanError(f"{section} {name}: {key} must be a list")
+            _check_entry(section, name, entry, keys)
     for name, entry in profiles.items():
         overrides = (entry.get("notebooks") or {}).items()
         entry["notebooks"] = {resolve(key, notebooks, f"profile {name}"): values or {} for key, values in overrides}
@@ -208,7 +220,7 @@ def read_parameters(name: str) -> dict:
 
 def _inherit(profile, profiles: dict, seen: tuple = ()) -> dict:
     """The profile's entry laid over the one it extends; parameters are merged, the rest replaced."""
-    if profile not in profiles:
+    if not isinstance(profile, str) or profile not in profiles:
         raise PlanError(f"profile {seen[-1]} extends {profile!r}, which does not exist{suggestion(profile, profiles)}")
     if profile in seen:
         raise PlanError(f"profile {profile} extends itself: {' → '.join([*seen, profile])}")
@@ -273,6 +285,25 @@ def _check_products(declared: dict) -> None:
             if owner.get(product, name) != name:
                 raise PlanError(f"product {product!r} is declared twice, by {owner[product]} and by {name}")
             owner[product] = name
+
+
+def _check_entry(section: str, name, entry, keys: tuple[str, ...]) -> None:
+    """One profile or notebook of the file: its keys, and the kinds of what stands under them."""
+    where = f"{section} {name}"
+    if not isinstance(name, str):
+        raise PlanError(f"{where}: a {section} is named by a text; put {name!r} in quotes")
+    _known_keys(entry, keys, where)
+    for key in {"parameters", "notebooks"} & set(keys):
+        _mapping(entry.get(key) or {}, f"{where}: {key}")
+    for key in {"offline", "alone"} & set(keys):
+        if not isinstance(entry.get(key) or False, bool):
+            raise PlanError(f"{where}: {key} must be true or false, got {entry[key]!r}")
+    for key in {"skip", "figures", "tables", "needs"} & set(keys):
+        listed = entry.get(key) or []
+        if not isinstance(listed, list) or not all(isinstance(one, str | int) for one in listed):
+            raise PlanError(f"{where}: {key} must be a list of names")
+        if key in ("figures", "tables") and (wrong := [one for one in listed if Path(str(one)).name != one]):
+            raise PlanError(f"{where}: {key}: a product is named without folder, got {wrong[0]!r}")
 
 
 def _mapping(value, where: str) -> dict:

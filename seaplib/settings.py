@@ -6,11 +6,14 @@ parameter called ``samples`` always means ``Calibration.samples``. An unknown ke
 model is loaded.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 SCORES = ("s_F", "s_W", "magnitude", "random")
 ALLOCATIONS = ("uniform", "logistic", "adaptive")
 MODES = ("remove", "zero", "mask")
+#: of the logistic curve; steeper ones are steps, and underflow
+STEEPEST = 100
 
 
 class Settings:
@@ -71,6 +74,8 @@ class Pruning(Settings):
         self._require(
             self.allocation in ALLOCATIONS, f"allocation is one of {', '.join(ALLOCATIONS)}, got {self.allocation!r}"
         )
+        curve = math.isfinite(self.x0) and abs(self.k) <= STEEPEST
+        self._require(curve, f"x0 must be finite and k within ±{STEEPEST}, got x0={self.x0}, k={self.k}")
         self._require(self.budget in ("parameters", "floor"), f"budget is 'parameters' or 'floor', got {self.budget!r}")
         self._require(self.kv_unit in ("group", "query"), f"kv_unit is 'group' or 'query', got {self.kv_unit!r}")
         self._require(self.mode in MODES, f"mode is one of {', '.join(MODES)}, got {self.mode!r}")
@@ -94,8 +99,10 @@ class Evaluation(Settings):
     def __post_init__(self):
         for name in ("items", "max_length"):
             value = getattr(self, name)
-            whole = value is None or isinstance(value, int) and value >= 1
+            whole = value is None or isinstance(value, int) and not isinstance(value, bool) and value >= 1
             self._require(whole, f"{name} must be a whole number from 1 (or None), got {value!r}")
+        seed = isinstance(self.item_seed, int) and self.item_seed >= 0
+        self._require(seed, f"item_seed must be a whole number from 0, got {self.item_seed!r}")
         self._require(self.batch_tokens >= 1, f"batch_tokens must be positive, got {self.batch_tokens}")
         self._require(self.bos in (True, False, None), f"bos is true, false or null, got {self.bos!r}")
         known = self.chat_template in (True, False)

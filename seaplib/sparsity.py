@@ -10,10 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .settings import ALLOCATIONS
-
-#: of the logistic curve; steeper ones are steps, and underflow
-STEEPEST = 100
+from .settings import ALLOCATIONS, STEEPEST
 
 
 class UnreachableSparsity(ValueError):

@@ -332,6 +332,12 @@ BAD_INPUT = {
     "model": ([], {"parameters": {"model": "{tiny}/nowhere"}}, {}, "there is no model"),
     "bundled model": ([], {"parameters": {"model": "bundled"}}, {}, "there is no model in"),
     "architecture": ([], {"parameters": {"model": "{gpt}"}}, {}, "'gpt_neo'"),
+    "extends a list": ([], {"extends": ["other"]}, {}, "does not exist"),
+    "twice": ([], {"parameters": {"sparsities": [0.2, 0.2]}}, {}, "sparsities names 0.2 twice"),
+    "yes or no": ([], {"offline": "no"}, {}, "offline must be true or false, got 'no'"),
+    "number as product": ([], {}, {"tables": [1]}, "named without folder, got 1"),
+    "product elsewhere": ([], {}, {"tables": ["../x"]}, "named without folder, got '../x'"),
+    "list as product": ([], {}, {"figures": [["a"]]}, "figures must be a list of names"),
 }
 
 
@@ -390,6 +396,9 @@ BAD_VALUES = [
     ("sparsity", "half", "sparsity must be a number, got 'half'"),
     ("other_methods", ["2SSP", "ShortGTP"], "did you mean 'ShortGPT'"),
     ("other_seeds", 0, "other_seeds must be at least 1"),
+    ("x0", float("nan"), "x0 must be finite"),
+    ("k", 1000.0, "k within ±100"),
+    ("tasks", ["piqa", "boolq", "piqa"], "tasks names 'piqa' twice"),
 ]
 
 
@@ -480,6 +489,10 @@ def test_missing_or_broken_files(project, main, monkeypatch):
     assert "there is no file notebooks/02_other.ipynb" in main("reproduce")[1]
     (project.root / "papermill_runs.yaml").write_text("profiles: [")
     assert "not valid YAML" in main("reproduce")[1]
+    (project.root / "papermill_runs.yaml").write_text("profiles:\n  a: {jobs: 1}\n  a: {jobs: 2}\n")
+    assert "the key 'a' stands twice" in main("reproduce")[1]
+    (project.root / "papermill_runs.yaml").write_text("profiles: {7: {jobs: 1}}\n")
+    assert "put 7 in quotes" in main("reproduce")[1]
 
 
 def test_reachable_sparsity_and_small_model_pass(project, main):
@@ -489,6 +502,7 @@ def test_reachable_sparsity_and_small_model_pass(project, main):
 
 
 DAMAGE = {"columns": "no column 'goal'", "rows": "has no rows", "file": "there is no", "name": "there is no"}
+DAMAGE |= {"shard": "has 1 of the 2 files of the split 'train'"}
 DAMAGE |= {"bytes": "is not a parquet file", "nothing": "is not a parquet file"}
 
 
@@ -505,6 +519,8 @@ def test_local_data_is_looked_at(project, main, monkeypatch, damage, message):
     assert main("status") == (0, "")
     if damage == "name":  # neither the split nor a shard of it
         (folder / "train.parquet").rename(folder / "train_old.parquet")
+    elif damage == "shard":
+        (folder / "train.parquet").rename(folder / "train-00000-of-00002.parquet")
     elif damage == "file":
         (folder / "train.parquet").unlink()
     elif damage in ("bytes", "nothing"):
