@@ -49,7 +49,7 @@ def _read_config(name: str, directory: Path, where: str, whole: bool = True) -> 
         raise PlanError(f"{where}: the model in {directory} {lacking}")
     try:
         config = json.loads(file.read_text("utf-8"))
-        kind = config.get("model_type")
+        kind = str(config.get("model_type"))
     except (ValueError, AttributeError) as error:
         raise PlanError(f"{where}: {file} is not a model configuration ({error})") from error
     if kind in PRUNED_TYPES:

@@ -44,6 +44,7 @@ class ModelError(ValueError):
 
 def _model_type(config) -> str:
     kind = getattr(config, "model_type", None) if not isinstance(config, dict) else config.get("model_type")
+    kind = kind if isinstance(kind, str) else None
     original = PRUNED_TYPES.get(kind, kind)
     if original not in ARCHITECTURES:
         raise ModelError(f"architecture {kind!r} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}")
@@ -102,7 +103,6 @@ def load(
     not match the architecture one to one: transformers would drop unknown tensors and initialise
     missing ones at random.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check(name_or_path)
@@ -113,15 +113,25 @@ def load(
     if device is not None and device_map is not None:
         raise ModelError("device puts the whole model in one place, device_map spreads it: give one of them")
     whole = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        on_gpu = torch.device(whole).type == "cuda"
+    except RuntimeError as error:
+        raise ModelError(f"there is no device {whole!r}; name one as 'cpu' or 'cuda:0'") from error
     placed = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
     if device_map is None:
-        placed = {"device_map": {"": whole}} if torch.device(whole).type == "cuda" else {}
+        placed = {"device_map": {"": whole}} if on_gpu else {}
     try:
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **placed)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (
+        Exception
+    ) as error:  # what transformers, tokenizers and safetensors raise about damaged files is not one class
         said = not local.is_dir() and hub.problem(error)
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "ignore_mismatched_sizes" in first:
+            first = "the weights do not have the shapes that config.json says; fetch the model again"
+        elif not isinstance(error, OSError | RuntimeError | ValueError):
+            first = f"a file of it is damaged or says what is not known ({type(error).__name__}: {first})"
         raise ModelError(f"cannot load {source}: {said or first}") from error
     wrong = {
         kind: sorted(map(str, report[kind]))
@@ -255,6 +265,13 @@ def width(layer: nn.Module, role: str) -> int:
     total = shape(linear(layer, role))[0]
     own = rows(layer, role)
     return len(range(total)[own]) if isinstance(own, slice) else len(own)
+
+
+def check_ids(model, largest: int) -> None:
+    """ValueError where the token id ``largest`` has no embedding: the tokenizer is another model's, or was extended."""
+    known = decoder(model).get_input_embeddings().weight.shape[0]
+    if largest >= known:
+        raise ModelError(f"token id {largest} has no place among the model's {known} embeddings; use its own tokenizer")
 
 
 def context_length(model) -> int:

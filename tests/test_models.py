@@ -266,3 +266,23 @@ def test_layers_of_different_width_are_no_dense_model():
     models.set_linear(models.decoder_layers(model)[0], "gate", torch.nn.Linear(16, 20, bias=False))
     with pytest.raises(models.ModelError, match="already pruned"):
         models.geometry(model)
+
+
+def test_damaged_files_and_places_that_do_not_exist_are_one_line(saved):
+    for options, said in (({"device": "tpu9"}, "no device 'tpu9'"), ({"dtype": "float99"}, "float99")):
+        with pytest.raises(models.ModelError, match=said):
+            models.load(saved, **options)
+    config = json.loads((saved / "config.json").read_text())
+    for change, said in (
+        ({"hidden_act": "swoosh"}, "KeyError: 'swoosh'"),
+        ({"hidden_size": 64}, "do not have the shapes that config.json says"),
+        ({"model_type": ["llama"]}, "is not supported"),
+    ):
+        (saved / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(models.ModelError, match=said) as raised:
+            models.load(saved)
+        assert "\n" not in str(raised.value)
+    (saved / "config.json").write_text(json.dumps(config))
+    (saved / "tokenizer.json").write_text("{}")
+    with pytest.raises(models.ModelError, match="damaged"):
+        models.load(saved)
