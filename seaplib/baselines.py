@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from . import layers, models
 from .activations import ActivationStats, capture
 from .encoding import encode
-from .masks import PruningMask, attention_unit_parameters, rank_all, select, standardise
+from .masks import PruningMask, attention_unit_parameters, rank_all, ranked_across, select, standardise
 from .pruning import copy_of, resized
 from .scores import Scores, aggregate, score, weights
 from .sparsity import authors_logistic, uniform
@@ -106,7 +106,9 @@ def authors_mask(
 def _robust(metric: torch.Tensor) -> torch.Tensor:
     """(x − median)/IQR per layer, clipped at ±3; the median is the lower one of an even count."""
     quartiles = torch.quantile(metric, torch.tensor([0.25, 0.75], dtype=metric.dtype), dim=1, keepdim=True)
-    return ((metric - metric.median(1, keepdim=True).values) / (quartiles[1] - quartiles[0])).clamp(-3, 3)
+    return ranked_across(
+        ((metric - metric.median(1, keepdim=True).values) / (quartiles[1] - quartiles[0])).clamp(-3, 3)
+    )
 
 
 def authors_code(
@@ -206,6 +208,10 @@ def wanda(model, tokenizer, corpus, sparsity: float, max_length: int = 2048, pro
                     continue
         for measured, roles in _SAME_INPUT.items():
             _, _, _, second_moment = recorder.stacked(measured)
+            if not torch.isfinite(second_moment).all():
+                raise ValueError(
+                    f"the inputs of layer {index}'s {measured} are not finite (NaN or Inf), so they rank nothing"
+                )
             for role, *_ in layers.projections(layer):
                 if role in roles:
                     projection = resized(models.linear(layer, role))

@@ -36,6 +36,7 @@ def encode(model, tokenizer, texts: Sequence[str], max_length: int) -> Encoded:
         said = f"{skipped} of {len(encoded)} texts tokenise to nothing and are skipped (the first is number {first})"
         warnings.warn(said, stacklevel=2)
     found = [encoded[i] for i in kept]
+    models.check_ids(model, max(map(max, found)))
     return Encoded([ids[:limit] for ids in found], kept, sum(len(ids) > limit for ids in found))
 
 

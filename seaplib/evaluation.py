@@ -74,7 +74,7 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
     FileNotFoundError for a missing split, both before any model runs.
     """
     bench = Bench(model, tokenizer, settings or Evaluation())
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    names = distinct([tasks] if isinstance(tasks, str) else tasks, "task")
     chosen = list(variants) if variants is not None else [None]
     work = [(i, v, name) for i, v in enumerate(chosen) for name in names if v is None or not v.tasks or name in v.tasks]
     for name in dict.fromkeys(name for _, _, name in work):
@@ -93,6 +93,14 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
         raise ValueError("nothing to evaluate: no variant is meant for any of the tasks " + ", ".join(names))
     items = pd.concat(frames, ignore_index=True)
     return items.astype({"calibration_seed": "Int64"})
+
+
+def distinct(values, what: str) -> list:
+    """``values`` as a list. ValueError where one stands in it twice: its items would count twice."""
+    values = list(values)
+    if double := [value for place, value in enumerate(values) if value in values[:place]]:
+        raise ValueError(f"{what} {double[0]!r} is named twice, so its items would count twice; name it once")
+    return values
 
 
 def label_of(model, variant=None) -> dict:

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from . import models, store
+from . import likelihood, models, store
 from .evaluation import DENSE, name_of
 
 N = 4  # of the n-grams that count as repetition
@@ -139,9 +139,9 @@ def _write(model, variant, encoded: list[list[int]], new_tokens: int) -> Continu
     written = []
     for start in encoded:
         ids = torch.tensor([start], device=models.input_device(applied))
-        out = applied.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, pad_token_id=0
-        )[0, len(start) :].tolist()
+        options = {"max_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
+        with likelihood.numbers_only(applied):
+            out = applied.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(start) :].tolist()
         written.append(out[:-1] if out and out[-1] in stops else out)
     return Continuations(written)
 

@@ -203,8 +203,10 @@ def evaluate_items(
     the MLPs do not have so many parameters.
     """
     bench, shape = Bench(model, tokenizer, settings or Evaluation()), models.geometry(model)
+    names = evaluation.distinct([tasks] if isinstance(tasks, str) else tasks, "task")
+    targets = [(s, active_channels(shape, s)) for s in evaluation.distinct(sparsities, "sparsity")]
     frames = []
-    work = [(s, active_channels(shape, s), name) for s in sparsities for name in tasks]
+    work = [(s, channels, name) for s, channels in targets for name in names]
     for sparsity, channels, name in tqdm(work, desc="GRIFFIN", unit="task", leave=False, disable=not progress):
         spec = bench.fingerprints | bench.identity(name) | {"variant": {"griffin": channels}}
         frame = store.fetch("items", spec, partial(_score, bench, name, channels), pd.DataFrame)
@@ -237,5 +239,5 @@ def _option_scores(bench: Bench, prepared: Prepared, selection: Selection) -> tu
         np.add.at(sums, batch.owner.numpy(), logprob.double().cpu().numpy())
         np.logical_and.at(greedy, batch.owner.numpy(), likeliest.cpu().numpy())
     if np.isnan(sums).any():
-        raise ValueError("the model's log-probabilities are not numbers (NaN): its weights or activations are damaged")
+        raise ValueError(likelihood.DAMAGED)
     return sums, greedy

@@ -40,7 +40,21 @@ class Bench:
             raise ValueError("the tokenizer has no chat template; leave chat_template off")
         if settings.bos and tokenizer.bos_token_id is None:
             raise ValueError("the tokenizer has no BOS token to begin with; leave bos at null")
+        if settings.chat_template:
+            self._check_template()
         self._drawn, self._prepared, self._identities = {}, {}, {}
+
+    def _check_template(self) -> None:
+        """ValueError where the chat template cannot word a user's turn, or leaves out what the user says."""
+        said = "Why is the sky blue?"
+        try:
+            turn = [{"role": "user", "content": said}]
+            text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja's, or what the template itself raises
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the tokenizer's chat template cannot word a user's turn ({reason})") from error
+        if said not in text:
+            raise ValueError("the tokenizer's chat template leaves out what the user says; leave chat_template off")
 
     @cached_property
     def harness(self):
@@ -153,7 +167,12 @@ class Bench:
             made = task.construct_requests(doc=doc, ctx=context, metadata=(name, index, 1), **chat)
             instances.append(made if isinstance(made, list) else [made])
         if task.OUTPUT_TYPE == "generate_until":
-            room = self.max_length - instances[0][0].args[1].get("max_gen_toks", self.harness.max_gen_toks)
+            written = instances[0][0].args[1].get("max_gen_toks", self.harness.max_gen_toks)
+            if (room := self.max_length - written) < 1:
+                raise ValueError(
+                    f"{name}: answers of up to {written} tokens leave no room for a prompt "
+                    f"in a context of {self.max_length}"
+                )
             too_long = [len(self.harness.tok_encode(item[0].args[0])) > room for item in instances]
             return Prepared(task, instances, ids, [], too_long)
         requests = self.requests(instances)
@@ -214,7 +233,8 @@ class Bench:
     def _generate(self, task, instances: list, model) -> list[list[str]]:
         self.harness._model = model
         try:
-            texts = self.harness.generate_until(instances, disable_tqdm=True)
+            with likelihood.numbers_only(model):
+                texts = self.harness.generate_until(instances, disable_tqdm=True)
         finally:
             self.harness._model = self.model
         for instance, text in zip(instances, texts, strict=True):

@@ -11,7 +11,8 @@ and a context length, not to a model: made once, it serves every pruned variant.
 """
 
 import os.path
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ WORTH_SHARING = 0.8  # pack an item if its row is at most this share of its requ
 LOGITS_AT_ONCE = 2**25  # numbers; bounds the memory of the LM head's output
 
 CPU_BATCH_TOKENS = 1024  # more is slower on a CPU: activations no longer fit its caches
+
+DAMAGED = "the model's log-probabilities are not numbers (NaN): its weights or activations are damaged"
 
 Request = tuple[Sequence[int], Sequence[int]]  # token ids of context and continuation
 
@@ -152,7 +155,7 @@ def score(
         np.logical_and.at(greedy, owner, likeliest.cpu().numpy())
         on_batch()
     if np.isnan(sums).any():
-        raise ValueError("the model's log-probabilities are not numbers (NaN): its weights or activations are damaged")
+        raise ValueError(DAMAGED)
     return sums, greedy
 
 
@@ -160,6 +163,7 @@ def score(
 def token_logprobs(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability (float32) of each token asked for, and whether it is the likeliest one: [tokens] each."""
     device, dtype = models.input_device(model), model.dtype
+    models.check_ids(model, int(batch.ids.max()))
     ids = batch.ids.to(device)
     inputs = {}
     if batch.branches is not None:
@@ -177,6 +181,23 @@ def token_logprobs(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs.append(logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0])
         likeliest.append(logits.argmax(-1) == wanted)
     return torch.cat(logprobs), torch.cat(likeliest)
+
+
+@contextmanager
+def numbers_only(model) -> Iterator[None]:
+    """ValueError at the end if a logit was NaN meanwhile: greedy decoding writes on, with the first of its tokens."""
+    seen = []
+
+    def look(module, args, output):
+        seen[:] = [torch.isnan(output).any() | (seen[0] if seen else False)]
+
+    handle = model.get_output_embeddings().register_forward_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if seen and bool(seen[0]):
+        raise ValueError(DAMAGED)
 
 
 def _mask(branches: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

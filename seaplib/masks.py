@@ -267,8 +267,21 @@ def _carried_counts(rho: dict, units: int, geometry: Geometry, kv_unit: str, rou
 
 
 def standardise(metric: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit (n−1) deviation in every layer of ``metric`` [layers, dims]."""
-    return (metric - metric.mean(1, keepdim=True)) / metric.std(1, keepdim=True)
+    """Zero mean and unit (n−1) deviation in every layer of ``metric`` [layers, dims].
+
+    ValueError where a layer's are all equal: they have no place in an order over all layers.
+    """
+    return ranked_across((metric - metric.mean(1, keepdim=True)) / metric.std(1, keepdim=True))
+
+
+def ranked_across(metric: torch.Tensor) -> torch.Tensor:
+    """``metric`` [layers, dims] itself. ValueError where a layer's has NaN, which any order would put somewhere."""
+    if flat := metric.isnan().any(1).nonzero().flatten().tolist():
+        raise ValueError(
+            f"the scores of layer {flat[0]} do not differ, so no order over all layers can place its units; "
+            "calibrate on more text, or use an allocation that fixes a ratio per layer (logistic, uniform)"
+        )
+    return metric
 
 
 def rank_all(groups: torch.Tensor, channels: torch.Tensor, group_cost: float, target: float, nearest: bool = True):

@@ -148,7 +148,7 @@ def summarise(windows: pd.DataFrame) -> dict:
     The interval takes windows as the independent units: mean ± 1.96 standard errors in nats.
     """
     if windows["nll"].isna().any():
-        raise ValueError("the model's log-probabilities are not numbers (NaN): its weights or activations are damaged")
+        raise ValueError(likelihood.DAMAGED)
     total, tokens, size = windows["nll"].sum(), int(windows["tokens"].sum()), int(windows["bytes"].sum())
     mean, n = total / tokens, len(windows)
     error = (windows["nll"] / windows["tokens"]).std(ddof=1) / math.sqrt(n) if n > 1 else math.nan

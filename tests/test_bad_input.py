@@ -8,8 +8,8 @@ import torch
 from conftest import SENTENCES
 
 import seaplib
-from seaplib import corpora, masks, models, perplexity, pruning, scores, sparsity, tasks
-from seaplib.settings import Evaluation
+from seaplib import baselines, corpora, generation, griffin, masks, models, perplexity, pruning, scores, sparsity, tasks
+from seaplib.settings import Calibration, Evaluation
 
 pytestmark = pytest.mark.unit
 
@@ -129,6 +129,11 @@ DAMAGE = {
     ),
     "no rows": (lambda file: rewrite(file, lambda rows: rows[:0]), "has no rows"),
     "no column": (lambda file: rewrite(file, lambda rows: rows.drop(columns="sol2")), "lacks sol2; it has"),
+    "a shard missing": (
+        lambda file: file.rename(file.with_name(f"{file.stem}-00000-of-00002.parquet")),
+        "has 1 of the 2 files of the split .*copy it again",
+    ),
+    "shards that differ": (lambda file: _two_shards(file), "its files differ in their columns"),
     "an empty cell": (
         lambda file: rewrite(file, lambda rows: rows.assign(goal=[None, *rows["goal"][1:]])),
         "1 empty cells in goal",
@@ -142,6 +147,13 @@ DAMAGE = {
         "-0 .*label -1 names none of the 2 options",
     ),
 }
+
+
+def _two_shards(file) -> None:
+    rows = pd.read_parquet(file)
+    for number, label in enumerate((rows["label"], rows["label"].astype(str))):
+        rows.assign(label=label).to_parquet(file.with_name(f"{file.stem}-0000{number}-of-00002.parquet"), index=False)
+    file.unlink()
 
 
 def _not_text(n: int) -> tuple:
@@ -224,3 +236,110 @@ def test_an_answer_that_tokenises_to_nothing_is_not_scored(tiny_model, tiny_toke
         ValueError, match="piqa: item validation-0 cannot be scored: an answer of it tokenises to nothing"
     ):
         seaplib.evaluate(tiny_model("mha"), deaf, tasks=["piqa"], progress=False)
+
+
+def test_what_is_named_twice_is_not_counted_twice(tiny_model, tiny_tokenizer, tiny_data_dir):
+    with pytest.raises(ValueError, match="task 'piqa' is named twice"):
+        seaplib.evaluate(tiny_model("mha"), tiny_tokenizer, tasks=["piqa", "piqa"], progress=False)
+    with pytest.raises(ValueError, match="task 'piqa' is named twice"):
+        griffin.evaluate_items(tiny_model("mha"), tiny_tokenizer, ["piqa", "piqa"], [0.2], progress=False)
+    with pytest.raises(ValueError, match="sparsity 0.2 is named twice"):
+        griffin.evaluate_items(tiny_model("mha"), tiny_tokenizer, ["piqa"], [0.2, 0.2], progress=False)
+    once = griffin.evaluate_items(tiny_model("mha"), tiny_tokenizer, iter(["piqa"]), [0.1, 0.2], progress=False)
+    assert set(once.groupby("requested_sparsity").size()) == {len(once) / 2}
+
+
+@pytest.fixture
+def sums_to_write(tiny_data_dir):
+    """GSM8K of three rows."""
+    (tiny_data_dir / "gsm8k/main").mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = {"question": [f"How many {split} {i}?" for i in range(3)], "answer": [f"x #### {i}" for i in range(3)]}
+        pd.DataFrame(rows).to_parquet(tiny_data_dir / f"gsm8k/main/{split}.parquet")
+
+
+def test_a_damaged_model_writes_no_answers(tiny_model, tiny_tokenizer, sums_to_write):
+    """Greedy decoding of NaN is a text like any other."""
+    model, roomy = damaged(tiny_model("mha", max_position_embeddings=512)), {"settings": Evaluation(items=2)}
+    with pytest.raises(ValueError, match="not numbers"):
+        seaplib.evaluate(model, tiny_tokenizer, tasks=["gsm8k"], progress=False, **roomy)
+    with pytest.raises(ValueError, match="not numbers"):
+        griffin.evaluate_items(model, tiny_tokenizer, ["gsm8k"], [0.2], progress=False, **roomy)
+    with pytest.raises(ValueError, match="not numbers"):
+        generation.generate(model, tiny_tokenizer, ["A kettle"], new_tokens=4, progress=False)
+
+
+def test_a_context_too_small_for_an_answer(tiny_model, tiny_tokenizer, sums_to_write):
+    with pytest.raises(ValueError, match="gsm8k: answers of up to 256 tokens leave no room for a prompt .* of 256"):
+        seaplib.evaluate(tiny_model("mha"), tiny_tokenizer, tasks=["gsm8k"], progress=False)
+
+
+def test_a_tokenizer_with_more_types_than_the_model(tiny_model, tiny_tokenizer, tiny_data_dir):
+    import copy
+
+    extended = copy.deepcopy(tiny_tokenizer)
+    extended.add_tokens(["How"])
+    with pytest.raises(ValueError, match="token id 400 has no place among the model's 400 embeddings"):
+        seaplib.evaluate(tiny_model("mha", vocab_size=400), extended, tasks=["piqa"], progress=False)
+    with pytest.raises(ValueError, match="token id 400 has no place"):
+        seaplib.collect(tiny_model("mha", vocab_size=400), extended, seaplib.corpus("piqa", 4), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% if x %}", "cannot word a user's turn"),
+        ("{{ raise_exception('system only') }}", "cannot word a user's turn .system only"),
+        ("hello", "leaves out what the user says"),
+    ],
+)
+def test_a_chat_template_that_words_no_prompt(tiny_model, tiny_tokenizer, template, said):
+    import copy
+
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=said):
+        seaplib.evaluate(
+            tiny_model("mha"), tokenizer, tasks=["piqa"], settings=Evaluation(chat_template=True), progress=False
+        )
+
+
+def test_running_text_that_is_no_text(tiny_model, tiny_tokenizer, tiny_data_dir):
+    for split in ("train", "test"):
+        file = tiny_data_dir / "wikitext/wikitext-2-raw-v1" / f"{split}.parquet"
+        pd.DataFrame({"text": [1, 2, 3]}).to_parquet(file)
+    with pytest.raises(ValueError, match="wikitext2: train has int64 in text; it needs texts"):
+        seaplib.corpus("wikitext2", 2)
+    with pytest.raises(ValueError, match="wikitext2: test has int64 in text"):
+        perplexity.perplexity(tiny_model("mha"), tiny_tokenizer, "wikitext2", progress=False)
+
+
+@pytest.mark.parametrize("wrong", [{"items": True}, {"item_seed": -1}])
+def test_settings_that_draw_nothing(wrong):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        Evaluation(**wrong)
+
+
+def test_a_layer_without_activations_has_no_place_in_an_order_over_layers(tiny_model, tiny_tokenizer, tiny_data_dir):
+    """NaN sorts to one end: the layer would be kept, or removed, as a whole."""
+    model, corpus = tiny_model("mha", num_hidden_layers=4), seaplib.corpus("piqa", 8)
+    with torch.no_grad():
+        models.linear(models.decoder_layers(model)[1], "up").weight.zero_()
+    said = "scores of layer 1 do not differ"
+    for estimator in ("exact", "flap", "authors"):
+        calibration = Calibration(samples=8, estimator=estimator)
+        stats = seaplib.collect(model, tiny_tokenizer, corpus, calibration, progress=False)
+        with pytest.raises(ValueError, match=said):
+            if estimator == "exact":
+                masks.select(scores.score(stats), sparsity.adaptive(0.3))
+            elif estimator == "flap":
+                baselines.flap(stats, 0.3)
+            else:
+                baselines.authors_mask(baselines.authors_score(stats), 0.3, "AL-AM")
+    stats = seaplib.collect(model, tiny_tokenizer, corpus, progress=False)
+    assert abs(masks.select(scores.score(stats), sparsity.uniform(0.3)).achieved - 0.3) < 0.02
+
+
+def test_wanda_ranks_no_weights_by_nan(tiny_model, tiny_tokenizer, tiny_data_dir):
+    with pytest.raises(ValueError, match="layer 1's down are not finite"):
+        baselines.wanda(damaged(tiny_model("mha")), tiny_tokenizer, seaplib.corpus("piqa", 4), 0.5, progress=False)
