@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 from . import layers, models
 from .activations import ActivationStats, capture
 from .encoding import encode
-from .masks import PruningMask, attention_unit_parameters, rank_all, ranked_across, select, standardise
+from .masks import PruningMask, attention_unit_parameters, select
 from .pruning import copy_of, resized
+from .ranking import rank_all, ranked_across, standardise
 from .scores import Scores, aggregate, score, weights
 from .sparsity import authors_logistic, uniform
 

@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 
-from seaplib import masks, models, pruning, sparsity
+from seaplib import masks, models, pruning, ranking, sparsity
 from seaplib.masks import PruningMask, select
 from seaplib.models import Geometry
 from seaplib.scores import Scores
@@ -158,7 +158,7 @@ def test_ties_go_by_index():
     assert mask.heads.tolist() == [[False, False, True, True]] * 2
     assert mask.channels.tolist() == [[False] * 5 + [True] * 5] * 2
     assert reference.keep([1.0] * 10, 5) == mask.channels[0].tolist()
-    adaptive, _ = masks.rank_all(torch.zeros(2, 2), torch.zeros(2, 3), 1.0, 3.0)
+    adaptive, _ = ranking.rank_all(torch.zeros(2, 2), torch.zeros(2, 3), 1.0, 3.0)
     assert adaptive.tolist() == [[False, False], [False, True]]
 
 
@@ -235,7 +235,7 @@ def test_the_remove_test_prunes_one_layer():
 
 def test_standardise_is_per_layer_with_n_minus_one():
     x = torch.tensor([[1.0, 2.0, 6.0], [10.0, 10.0, 40.0]])
-    out = masks.standardise(x)
+    out = ranking.standardise(x)
     assert out[0].tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5])
     assert out.std(1).tolist() == pytest.approx([1, 1])
 
@@ -245,7 +245,7 @@ def test_one_order_over_everything(target):
     """Against FLAP's slow threshold. FLAP itself keeps strictly above it, one unit fewer."""
     torch.manual_seed(0)
     groups, channels, cost = torch.rand(3, 4), torch.rand(3, 10), 2.5
-    kept_groups, kept_channels = masks.rank_all(groups, channels, cost, target)
+    kept_groups, kept_channels = ranking.rank_all(groups, channels, cost, target)
     metrics = torch.cat([groups.flatten(), channels.flatten()]).tolist()
     costs = [cost] * 12 + [1.0] * 30
     threshold = reference.flap_threshold(metrics, costs, target / sum(costs))
@@ -255,9 +255,9 @@ def test_one_order_over_everything(target):
 
 
 def test_the_last_prefix_within_the_target():
-    kept, _ = masks.rank_all(torch.tensor([[0.1, 0.2, 0.3]]), torch.zeros(1, 0), 2.0, 3.9, nearest=False)
+    kept, _ = ranking.rank_all(torch.tensor([[0.1, 0.2, 0.3]]), torch.zeros(1, 0), 2.0, 3.9, nearest=False)
     assert kept.tolist() == [[False, True, True]]
-    kept, _ = masks.rank_all(torch.tensor([[0.1, 0.2, 0.3]]), torch.zeros(1, 0), 2.0, 3.9)
+    kept, _ = ranking.rank_all(torch.tensor([[0.1, 0.2, 0.3]]), torch.zeros(1, 0), 2.0, 3.9)
     assert kept.tolist() == [[False, False, True]]
 
 
