@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import pandas as pd
 
-from . import corpora, likelihood, models, store, tasks
+from . import batching, corpora, likelihood, models, store, tasks
 from .settings import Evaluation
 
 METRICS = ("acc", "acc_norm", "exact_match")
@@ -121,7 +121,7 @@ class Bench:
         too_long = [any(likelihood.truncated(request, self.max_length) for request in item) for item in requests]
         window = getattr(self.model.config, "sliding_window", None)
         share = likelihood.can_share(self.model)
-        tokens = likelihood.affordable(self.model, self.settings.batch_tokens)
+        tokens = batching.affordable(models.input_device(self.model), self.settings.batch_tokens)
         batches = likelihood.plan(requests, self.max_length, tokens, share, window)
         return Prepared(task, instances, ids, batches, too_long)
 

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
 from . import models
-from .activations import batches, encode
+from .activations import encode
+from .batching import batches
 from .corpora import Corpus
 
 POOLINGS = ("mean", "last")

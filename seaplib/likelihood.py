@@ -22,8 +22,6 @@ from . import models
 WORTH_SHARING = 0.8  # pack an item if its row is at most this share of its requests' tokens
 LOGITS_AT_ONCE = 2**25  # numbers; bounds the memory of the LM head's output
 
-CPU_BATCH_TOKENS = 1024  # more is slower on a CPU: activations no longer fit its caches
-
 Request = tuple[Sequence[int], Sequence[int]]  # token ids of context and continuation
 
 
@@ -185,11 +183,6 @@ def _mask(branches: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     length = branches.shape[1]
     seen = ((key == 0) | (key == query)) & torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
-
-
-def affordable(model, batch_tokens: int) -> int:
-    """``batch_tokens``, or less where less is faster."""
-    return min(batch_tokens, CPU_BATCH_TOKENS) if models.input_device(model).type == "cpu" else batch_tokens
 
 
 def can_share(model) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 
-from seaplib import activations, corpora, models
+from seaplib import activations, batching, corpora, models
 from seaplib.settings import Calibration
 
 pytestmark = pytest.mark.unit
@@ -88,7 +88,7 @@ def test_the_pad_token_does_not_matter(tiny_model, tiny_tokenizer):
     results = []
     for pad in (0, 17):
         with torch.inference_mode(), activations.capture(model) as recorder:
-            for ids, mask, _ in activations.batches(encoded, 200, "cpu", pad):
+            for ids, mask, _ in batching.batches(encoded, 200, "cpu", pad):
                 model(input_ids=ids, attention_mask=mask)
         results.append(recorder.stacked("down"))
     assert results[0][0] == results[1][0] == sum(map(len, encoded))
@@ -270,7 +270,7 @@ def test_batches_hold_every_text_once_within_the_budget():
     lengths = [3, 9, 1, 9, 40, 2, 5]
     encoded = [[7] * n for n in lengths]
     seen = []
-    for ids, mask, rows in activations.batches(encoded, 20, "cpu"):
+    for ids, mask, rows in batching.batches(encoded, 20, "cpu"):
         assert ids.numel() <= 20 or len(rows) == 1
         assert mask.sum(1).tolist() == [lengths[i] for i in rows]
         seen += rows
