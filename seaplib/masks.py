@@ -157,8 +157,13 @@ def attention_unit_parameters(geometry: Geometry, kv_unit: str) -> int:
 
 def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """bool mask of ``scores`` [n] without its ``count`` lowest entries; ties go by index (Eqs. 8-10)."""
-    keep = torch.ones(len(scores), dtype=torch.bool)
-    keep[torch.argsort(scores, stable=True)[:count]] = False
+    if count == 0:
+        return torch.ones(len(scores), dtype=torch.bool)
+    threshold = scores.kthvalue(count).values  # linear in n, unlike sorting
+    keep = scores > threshold
+    tied = (scores == threshold).nonzero().squeeze(1)
+    staying = len(scores) - count - int(keep.sum())
+    keep[tied[len(tied) - staying :]] = True
     return keep
 
 

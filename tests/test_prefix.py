@@ -85,7 +85,7 @@ def test_layer_inputs_in_any_order(tiny_model):
         assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
 
 
-def test_a_remove_test_is_what_evaluating_each_model_by_itself_gives(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
+def test_a_remove_test_is_what_each_model_by_itself_gives(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
     model = tiny_model("gqa", num_hidden_layers=3)
     variants, settings = [None, *removals(model)], Evaluation(batch_tokens=300)
     sums, score = [], likelihood.score
@@ -100,7 +100,7 @@ def test_a_remove_test_is_what_evaluating_each_model_by_itself_gives(tiny_model,
 
 
 def test_a_remove_test_computes_half_of_the_layers(tiny_model, tiny_tokenizer, tiny_data_dir):
-    """Counted in passes through dense layers: one in all to go from layer to layer, and what follows each pruned one."""
+    """Counted in MLPs that run: one pass in all to go from layer to layer, and what follows each pruned one."""
     model, passes = tiny_model(num_hidden_layers=3), []
     for layer in models.decoder_layers(model):  # copies share the hook
         layer.mlp.register_forward_hook(lambda module, args, output: passes.append(1))
