@@ -23,10 +23,10 @@ MEMORY_SIZE, MORE_TEXTS = "160M", 8
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One word, one token: texts of given lengths are written as words."""
-    words = {f"w{i}": i for i in range(common.VOCABULARY)}
-    made = Tokenizer(models.WordLevel(words))
+    words = {"<pad>": 0, "<s>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, common.VOCABULARY)}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="w1", pad_token="w0")
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", pad_token="<pad>")
 
 
 def texts(repeat: int = 1) -> list[corpora.Corpus]:
@@ -37,7 +37,7 @@ def texts(repeat: int = 1) -> list[corpora.Corpus]:
         written = []
         for length in list(group["tokens"]) * repeat:
             ids = torch.randint(3, common.VOCABULARY, (length - 1,), generator=generator).tolist()
-            written.append(" ".join(["w1", *(f"w{i}" for i in ids)]))
+            written.append(" ".join(["<s>", *(f"w{i}" for i in ids)]))
         found.append(corpora.Corpus(task, tuple(written), tuple(map(str, range(len(written)))), {}))
     return found
 

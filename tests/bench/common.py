@@ -34,9 +34,15 @@ def llama(size: str, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     return LlamaForCausalLM._from_config(config, dtype=dtype).eval()
 
 
+def clock() -> Callable[[], float]:
+    """Wall time; of a single thread without a GPU the processor's time, which others on the machine do not stretch."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time if alone else time.perf_counter
+
+
 def in_turn(calls: dict[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> pd.DataFrame:
     """Seconds of every call, [rounds, names]: A B C, B C A, … so that a slow spell hits all of them."""
-    names = list(calls)
+    names, now = list(calls), clock()
     if warm_up:
         for call in calls.values():
             call()
@@ -44,9 +50,9 @@ def in_turn(calls: dict[str, Callable[[], object]], rounds: int, warm_up: bool =
     for turn in range(rounds):
         seconds = {}
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
+            start = now()
             calls[name]()
-            seconds[name] = time.perf_counter() - start
+            seconds[name] = now() - start
         rows.append(seconds)
     return pd.DataFrame(rows)[names]
 
@@ -91,6 +97,7 @@ def machine() -> dict:
         "processor": speed._processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "clock": "processor" if clock() is time.process_time else "wall",
         "bf16 instructions": "AMX" if "amx_bf16" in flags else "AVX-512" if "avx512_bf16" in flags else "none",
         "memory (GiB)": round(psutil.virtual_memory().total / 2**30),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
