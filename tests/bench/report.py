@@ -20,7 +20,7 @@ def directory() -> Path:
 
 
 def write(folder: Path) -> None:
-    """Both tables anew: ``summary.md`` with every row, ``targets.md`` with those that have a target."""
+    """Both tables anew: ``summary.md`` with every row, ``targets.md`` with what has a target or was published."""
     (folder / "summary.md").write_text(table(folder), "utf-8")
     (folder / "targets.md").write_text(table(folder, targets=True), "utf-8")
 
@@ -34,12 +34,14 @@ def table(folder: Path, targets: bool = False) -> str:
         if not (folder / f"{group}.csv").exists():
             continue
         for r in pd.read_csv(folder / f"{group}.csv", keep_default_na=False).itertuples():
-            if targets and not r.target:
+            published = getattr(r, "published", "")
+            if targets and not (r.target or published):
                 continue
+            quantity = f"{r.quantity} (published for {published})" if published else r.quantity
             low, high = (f"{value:.3g}" for value in (r.min, r.max))
             spread = f"{low} – {high}" if r.rounds > 1 else ""
             unit = "" if r.unit == "×" else f" {r.unit}"
             target = r.target.replace(">=", "≥").replace("<=", "≤")
             shown = f"{r.median:.3g}{'×' if r.unit == '×' else ''}{unit}"
-            lines.append(f"| {title} | {r.case} | {r.quantity} | {shown} | {spread} | {target} | {r.met} |")
+            lines.append(f"| {title} | {r.case} | {quantity} | {shown} | {spread} | {target} | {r.met} |")
     return "\n".join(lines) + "\n"
