@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -25,8 +24,6 @@ from .encoding import encode
 
 POOLINGS = ("mean", "last")
 METHODS = ("umap", "tsne", "pca")
-#: layers × prompts from which processes gain more than their start costs: UMAP is imported and compiled in each
-WORTH_PROCESSES = 24_000
 
 
 @dataclass(frozen=True)
@@ -173,23 +170,15 @@ def embed(
 
     ``method`` is ``umap``, ``tsne`` or ``pca``; ``options`` go to its class. All start from the
     same seed and the PCA of the layer, so that a rerun gives the same picture. Distances between
-    clusters of UMAP and t-SNE mean little: measure with ``separability``. With many layers, each of
-    PyTorch's threads becomes a process of its own.
+    clusters of UMAP and t-SNE mean little: measure with ``separability``.
     """
-    chosen = list(states.layers if layers is None else layers)
-    calls = (joblib.delayed(_fit)(states.standardised(layer), method, seed, options) for layer in chosen)
-    workers = torch.get_num_threads() if len(chosen) * len(states) >= WORTH_PROCESSES else 1
-    found = joblib.Parallel(workers, return_as="generator")(calls)
     frames = []
-    for layer in tqdm(chosen, desc=method, unit="layer", leave=False, disable=not progress):
-        points = next(found)
+    for layer in tqdm(list(states.layers if layers is None else layers), desc=method, unit="layer", leave=False,
+                      disable=not progress):  # fmt: skip
+        points = _reducer(method, len(states), seed, options).fit_transform(states.standardised(layer))
         frame = pd.DataFrame({"layer": layer, "id": states.ids, "task": states.labels})
         frames.append(frame.assign(x=points[:, 0].astype(float), y=points[:, 1].astype(float)))
     return pd.concat(frames, ignore_index=True)
-
-
-def _fit(x: np.ndarray, method: str, seed: int, options: dict) -> np.ndarray:
-    return _reducer(method, len(x), seed, options).fit_transform(x)
 
 
 def _reducer(method: str, n: int, seed: int, options: dict):

@@ -1,11 +1,9 @@
 """Hidden states against a prompt-by-prompt reference, and their embeddings."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from seaplib import hidden_states as hidden
 from seaplib.corpora import Corpus
 from seaplib.hidden_states import HiddenStates, embed, hidden_states, residual_stream
 
@@ -128,15 +126,3 @@ def test_texts_without_tokens_are_skipped_with_their_labels_and_ids(tiny_model, 
         states = hidden_states(tiny_model(), tiny_tokenizer, both, progress=False)
     assert states.ids.tolist() == ["a0", "b1"] and states.labels.tolist() == ["a", "b"]
     assert states.provenance["skipped"] == 2 and len(states) == 2
-
-
-def test_processes_give_the_same_embedding(monkeypatch):
-    states, seen = clusters(), []
-    expected = embed(states, method="pca", progress=False)
-    parallel = hidden.joblib.Parallel
-    monkeypatch.setattr(hidden, "WORTH_PROCESSES", len(states) * 2)
-    monkeypatch.setattr(hidden.torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(hidden.joblib, "Parallel", lambda n, **kw: seen.append(n) or parallel(n, **kw))
-    pd.testing.assert_frame_equal(embed(states, layers=[0, 1], method="pca", progress=False), expected)
-    embed(states, layers=[1], method="pca", progress=False)
-    assert seen == [2, 1], "one layer is not worth a process"

@@ -12,7 +12,7 @@ from . import common
 LLAMA_7B = Geometry(layers=32, hidden=4096, heads=32, kv_heads=32, head_dim=128, channels=11008,
                     model_parameters=6_738_415_616, vocabulary=32_000)  # fmt: skip
 TASKS = ("piqa", "boolq", "openbookqa", "arc_challenge", "winogrande", "gsm8k", "hellaswag", "mmlu")
-PROMPTS, DIMENSIONS, LAYERS = 1_400, 192, 18
+PROMPTS, DIMENSIONS, LAYERS = 1_400, 192, 33
 
 
 def statistics() -> dict[str, ActivationStats]:
@@ -42,27 +42,15 @@ def selection() -> list[dict]:
 
 
 def embedding() -> list[dict]:
-    """One clustered cloud a layer, as ``embed`` decides, and with several threads one layer at a time beside it."""
+    """One clustered cloud a layer."""
     draw = np.random.default_rng(0)
     centres = draw.normal(size=(7, LAYERS, DIMENSIONS))
     labels = np.arange(PROMPTS) % 7
     vectors = (centres[labels] + draw.normal(size=(PROMPTS, LAYERS, DIMENSIONS))).astype(np.float32)
     states = hidden_states.HiddenStates(vectors, labels.astype(str), np.arange(PROMPTS).astype(str))
     hidden_states.embed(states, [0], progress=False)  # imports and compiles UMAP
-
-    def one_at_a_time() -> None:
-        for layer in states.layers:
-            hidden_states.embed(states, [layer], progress=False)
-
-    calls = {"together": lambda: hidden_states.embed(states, progress=False)}
-    if torch.get_num_threads() > 1:
-        calls["alone"] = one_at_a_time
-    seconds = common.in_turn(calls, 1, warm_up=False)
-    case = f"UMAP, {PROMPTS:,} prompts, {LAYERS} layers"
-    found = [common.row(case, "all layers", seconds["together"], "s")]
-    if "alone" in seconds:
-        found.append(common.row(case, "one after the other / in processes", seconds["alone"] / seconds["together"]))
-    return found
+    seconds = common.in_turn({"all": lambda: hidden_states.embed(states, progress=False)}, 1, warm_up=False)["all"]
+    return [common.row(f"UMAP, {PROMPTS:,} prompts, {LAYERS} layers", "all layers", seconds, "s")]
 
 
 def run() -> list[dict]:
