@@ -35,7 +35,7 @@ def measure(group: str) -> int:
         print(f"{report.GROUPS[group]}: not run ({why})", flush=True)
         return 0
     load = psutil.getloadavg()[0]  # before: how busy others keep the machine
-    rows = pd.DataFrame(module.run()).assign(load=load)
+    rows = pd.DataFrame(module.run()).assign(load=load, clock=common.clock().__name__)
     folder = report.directory()
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_csv(folder / f"{group}.csv", index=False, float_format="%.4g")

@@ -14,11 +14,11 @@ from seaplib.settings import Calibration
 
 from . import common, plain
 
-ROUNDS = {"30M": 5, "160M": 3}
+ROUNDS = {"30M": 3, "160M": 2}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TARGETS = {"fp32": ">= 4.5", "bf16": ">= 12"}
 #: the model of the memory rows, texts of a task there, and how many times as many must not need more
-MEMORY_SIZE, MORE_TEXTS = "160M", 8
+MEMORY_SIZE, MORE_TEXTS = "30M", 8
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

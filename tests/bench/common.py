@@ -97,7 +97,6 @@ def machine() -> dict:
         "processor": speed._processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "clock": "processor" if clock() is time.process_time else "wall",
         "bf16 instructions": "AMX" if "amx_bf16" in flags else "AVX-512" if "avx512_bf16" in flags else "none",
         "memory (GiB)": round(psutil.virtual_memory().total / 2**30),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
