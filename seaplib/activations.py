@@ -182,12 +182,20 @@ def capture(
             handle.remove()
 
 
-def collect(model, tokenizer, corpus, calibration: Calibration | None = None, progress: bool = True) -> ActivationStats:
+def collect(
+    model,
+    tokenizer,
+    corpus,
+    calibration: Calibration | None = None,
+    progress: bool = True,
+    identity: str | None = None,
+) -> ActivationStats:
     """Run a corpus through the decoder (without LM head) and return its :class:`ActivationStats`.
 
     The corpus' first ``calibration.samples`` texts are used, all of them without a ``calibration``.
     Texts that tokenise to nothing are skipped, and counted in ``provenance["skipped"]``. ValueError
     where activations are not finite, with the first layer, module and text, and where no text is left.
+    ``identity`` is the model's fingerprint where it is known already: hashing all weights takes a while.
     """
     if not isinstance(corpus, corpora.Corpus):
         raise TypeError(f"collect takes a Corpus (seaplib.corpus(...)), got {type(corpus).__name__}")
@@ -224,7 +232,7 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
         parts["weight_l1"][module], parts["weight_l2sq"][module] = torch.stack(l1), torch.stack(l2sq)
     provenance = {
         "task": corpus.task,
-        "model": models.fingerprint(model),
+        "model": identity or models.fingerprint(model),
         "corpus": texts.fingerprint,
         "ids": [texts.ids[i] for i in kept],
         "texts": len(encoded),
@@ -270,7 +278,7 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
     out = {}
     for task, corpus in texts.items():
         spec = known | {"corpus": corpus.fingerprint, "calibration": calibration.as_dict()}
-        make = partial(collect, model, tokenizer, corpus, calibration)
+        make = partial(collect, model, tokenizer, corpus, calibration, identity=known["model"])
         out[task] = store.fetch("stats", spec, make, ActivationStats)
     return out
 

@@ -53,7 +53,9 @@ def run_batches(model, encoded: list[list[list[int]]], hooks: bool) -> None:
 
 
 def collect(model, words, tasks) -> dict[str, activations.ActivationStats]:
-    return {one.task: activations.collect(model, words, one, progress=False) for one in tasks}
+    """As ``activations.calibrate`` does it, without the store."""
+    identity = adapters.fingerprint(model)
+    return {one.task: activations.collect(model, words, one, progress=False, identity=identity) for one in tasks}
 
 
 def padding(encoded: list[list[list[int]]], device="cpu") -> float:
