@@ -129,6 +129,7 @@ def measure(what: str) -> None:
     encoded = [words(list(one.texts))["input_ids"] for one in tasks]
     before = common.resident_bytes()
     model = common.llama(MEMORY_SIZE)
+    common.forget_peak()
     if what == "pass":
         every = [batch for task in encoded for batch in batching.batches(task, Calibration.batch_tokens, "cpu")]
         ids, mask, _ = max(every, key=lambda batch: batch[0].numel())

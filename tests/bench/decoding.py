@@ -124,6 +124,7 @@ def measure(what: str) -> None:
         pruned = pruning.prune(dense, mask(dense, 0.5))
         print(common.resident_bytes() - before if pruned is not None else 0)
         return
+    common.forget_peak()
     held = []
     for seed in range(4):  # the old copy goes before the new one is cut
         held.clear()
