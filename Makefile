@@ -7,13 +7,14 @@ TEST_JOBS ?= 2
 
 RUN := $(VENV)/bin/python
 
-.PHONY: help reproduce test browser long lab check
+.PHONY: help reproduce test browser long bench lab check
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
 	@echo "make test                          the tests"
 	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
 	@echo "make long                          the laptop profile without a network; needs SEAP_DATA_DIR and time"
+	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the notebooks"
 	@echo "make check                         style, pins, links, notebooks without outputs"
 	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
@@ -31,6 +32,10 @@ browser: $(VENV)/installed
 
 long: $(VENV)/installed
 	$(RUN) -m pytest -q -m long
+
+# All groups, or GROUPS="calibration decoding": see tests/bench/README.md.
+bench: $(VENV)/installed
+	$(RUN) -m tests.bench $(GROUPS)
 
 lab: $(VENV)/installed
 	$(RUN) -m jupyterlab notebooks

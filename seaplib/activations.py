@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from . import corpora, models, store
-from .encoding import Encoded, batches, encode
+from .batching import batches
+from .encoding import Encoded, encode
 from .moments import Moments, RunningMoments
 from .settings import Calibration
 
@@ -80,16 +81,17 @@ class ActivationStats:
 class Recorder:
     """What :func:`capture` yields: moments per role and layer, filled by every forward pass.
 
-    ``keep`` [batch, tokens] says which positions count in the current pass. It is taken from the
-    decoder's attention mask; :func:`collect` narrows it further.
+    The decoder's attention mask says which positions count in the current pass; ``skip_first`` leaves
+    the first one out too.
     """
 
     def __init__(self, roles, layers: int, pooling: str, estimator: str):
         self.pooling = pooling
         self.estimator = estimator
-        self.keep: torch.Tensor | None = None
         self.tokens: tuple[int, int] | None = None  # [batch, tokens] of the current pass
         self.skip_first = False
+        self._mask: torch.Tensor | None = None  # [batch, tokens], with a KV cache the earlier ones too
+        self._kept: dict = {}  # of the current pass, by length and device: a model may lie on several
         self.moments = {role: [self._empty() for _ in range(layers)] for role in roles}
 
     def _empty(self) -> Moments | RunningMoments:
@@ -97,17 +99,29 @@ class Recorder:
             return Moments(0, torch.zeros(()), torch.zeros(()))
         return RunningMoments("token" if self.estimator == "authors" else "prompt")
 
+    def begin(self, mask: torch.Tensor | None, tokens: tuple[int, int] | None) -> None:
+        """A forward pass of ``tokens`` [batch, tokens] starts, with attention ``mask``."""
+        self._mask = mask.bool() if torch.is_tensor(mask) and mask.dim() == 2 else None
+        self.tokens, self._kept = tokens, {}
+
+    def _positions(self, batch: int, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Which positions count [batch, tokens], the places of the others once flattened, and how many count."""
+        if (length, device) not in self._kept:
+            if self._mask is None:
+                keep = torch.ones((batch, length), dtype=torch.bool, device=device)
+            else:
+                keep = self._mask[:, -length:].to(device, copy=True)
+            if self.skip_first:
+                keep[:, 0] = False
+            left_out = (~keep).flatten().nonzero().squeeze(1)
+            self._kept[length, device] = keep, left_out, keep.numel() - len(left_out)
+        return self._kept[length, device]
+
     def update(self, role: str, layer: int, x: torch.Tensor) -> None:
         """Add activations ``x`` [batch, tokens, dim] (or [batch·tokens, dim], as OPT's MLP has them)."""
         if x.dim() == 2 and self.tokens is not None:
             x = x.unflatten(0, self.tokens)
-        if self.keep is None:
-            keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        else:  # with a KV cache the mask covers earlier positions too
-            keep = self.keep[:, -x.shape[1] :].to(x.device)  # a model may lie on several
-        if self.skip_first:
-            keep = keep.clone()
-            keep[:, 0] = False
+        keep, left_out, count = self._positions(*x.shape[:2], x.device)
         if self.estimator != "exact":
             for prompt, valid in zip(x, keep, strict=True):
                 self.moments[role][layer].update(prompt[valid].cpu())
@@ -115,12 +129,12 @@ class Recorder:
         if self.pooling == "prompt":
             x = x if x.dtype == torch.float64 else x.float()  # long sums lose digits in half precision
             weight = keep.unsqueeze(-1).to(x.dtype)
-            samples = ((x * weight).sum(1) / weight.sum(1))[keep.any(1)]
+            new = Moments.of(((x * weight).sum(1) / weight.sum(1))[keep.any(1)])
         elif self.pooling == "norm":
-            samples = (x.double() * keep.unsqueeze(-1)).square().sum(1).sqrt()[keep.any(1)]
+            new = Moments.of((x.double() * keep.unsqueeze(-1)).square().sum(1).sqrt()[keep.any(1)])
         else:
-            samples = x[keep] if not bool(keep.all()) else x.flatten(0, 1)
-        self.moments[role][layer] = self.moments[role][layer].merge(Moments.of(samples))
+            new = Moments.of(x.flatten(0, 1), left_out, count)
+        self.moments[role][layer] = self.moments[role][layer].merge(new)
 
     def stacked(self, role: str) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
         """count, mean, var, second moment of a role, the last three [layers, dim] in float64."""
@@ -151,9 +165,8 @@ def capture(
     recorder = Recorder(roles, len(layers), pooling, estimator)
 
     def note_mask(module, args, kwargs):
-        mask, ids = kwargs.get("attention_mask"), args[0] if args else kwargs.get("input_ids")
-        recorder.keep = mask.bool() if torch.is_tensor(mask) and mask.dim() == 2 else None
-        recorder.tokens = None if ids is None else tuple(ids.shape)
+        ids = args[0] if args else kwargs.get("input_ids")
+        recorder.begin(kwargs.get("attention_mask"), None if ids is None else tuple(ids.shape))
 
     def note_input(role, index):
         return lambda module, args: recorder.update(role, index, args[0].detach())
@@ -169,12 +182,20 @@ def capture(
             handle.remove()
 
 
-def collect(model, tokenizer, corpus, calibration: Calibration | None = None, progress: bool = True) -> ActivationStats:
+def collect(
+    model,
+    tokenizer,
+    corpus,
+    calibration: Calibration | None = None,
+    progress: bool = True,
+    identity: str | None = None,
+) -> ActivationStats:
     """Run a corpus through the decoder (without LM head) and return its :class:`ActivationStats`.
 
     The corpus' first ``calibration.samples`` texts are used, all of them without a ``calibration``.
     Texts that tokenise to nothing are skipped, and counted in ``provenance["skipped"]``. ValueError
     where activations are not finite, with the first layer, module and text, and where no text is left.
+    ``identity`` is the model's fingerprint where it is known already: hashing all weights takes a while.
     """
     if not isinstance(corpus, corpora.Corpus):
         raise TypeError(f"collect takes a Corpus (seaplib.corpus(...)), got {type(corpus).__name__}")
@@ -211,7 +232,7 @@ def collect(model, tokenizer, corpus, calibration: Calibration | None = None, pr
         parts["weight_l1"][module], parts["weight_l2sq"][module] = torch.stack(l1), torch.stack(l2sq)
     provenance = {
         "task": corpus.task,
-        "model": models.fingerprint(model),
+        "model": identity or models.fingerprint(model),
         "corpus": texts.fingerprint,
         "ids": [texts.ids[i] for i in kept],
         "texts": len(encoded),
@@ -257,7 +278,7 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
     out = {}
     for task, corpus in texts.items():
         spec = known | {"corpus": corpus.fingerprint, "calibration": calibration.as_dict()}
-        make = partial(collect, model, tokenizer, corpus, calibration)
+        make = partial(collect, model, tokenizer, corpus, calibration, identity=known["model"])
         out[task] = store.fetch("stats", spec, make, ActivationStats)
     return out
 

@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 
 from . import corpora, layers, likelihood, models, store
 from .activations import ActivationStats, calibrate
-from .encoding import batches, encode
+from .batching import affordable, batches
+from .encoding import encode
 from .hidden_states import residual_stream
 from .masks import PruningMask, keep_all, lowest
 from .pruning import Variant, prune
@@ -192,7 +193,7 @@ def second_stage(
     items = [[(ids[:1], ids[1:])] for ids in encoded if len(ids) > 1]
     if count and not items:
         raise ValueError("2SSP's second stage needs a text of at least two tokens")
-    plan = likelihood.plan(items, context, likelihood.affordable(model, SECOND_STAGE_TOKENS), share=False)
+    plan = likelihood.plan(items, context, affordable(models.input_device(model), SECOND_STAGE_TOKENS), share=False)
     bar = tqdm(total=count, desc="2SSP, second stage", unit="attention", leave=False, disable=not progress)
     decoder_layers, hidden = models.decoder_layers(pruned), first.geometry.hidden
     with bar:

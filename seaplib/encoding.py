@@ -1,10 +1,8 @@
-"""Texts as token ids: cut to the context, counted, and batched by length."""
+"""Texts as token ids: cut to the context, and counted."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import torch
 
 from . import models
 
@@ -38,24 +36,3 @@ def encode(model, tokenizer, texts: Sequence[str], max_length: int) -> Encoded:
     found = [encoded[i] for i in kept]
     models.check_ids(model, max(map(max, found)))
     return Encoded([ids[:limit] for ids in found], kept, sum(len(ids) > limit for ids in found))
-
-
-def batches(
-    encoded: list[list[int]], batch_tokens: int, device, pad: int = 0
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
-    """Right-padded batches of similar lengths, at most ``batch_tokens`` padded tokens each.
-
-    Yields ids [b, t], attention mask [b, t] and the texts' indices.
-    """
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
-    start = 0
-    while start < len(order):
-        longest = len(encoded[order[start]])
-        rows = order[start : start + max(1, batch_tokens // longest)]
-        ids = torch.full((len(rows), longest), pad)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for row, index in enumerate(rows):
-            ids[row, : len(encoded[index])] = torch.tensor(encoded[index])
-            mask[row, : len(encoded[index])] = 1
-        yield ids.to(device), mask.to(device), rows
-        start += len(rows)

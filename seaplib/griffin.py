@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from . import evaluation, likelihood, models, store
+from . import batching, evaluation, likelihood, models, store
 from .harness import Bench, Prepared
 from .layers import emptied
 from .settings import Evaluation
@@ -228,7 +228,7 @@ def _score(bench: Bench, name: str, channels: int) -> pd.DataFrame:
 def _option_scores(bench: Bench, prepared: Prepared, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """Log-probability of every request, and whether it is the greedy continuation, one request a row."""
     requests = bench.requests(prepared.instances)
-    tokens = likelihood.affordable(bench.model, bench.settings.batch_tokens)
+    tokens = batching.affordable(models.input_device(bench.model), bench.settings.batch_tokens)
     total = sum(map(len, requests))
     sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
     for batch in likelihood.plan(requests, bench.max_length, tokens, share=False):

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import pandas as pd
 
-from . import corpora, likelihood, models, prompts, stock_tasks, store, tasks
+from . import batching, corpora, likelihood, models, prompts, stock_tasks, store, tasks
 from .settings import Evaluation
 
 
@@ -27,6 +27,7 @@ class Prepared:
     instances: list[list]  # lm-eval's requests, per item
     doc_ids: tuple[str, ...]
     batches: list[likelihood.Batch]  # empty for a task that generates
+    dense: likelihood.LayerInputs  # for variants that change nothing in the first layers
     truncated: list[bool]  # per item
 
 
@@ -144,7 +145,8 @@ class Bench:
         """Item results of one variant (``applied()`` is its model) on one task, from the store if there."""
         identity = None if variant is None else variant.fingerprint
         spec = self.fingerprints | self.identity(name) | {"variant": identity}
-        return store.fetch("items", spec, lambda: self._score(self.prepared(name), applied()), pd.DataFrame)
+        first = getattr(variant, "first_layer", 0)
+        return store.fetch("items", spec, lambda: self._score(self.prepared(name), applied(), first), pd.DataFrame)
 
     def prepared(self, name: str) -> Prepared:
         if name not in self._prepared:
@@ -174,16 +176,16 @@ class Bench:
                     f"in a context of {self.max_length}"
                 )
             too_long = [len(self.harness.tok_encode(item[0].args[0])) > room for item in instances]
-            return Prepared(task, instances, ids, [], too_long)
+            return Prepared(task, instances, ids, [], likelihood.LayerInputs(self.model, []), too_long)
         requests = self.requests(instances)
         if empty := [i for i, item in zip(ids, requests, strict=True) if not all(answer for _, answer in item)]:
             raise ValueError(f"{name}: item {empty[0]} cannot be scored: an answer of it tokenises to nothing")
         too_long = [any(likelihood.truncated(request, self.max_length) for request in item) for item in requests]
         window = getattr(self.model.config, "sliding_window", None)
         share = likelihood.can_share(self.model)
-        tokens = likelihood.affordable(self.model, self.settings.batch_tokens)
+        tokens = batching.affordable(models.input_device(self.model), self.settings.batch_tokens)
         batches = likelihood.plan(requests, self.max_length, tokens, share, window)
-        return Prepared(task, instances, ids, batches, too_long)
+        return Prepared(task, instances, ids, batches, likelihood.LayerInputs(self.model, batches), too_long)
 
     @staticmethod
     def _has_an_answer(task, doc: dict, name: str, doc_id: str) -> None:
@@ -204,9 +206,10 @@ class Bench:
         prefix = self.harness.prefix_token_id
         return (encoded[:1], encoded[1:]) if encoded[:1] == [prefix] else ([prefix], encoded)
 
-    def _score(self, prepared: Prepared, model) -> pd.DataFrame:
+    def _score(self, prepared: Prepared, model, first: int) -> pd.DataFrame:
+        """Item results of ``model``, which before layer ``first`` is the model that was prepared for."""
         if prepared.batches:
-            return self.measured(prepared, *likelihood.score(model, prepared.batches))
+            return self.measured(prepared, *likelihood.score(model, prepared.batches, prepared.dense, first))
         return self.written(prepared, model)
 
     def measured(self, prepared: Prepared, sums: np.ndarray, greedy: np.ndarray) -> pd.DataFrame:

@@ -18,8 +18,9 @@ from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
 from . import models
+from .batching import batches
 from .corpora import Corpus
-from .encoding import batches, encode
+from .encoding import encode
 
 POOLINGS = ("mean", "last")
 METHODS = ("umap", "tsne", "pca")

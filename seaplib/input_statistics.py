@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from . import activations, corpora, models, store
 from .activation_sparsity import LeastSquares, Sparsifier
+from .batching import batches
 from .settings import Calibration
 
 BUCKETS = 2**15  # of the upper 16 bits of a float32, the sign apart
@@ -101,7 +102,7 @@ def watch(
             handle = module.register_forward_hook(lambda _, args, out, see=see: see(real(out, keep)))
             stack.callback(handle.remove)
         bar = stack.enter_context(tqdm(total=len(encoded), desc=description, leave=False, disable=not progress))
-        for ids, mask, rows in activations.batches(encoded, calibration.batch_tokens, device):
+        for ids, mask, rows in batches(encoded, calibration.batch_tokens, device):
             keep = mask.bool()
             if skip_first:
                 keep[:, 0] = False

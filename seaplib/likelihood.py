@@ -11,19 +11,19 @@ and a context length, not to a model: made once, it serves every pruned variant.
 """
 
 import os.path
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
-from . import models
+from . import batching, models, prefix
 
 WORTH_SHARING = 0.8  # pack an item if its row is at most this share of its requests' tokens
 LOGITS_AT_ONCE = 2**25  # numbers; bounds the memory of the LM head's output
-
-CPU_BATCH_TOKENS = 1024  # more is slower on a CPU: activations no longer fit its caches
+KEPT_BYTES = 2**30  # of a layer's inputs; where they would take more, every pass is a whole one
 
 DAMAGED = "the model's log-probabilities are not numbers (NaN): its weights or activations are damaged"
 
@@ -97,14 +97,11 @@ def plan(
             common, groups = 0, [[i] for i in groups[0]]
         rows += [_pack(inputs, requests, group, common, first) for group in groups]
         first += len(inputs)
-    rows.sort(key=lambda row: (max(row.branches) > 0, -len(row.ids)))  # stable: equal lengths stay in order
-    batches, start = [], 0
-    while start < len(rows):
-        size = max(1, batch_tokens // len(rows[start].ids))
-        kind = max(rows[start].branches) > 0
-        taken = [row for row in rows[start : start + size] if (max(row.branches) > 0) == kind]
-        batches.append(_collate(taken, kind))
-        start += len(taken)
+    batches = []
+    for shared in (False, True):
+        kind = [row for row in rows if (max(row.branches) > 0) == shared]
+        parts = batching.partition([len(row.ids) for row in kind], batch_tokens)
+        batches += [_collate([kind[i] for i in part], shared) for part in parts]
     return batches
 
 
@@ -141,19 +138,58 @@ def _collate(rows: list[_Row], shared: bool) -> Batch:
     return Batch(**tensors, row=torch.tensor(where), **asked)
 
 
+class LayerInputs:
+    """What one layer of ``model`` reads for every batch; later layers continue from the one before.
+
+    One layer's inputs are kept at a time, so asking for layers in ascending order costs one pass in all.
+    They take at most ``KEPT_BYTES``.
+    """
+
+    def __init__(self, model, batches: Sequence[Batch]):
+        self.model, self.batches = model, batches
+        tokens, width = sum(batch.ids.numel() for batch in batches), model.config.hidden_size
+        self.fits = tokens * width * model.dtype.itemsize <= KEPT_BYTES
+        self._forget()
+
+    def _forget(self) -> None:
+        self.layer, self.kept = 0, [None] * len(self.batches)
+
+    @torch.inference_mode()
+    def at(self, layer: int) -> tuple[int, list[torch.Tensor | None]]:
+        """The layer to start at and its inputs [rows, length, hidden] per batch.
+
+        That is ``layer``, or layer 0 where the inputs would take too much memory; None is the input of
+        layer 0, which starts from the tokens.
+        """
+        layer = layer if self.fits else 0
+        if layer < self.layer:
+            self._forget()
+        if layer > self.layer:
+            for number, batch in enumerate(self.batches):
+                run = partial(_decode, self.model, batch)
+                self.kept[number] = prefix.stepping(self.model, layer, self.layer, self.kept[number], run)
+            self.layer = layer
+        return layer, self.kept
+
+
 @torch.inference_mode()
 def score(
-    model, batches: Sequence[Batch], on_batch: Callable[[], None] = lambda: None
+    model, batches: Sequence[Batch], dense: LayerInputs | None = None, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of log-probabilities (float64, natural) and "is the greedy continuation", per request."""
+    """Sum of log-probabilities (float64, natural) and "is the greedy continuation", per request.
+
+    ``dense`` holds the same batches in a model that equals this one before layer ``first``, which then
+    need not be computed again.
+    """
     total = 1 + max(int(batch.owner.max()) for batch in batches)
     sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
-    for batch in batches:
-        logprob, likeliest = token_logprobs(model, batch)
+    start, inputs = (0, [None] * len(batches)) if dense is None else dense.at(first)
+    for batch, x in zip(batches, inputs, strict=True):
+        with prefix.entering(model, start, x):
+            logprob, likeliest = token_logprobs(model, batch)
         owner = batch.owner.numpy()
         np.add.at(sums, owner, logprob.double().cpu().numpy())
         np.logical_and.at(greedy, owner, likeliest.cpu().numpy())
-        on_batch()
     if np.isnan(sums).any():
         raise ValueError(DAMAGED)
     return sums, greedy
@@ -162,13 +198,8 @@ def score(
 @torch.inference_mode()
 def token_logprobs(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability (float32) of each token asked for, and whether it is the likeliest one: [tokens] each."""
-    device, dtype = models.input_device(model), model.dtype
     models.check_ids(model, int(batch.ids.max()))
-    ids = batch.ids.to(device)
-    inputs = {}
-    if batch.branches is not None:
-        inputs = {"attention_mask": _mask(batch.branches.to(device), dtype), "position_ids": batch.positions.to(device)}
-    hidden = models.decoder(model)(input_ids=ids, use_cache=False, **inputs).last_hidden_state
+    hidden = _decode(model, batch)
     hidden = hidden[batch.row.to(hidden.device), batch.column.to(hidden.device)]  # the last of several devices
     head, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
     logprobs, likeliest = [], []
@@ -200,17 +231,21 @@ def numbers_only(model) -> Iterator[None]:
         raise ValueError(DAMAGED)
 
 
+def _decode(model, batch: Batch) -> torch.Tensor:
+    """The decoder's output [rows, length, hidden]."""
+    device, inputs = models.input_device(model), {}
+    if batch.branches is not None:
+        mask = _mask(batch.branches.to(device), model.dtype)
+        inputs = {"attention_mask": mask, "position_ids": batch.positions.to(device)}
+    return models.decoder(model)(input_ids=batch.ids.to(device), use_cache=False, **inputs).last_hidden_state
+
+
 def _mask(branches: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Additive mask [rows, 1, length, length]: a token sees the prefix and its own branch, up to itself."""
     query, key = branches[:, :, None], branches[:, None, :]
     length = branches.shape[1]
     seen = ((key == 0) | (key == query)) & torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
-
-
-def affordable(model, batch_tokens: int) -> int:
-    """``batch_tokens``, or less where less is faster."""
-    return min(batch_tokens, CPU_BATCH_TOKENS) if models.input_device(model).type == "cpu" else batch_tokens
 
 
 def can_share(model) -> bool:

@@ -160,8 +160,10 @@ def attention_unit_parameters(geometry: Geometry, kv_unit: str) -> int:
 
 def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """bool mask of ``scores`` [n] without its ``count`` lowest entries; ties go by index (Eqs. 8-10)."""
-    keep = torch.ones(len(scores), dtype=torch.bool)
-    keep[torch.argsort(scores, stable=True)[:count]] = False
+    threshold = scores.kthvalue(max(count, 1)).values  # linear in n, unlike sorting
+    keep = scores > threshold
+    tied = (scores == threshold).nonzero().squeeze(1)
+    keep[tied[count - int((scores < threshold).sum()) :]] = True
     return keep
 
 

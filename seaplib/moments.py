@@ -18,10 +18,20 @@ class Moments:
     m2: torch.Tensor  # [dim]
 
     @classmethod
-    def of(cls, x: torch.Tensor) -> "Moments":
-        """Moments of samples ``x`` [n, dim]."""
-        var, mean = torch.var_mean(x.float() if x.dtype != torch.float64 else x, dim=0, correction=0)
-        return cls(len(x), mean.double(), var.double() * len(x))
+    def of(cls, x: torch.Tensor, left_out: torch.Tensor | None = None, count: int | None = None) -> "Moments":
+        """Moments of samples ``x`` [n, dim] without the rows ``left_out``, after which ``count`` remain.
+
+        Two passes over one copy in float32 or better, its sums over rows (``torch.var_mean`` over the
+        first dimension takes five times as long on a CPU). Whatever stands in the rows left out, NaN
+        included, becomes zero and adds nothing.
+        """
+        count = len(x) if count is None else count
+        own = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+        if left_out is None:
+            left_out = torch.empty(0, dtype=torch.long, device=x.device)
+        mean = own.index_fill_(0, left_out, 0).sum(0).div_(max(count, 1))
+        deviations = own.sub_(mean).index_fill_(0, left_out, 0)
+        return cls(count, mean.double(), deviations.square_().sum(0).double())
 
     def merge(self, other: "Moments") -> "Moments":
         if self.count == 0 or other.count == 0:

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from . import corpora, evaluation, likelihood, models, store, tasks
+from . import batching, corpora, evaluation, likelihood, models, store, tasks
 
 JOIN = "\n\n"
 MEASURED = ("start", "nll", "tokens", "bytes")
@@ -99,7 +99,7 @@ def by_window(
 
         def measure(variant=variant):
             pruned = model if variant is None else variant.apply(model)
-            return windows.measure(pruned, likelihood.affordable(pruned, batch_tokens))
+            return windows.measure(pruned, batching.affordable(models.input_device(pruned), batch_tokens))
 
         spec = known | {"variant": None if variant is None else variant.fingerprint}
         label = evaluation.label_of(model, variant)

@@ -194,5 +194,11 @@ class Variant:
     def fingerprint(self) -> str:
         return identity(self.mask, self.mode, self.compensation)
 
+    @property
+    def first_layer(self) -> int:
+        """The first layer that loses anything (the number of layers where none does); those before it are dense."""
+        changed = ~(self.mask.heads.all(1) & self.mask.channels.all(1))
+        return int(changed.int().argmax()) if changed.any() else self.mask.geometry.layers
+
     def apply(self, model):
         return prune(model, self.mask, self.mode, self.compensation)

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from . import activations, corpora, models
 from .activation_sparsity import sparse_weight
+from .batching import batches
 from .input_statistics import real
 from .settings import Calibration
 from .sparse_inputs import CloseGate, SparsityPlan
@@ -46,7 +47,7 @@ def output_errors(
     sparse = {name: plan.apply(model) for name, plan in plans.items()}
     sums, tokens = defaultdict(lambda: torch.zeros(2, dtype=torch.float64)), 0
     bar = tqdm(total=len(encoded), desc="output errors", leave=False, disable=not progress)
-    for ids, mask, rows in activations.batches(encoded, calibration.batch_tokens, device):
+    for ids, mask, rows in batches(encoded, calibration.batch_tokens, device):
         keep = mask.bool()
         tokens += int(keep.sum())
         with ExitStack() as stack:

@@ -30,15 +30,15 @@ class Run:
 
     prefill_seconds: float
     decode_seconds: float
-    tokens: list[int]  # the first one is the prefill's
+    tokens: list[int]  # of the batch's first sequence; the first one is the prefill's
     kv_cache_bytes: int
     peak_bytes: float  # parameters and all that the run allocated; NaN where the device does not count
 
 
 def generate(model, prompt: torch.Tensor, new_tokens: int, cache: str = "dynamic", step=None) -> Run:
-    """Greedy generation by a plain loop over ``model.forward``, batch 1, timed.
+    """Greedy generation by a plain loop over ``model.forward``, timed.
 
-    ``prompt`` [1, tokens] is run in one forward pass that chooses the first token (prefill), then
+    ``prompt`` [batch, tokens] is run in one forward pass that chooses the first token (prefill), then
     ``new_tokens`` passes of one token each (decode). ``step`` replaces ``model`` in the latter: a
     compiled one. A ``static`` cache is allocated once; a ``dynamic`` one grows.
     """
@@ -96,10 +96,12 @@ def time_rounds(
     threads: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    batch: int = 1,
 ) -> pd.DataFrame:
     """Time every model once per round: round, name, measure, tokens, seconds, tokens_per_second, and sizes.
 
-    ``measure`` is ``prefill`` or ``decode``. Prompts are random token ids, others in every round
+    ``measure`` is ``prefill`` or ``decode``, ``tokens`` those of one of the ``batch`` sequences,
+    ``tokens_per_second`` those of all. Prompts are random token ids, others in every round
     and the same for all models. ``warmup`` runs of each come before and are not counted.
     ``compiled`` compiles the decode step, which needs the static cache. ``threads`` is PyTorch's
     number of threads while timing (default: as it is); one is steadier on a machine that is shared.
@@ -108,8 +110,8 @@ def time_rounds(
         raise ValueError("no models to time")
     if compiled and cache != "static":
         raise ValueError("a compiled decode step needs cache='static'")
-    if min(prompt_tokens, new_tokens, rounds) < 1:
-        raise ValueError("prompt_tokens, new_tokens and rounds must be at least 1")
+    if min(prompt_tokens, new_tokens, rounds, batch) < 1:
+        raise ValueError("prompt_tokens, new_tokens, rounds and batch must be at least 1")
     longest = min(adapters.context_length(model) for model in models.values())
     if prompt_tokens + new_tokens > longest:
         raise ValueError(f"{prompt_tokens} + {new_tokens} tokens do not fit the context of {longest}")
@@ -119,10 +121,10 @@ def time_rounds(
     names, rows = list(models), []
     plan = [(turn, name) for turn in range(-warmup, rounds) for name in _rotated(names, turn)]
     with _threads(threads):
-        about = conditions(models[names[0]]) | {"cache": cache, "compiled": compiled, "batch": 1}
+        about = conditions(models[names[0]]) | {"cache": cache, "compiled": compiled, "batch": batch}
         for turn, name in tqdm(plan, desc="speed", unit="run", leave=False, disable=not progress):
             if name == _rotated(names, turn)[0]:
-                prompt = torch.randint(vocabulary, (1, prompt_tokens), generator=generator)
+                prompt = torch.randint(vocabulary, (batch, prompt_tokens), generator=generator)
             model = models[name]
             run = generate(model, prompt.to(adapters.input_device(model)), new_tokens, cache, steps[name])
             sizes = {"parameters": sum(p.numel() for p in model.parameters())}
@@ -131,7 +133,7 @@ def time_rounds(
             phases = (("decode", new_tokens, run.decode_seconds), ("prefill", prompt_tokens, run.prefill_seconds))
             for measure, tokens, seconds in phases if turn >= 0 else ():
                 row = {"round": turn, "name": name, "measure": measure, "tokens": tokens, "seconds": seconds}
-                rows.append(row | {"tokens_per_second": tokens / seconds} | sizes)
+                rows.append(row | {"tokens_per_second": batch * tokens / seconds} | sizes)
     about |= {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "rounds": rounds}
     return pd.DataFrame(rows).assign(**about)
 

@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 
-from seaplib import activations, corpora, models
+from seaplib import activations, batching, corpora, models
 from seaplib.settings import Calibration
 
 pytestmark = pytest.mark.unit
@@ -88,7 +88,7 @@ def test_the_pad_token_does_not_matter(tiny_model, tiny_tokenizer):
     results = []
     for pad in (0, 17):
         with torch.inference_mode(), activations.capture(model) as recorder:
-            for ids, mask, _ in activations.batches(encoded, 200, "cpu", pad):
+            for ids, mask, _ in batching.batches(encoded, 200, "cpu", pad):
                 model(input_ids=ids, attention_mask=mask)
         results.append(recorder.stacked("down"))
     assert results[0][0] == results[1][0] == sum(map(len, encoded))
@@ -289,11 +289,77 @@ def test_save_and_load(tiny_model, tiny_tokenizer, tmp_path):
     assert repr(loaded) == repr(stats) and "mine" in repr(stats)
 
 
+def test_half_precision_statistics_lose_nothing(tiny_model, tiny_tokenizer):
+    """Sums run in float32 or better, whatever the activations are."""
+    model = tiny_model("gqa").to(torch.bfloat16)
+    stats = collect(model, tiny_tokenizer)
+    encoded = tiny_tokenizer(list(TEXTS))["input_ids"]
+    batched = collect(model, tiny_tokenizer, batch_tokens=1)
+    samples = torch.cat([inputs_of(model, "down", 1, ids) for ids in encoded]).double()
+    for ours, theirs in ((batched.mean, samples.mean(0)), (batched.var, samples.var(0, correction=0))):
+        assert_close(ours["mlp"][1:], [theirs])
+    assert stats.count == batched.count == len(samples)
+
+
+def test_rows_left_out_add_nothing_whatever_they_hold():
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 3
+    left_out = torch.tensor([0, 17, 49])
+    kept = torch.cat([x[1:17], x[18:49]]).double()
+    x[left_out] = torch.tensor([[float("nan")], [float("inf")], [1e30]])
+    before = x.clone()
+    found = activations.Moments.of(x, left_out, 47)
+    torch.testing.assert_close(found.mean, kept.mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.m2 / found.count, kept.var(0, correction=0), rtol=1e-6, atol=0)
+    assert torch.equal(x.nan_to_num(), before.nan_to_num()), "the activations themselves are left alone"
+
+
+def cost(lengths: list[int], parts: list[list[int]]) -> int:
+    return sum(max(lengths[i] for i in part) * len(part) + batching.PASS_TOKENS for part in parts)
+
+
+def test_batches_are_the_cheapest_of_neighbours():
+    """Against every way to cut the sorted texts."""
+    draw = torch.Generator().manual_seed(0)
+    for limit in (150, 300, 10**6):
+        lengths = torch.randint(5, 200, (9,), generator=draw).tolist()
+        order = sorted(range(9), key=lambda i: -lengths[i])
+        options = []
+        for cuts in range(2**8):
+            ends = [i + 1 for i in range(8) if cuts >> i & 1] + [9]
+            parts = [order[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+            if all(lengths[part[0]] * len(part) <= limit or len(part) == 1 for part in parts):
+                options.append(cost(lengths, parts))
+        assert cost(lengths, batching.partition(lengths, limit)) == min(options)
+    assert batching.partition([], 100) == []
+
+
+@pytest.mark.parametrize("batch_tokens", [1024, 8192])
+def test_padding_stays_below_a_tenth_whatever_the_lengths(batch_tokens):
+    draw = torch.Generator().manual_seed(0)
+    exponents = torch.rand(25, generator=draw, dtype=torch.float64)
+    spread = (5 * 400**exponents).long().tolist()  # 5 to 2,000 tokens
+    for lengths in (spread, [5, 2000], list(range(5, 2001, 80))):
+        padded = sum(max(lengths[i] for i in part) * len(part) for part in batching.partition(lengths, batch_tokens))
+        assert padded < sum(lengths) / 0.9
+
+
+def test_statistics_of_very_different_lengths_do_not_depend_on_order(tiny_model, tiny_tokenizer):
+    model = tiny_model("gqa", max_position_embeddings=2048)
+    words = " ".join(TEXTS * 60)
+    texts = tuple(words[3 * i : 3 * i + int(3 * 500 ** (i / 11))] for i in range(12))
+    one, other = collect(model, tiny_tokenizer, texts), collect(model, tiny_tokenizer, texts[::-1])
+    alone = collect(model, tiny_tokenizer, texts, batch_tokens=1)
+    for name in ("mean", "var", "second_moment"):
+        for module in activations.UNITS:
+            assert_close(getattr(other, name)[module], getattr(one, name)[module])
+            assert_close(getattr(alone, name)[module], getattr(one, name)[module])
+
+
 def test_batches_hold_every_text_once_within_the_budget():
     lengths = [3, 9, 1, 9, 40, 2, 5]
     encoded = [[7] * n for n in lengths]
     seen = []
-    for ids, mask, rows in activations.batches(encoded, 20, "cpu"):
+    for ids, mask, rows in batching.batches(encoded, 20, "cpu"):
         assert ids.numel() <= 20 or len(rows) == 1
         assert mask.sum(1).tolist() == [lengths[i] for i in rows]
         seen += rows

@@ -172,6 +172,14 @@ def test_ratio_zero_is_the_identity(g):
     assert masks.keep_all(g).achieved == 0
 
 
+def test_the_lowest_go_and_of_equal_ones_the_first():
+    draw = torch.Generator().manual_seed(0)
+    for size, kinds in ((1, 1), (2, 1), (7, 3), (12, 4), (12, 1000)):
+        scores = torch.randint(kinds, (size,), generator=draw).double()
+        for count in range(size + 1):
+            assert masks.lowest(scores, count).tolist() == reference.keep(scores.tolist(), count)
+
+
 def test_groups_go_whole_and_by_the_sum_of_their_heads():
     scores = random_scores(GQA)
     mask = select(scores, sparsity.uniform(0.4), budget="floor")

@@ -1,0 +1,47 @@
+"""What the benchmarks wrote, as tables: figures/bench/*.csv → summary.md, and targets.md for the README."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from seaplib import paths
+
+GROUPS = {
+    "calibration": "Calibration",
+    "evaluation": "Evaluation",
+    "decoding": "Decoding and switching",
+    "selection": "Masks and embeddings",
+    "gpu": "On a GPU",
+}
+
+
+def directory() -> Path:
+    return paths.figures_dir() / "bench"
+
+
+def write(folder: Path) -> None:
+    """Both tables anew: ``summary.md`` with every row, ``targets.md`` with what has a target or was published."""
+    (folder / "summary.md").write_text(table(folder), "utf-8")
+    (folder / "targets.md").write_text(table(folder, targets=True), "utf-8")
+
+
+def table(folder: Path, targets: bool = False) -> str:
+    """The machine in a sentence, and the rows that were measured: median, smallest to largest, target."""
+    about = pd.read_csv(folder / "machine.csv", dtype=str, keep_default_na=False)
+    lines = [", ".join(f"{name} {value}" for name, value in zip(about["what"], about["value"], strict=True)) + "."]
+    lines += ["", "| | case | measured | median | min – max | target | met |", "|:--|:--|:--|--:|:--|:--|:--|"]
+    for group, title in GROUPS.items():
+        if not (folder / f"{group}.csv").exists():
+            continue
+        for r in pd.read_csv(folder / f"{group}.csv", keep_default_na=False).itertuples():
+            published = getattr(r, "published", "")
+            if targets and not (r.target or published):
+                continue
+            quantity = f"{r.quantity} (published for {published})" if published else r.quantity
+            low, high = (f"{value:.3g}" for value in (r.min, r.max))
+            spread = f"{low} – {high}" if r.rounds > 1 else ""
+            unit = "" if r.unit == "×" else f" {r.unit}"
+            target = r.target.replace(">=", "≥").replace("<=", "≤")
+            shown = f"{r.median:.3g}{'×' if r.unit == '×' else ''}{unit}"
+            lines.append(f"| {title} | {r.case} | {quantity} | {shown} | {spread} | {target} | {r.met} |")
+    return "\n".join(lines) + "\n"
