@@ -102,14 +102,14 @@ def activation_bytes(g: Geometry, tokens: int, width: int, statistics: bool = Fa
 
     ``width``: bytes of a number. Always there: the embeddings, the layer's input, the residual and the
     normed stream. Beside them the larger of the attention's and the MLP's worst moment: queries, keys and
-    their rotation; gate, up and product; with ``statistics`` the MLP's product, what is kept of it
-    without padding, and that in fp32.
+    their rotation; gate, up and product; with ``statistics`` the MLP's product and a copy of it in
+    fp32 or better.
     """
     queries, keys = g.heads * g.head_dim, g.kv_heads * g.head_dim
     attention = 4 * queries + 2 * keys
     mlp = 3 * g.channels * width
     if statistics:
-        mlp = max(mlp, g.channels * (2 * width + (4 if width < 4 else 0)))
+        mlp = max(mlp, g.channels * (width + max(width, 4)))
     return tokens * (4 * g.hidden * width + max(attention * width, mlp))
 
 
