@@ -41,15 +41,26 @@ def activation_rows() -> pd.DataFrame:
 
 def test_all_tables_are_there():
     expected = {"table1_zero_shot", "table2_inference_speed", "table3_sparsity_settings", "table4_zero_shot"}
-    assert set(NAMES) == expected | {"table6_task_classifier", ACTIVATION}
+    assert set(NAMES) == expected | {"table6_task_classifier", "wanda_perplexity", ACTIVATION}
     text = (paths.published_dir() / "README.md").read_text("utf-8")
     assert set(re.findall(r"`(\w+)\.csv`", text)) == set(NAMES)
+
+
+def test_wandas_perplexities_are_complete_and_ordered():
+    """Three sizes × dense and three methods × three patterns; bigger models lose less, 2:4 costs more than 4:8."""
+    frame = tables.published("wanda_perplexity").set_index(["model", "method", "pattern"])["value"].unstack("model")
+    assert frame.shape == (10, 3) and frame.notna().all().all()
+    assert (frame["Llama-2-7B"] > frame["Llama-2-13B"]).all() and (frame["Llama-2-13B"] > frame["Llama-2-70B"]).all()
+    by_pattern = frame.drop("Dense", level="method").unstack("pattern")
+    for size in frame:
+        assert (by_pattern[size]["2:4"] > by_pattern[size]["4:8"]).all()
+        assert (by_pattern[size]["4:8"] > by_pattern[size]["0.5"]).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_number_has_a_source_and_stands_once(name):
     frame = tables.published(name)
-    assert frame["source"].str.fullmatch(r"arXiv \d{4}\.\d{5}|LLM_activation_pruning").all()
+    assert frame["source"].str.fullmatch(r"arXiv \d{4}\.\d{5}|LLM_activation_pruning|locuslab/wanda").all()
     assert frame["table"].notna().all()
     assert pd.api.types.is_numeric_dtype(frame["value"]) and np.isfinite(frame["value"]).all()
     assert not frame.drop(columns=["value", "flag"], errors="ignore").duplicated().any()
