@@ -193,7 +193,8 @@ def _section(plan: Plan, name: str, notebooks: list[Notebook], gpu: str | None) 
         held, took = memory(g, notebook, found, width, device), seconds(g, new, width, device)
         totals = [sum(one.tokens + one.steps for one in new), sum(flops(g, one) for one in new), took]
         sums = [a + b for a, b in zip(sums, totals, strict=True)]
-        worst = max(worst or (held, ""), (held, notebook.name), key=lambda pair: pair[0].total)
+        if worst is None or held.total > worst[0].total:
+            worst = held, notebook.name
         rows.append([notebook.name, *_written(*totals[:2]), _gib(held.total), f"{took / 3600:.2f}"])
     rows.append(["all", *_written(*sums[:2]), _gib(worst[0].total) if worst else "", f"{sums[2] / 3600:.2f}"])
     published = name in PUBLISHED and not Path(name).is_dir() and hub.snapshot(name) is None

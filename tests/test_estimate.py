@@ -190,6 +190,7 @@ def test_work_that_the_store_keeps_is_counted_once():
     four, six = (plan[name] for name in ("04_pruning", "06_zero_shot"))
     both = estimate.report(profiles.load("llama_2_7b"), [four, six])
     alone = estimate.report(profiles.load("llama_2_7b"), [six])
+    assert f"Most memory in {six.name}: " in alone  # the first is named too
     tokens = [next(line.split()[1] for line in text.splitlines() if line.startswith("06_")) for text in (both, alone)]
     assert float(tokens[0]) <= float(tokens[1])
     shared = {one.key for one in workload.passes(four.name, four.parameters)}
