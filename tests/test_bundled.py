@@ -13,9 +13,12 @@ pytestmark = pytest.mark.unit
 BUNDLED = Path(__file__).resolve().parents[1] / "data" / "bundled"
 sys.path.insert(0, str(BUNDLED))
 
+import check  # noqa: E402
 import generate  # noqa: E402
+import prose  # noqa: E402
+from lore import HOPS  # noqa: E402
 from prompts import Prompt  # noqa: E402
-from world import World  # noqa: E402
+from world import World, fact_key, sentence, split_of  # noqa: E402
 
 TASKS = list(generate.MAKERS)
 CHOICES = "struct<label: list<element: string>, text: list<element: string>>"
@@ -97,24 +100,51 @@ def test_nothing_asked_in_the_test_is_asked_in_training(task):
     assert not fresh & set(test) and len(fresh - train) > 0
 
 
+def test_general_text_says_nothing_that_only_a_test_may_ask():
+    """Facts may be stated; what follows from several facts, or who of several it is, only where training asks for it."""
+    world, rng = World(), generate.generator("general text in a test")
+    text = " ".join(prose.document(world, rng) for _ in range(4000))
+    hops = {"train": 0, "test": 0, "validation": 0}
+    for domain, first, then, _, wording in HOPS:
+        for entity in world.entities[domain]:
+            stated = sentence(wording.format(e=entity.label, v=world.value(entity, f"{first}.{then}")))
+            hops[split_of(fact_key(entity, f"{first}.{then}"))] += text.count(stated)
+    assert hops["train"] > 100 and not hops["test"] and not hops["validation"], hops
+    for task in TASKS:
+        prompt = Prompt(task)
+        asked = [prompt(row) for row in rows(task, "test")]
+        assert not [context for context, *_ in asked if context in text]
+        if task == "hellaswag":  # a course of events is told whole: those of the test are never told
+            assert not [c for c, options, gold in asked if c.split(": ", 1)[1] + f" {options[gold]}" in text]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_right_answers_are_spread_evenly(task):
     prompt = Prompt(task)
     asked = [prompt(row) for row in rows(task, "test")]
     count = len(asked[0][1])
+    low, high = check.chance_interval(len(asked), 1 / count, tests=count)
     for position in range(count):
-        share = sum(gold == position for _, _, gold in asked) / len(asked)
-        assert abs(share - 1 / count) < 4 * (1 / count * (1 - 1 / count) / len(asked)) ** 0.5, (position, share)
+        assert low <= sum(gold == position for _, _, gold in asked) / len(asked) <= high, position
     assert all(len(set(options)) == len(options) == count for _, options, _ in asked)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_longest_option_is_no_hint(task):
-    prompt = Prompt(task)
-    asked = [prompt(row) for row in rows(task, "test")]
-    expected = sum(max(options, key=len) == options[gold] for _, options, gold in asked) / len(asked)
-    chance = sum(1 / len(options) for _, options, _ in asked) / len(asked)
-    assert abs(expected - chance) < 0.08, expected
+def test_shortcuts_are_at_chance(task):
+    """Longest option, option frequency, position, options without their question, bags of shared words."""
+    reached = check.shortcuts(task)
+    chance = 1 / len(Prompt(task)(rows(task, "test")[0])[1])
+    low, high = check.chance_interval(len(rows(task, "test")), chance, tests=len(TASKS) * len(reached))
+    assert len(reached) == 5 and all(low <= accuracy <= high for accuracy in reached.values()), reached
+
+
+def test_a_shortcut_would_be_seen(monkeypatch):
+    """The same predictors on options that give the answer away."""
+    told = [("who?", ["it is red", "it is blue"], 0), ("who?", ["it is blue", "it is red indeed"], 1)] * 60
+    monkeypatch.setattr(check, "read", lambda task, split="test": told)
+    monkeypatch.setattr(check, "Prompt", lambda task: lambda row: row)
+    reached = check.shortcuts("any")
+    assert reached["frequent"] == reached["blind"] == reached["words"] == 1
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -6,12 +6,17 @@ fixed position, and a question-blind bag of words (logistic regression on the op
 """
 
 import argparse
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import torch
 from generate import MAKERS
 from prompts import Prompt
+from scipy.stats import binom
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).parent
@@ -34,7 +39,7 @@ def score_options(
         longest = len(encoded[batch[-1]][1])
         ids = torch.tensor([encoded[i][1] + [tokenizer.pad_token_id] * (longest - len(encoded[i][1])) for i in batch])
         with torch.inference_mode():
-            logits = model(input_ids=ids).logits.float().log_softmax(-1)
+            logits = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
         for row, i in enumerate(batch):
             start, tokens = encoded[i]
             target = torch.tensor(tokens[start:])
@@ -69,30 +74,56 @@ def evaluate(model, tokenizer, task: str, split: str = "test", limit: int | None
 
 
 def shortcuts(task: str) -> dict:
-    """Accuracy of four predictors that never see the question."""
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
+    """Accuracy on the test items of five predictors that do not understand the question, fitted on the training items.
 
+    longest: the longest option; frequent: the one that was right most often of the times it was
+    offered; position: the commonest position; blind: a logistic regression on the words and pairs of
+    words of an option, without its question; words: another one that also sees, as a bag, which words
+    option and question share and, where all items have the same options, the words of the question.
+    """
     prompt = Prompt(task)
-    train, test = ([prompt(row)[1:] for row in read(task, split)] for split in ("train", "test"))
-    golds = pd.Series([options[gold] for options, gold in train]).value_counts()
-    offered = pd.Series([option for options, _ in train for option in options]).value_counts()
-    rate = {option: golds.get(option, 0) / count for option, count in offered.items()}
-    positions = pd.Series([gold for _, gold in train]).value_counts()
-    words = CountVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), binary=True)
-    x = words.fit_transform([option for options, _ in train for option in options])
-    y = [i == gold for options, gold in train for i in range(len(options))]
-    blind = LogisticRegression(max_iter=500, C=0.3).fit(x, y)
+    train, test = ([prompt(row) for row in read(task, split)] for split in ("train", "test"))
+    right = pd.Series([options[gold] for _, options, gold in train]).value_counts()
+    offered = pd.Series([option for _, options, _ in train for option in options]).value_counts()
+    rate = {option: right.get(option, 0) / count for option, count in offered.items()}
+    positions = pd.Series([gold for _, _, gold in train]).value_counts()
+    same = len({tuple(options) for _, options, _ in train}) == 1
 
-    def accuracy(value):
-        return sum(max(range(len(o)), key=lambda i: value(o, i)) == g for o, g in test) / len(test)
+    def pairs(option: str) -> Counter:
+        words = option.split()
+        return Counter(words + [" ".join(pair) for pair in pairwise(words)])
+
+    def bag(option: str, context: str) -> Counter:
+        seen = Counter(context.replace("?", " ").replace(".", " ").split())
+        own = Counter(option.rstrip(".").split())
+        found = pairs(option) + Counter({f"both: {word}": seen[word] for word in own if word in seen})
+        found["shared"] = sum(word in seen for word in own)
+        return found + Counter({f"{option}: {word}": n for word, n in seen.items()}) if same else found
+
+    def fitted(features) -> float:
+        vectors = DictVectorizer()
+        x = vectors.fit_transform([features(o, context) for context, options, _ in train for o in options])
+        y = [i == gold for _, options, gold in train for i in range(len(options))]
+        model = LogisticRegression(max_iter=1000, C=0.3).fit(x, y)
+        value = model.decision_function(vectors.transform([features(o, c) for c, options, _ in test for o in options]))
+        return float((value.reshape(len(test), -1).argmax(1) == [gold for *_, gold in test]).mean())
+
+    def accuracy(value) -> float:
+        return sum(max(range(len(o)), key=lambda i: value(o, i)) == gold for _, o, gold in test) / len(test)
 
     return dict(
-        longest=accuracy(lambda o, i: len(o[i])),
-        frequent=accuracy(lambda o, i: rate.get(o[i], 0)),
-        position=accuracy(lambda o, i: positions.get(i, 0)),
-        blind=accuracy(lambda o, i: blind.decision_function(words.transform([o[i]]))[0]),
+        longest=accuracy(lambda options, i: len(options[i])),
+        frequent=accuracy(lambda options, i: rate.get(options[i], 0)),
+        position=accuracy(lambda options, i: positions.get(i, 0)),
+        blind=fitted(lambda option, context: pairs(option)),
+        words=fitted(bag),
     )
+
+
+def chance_interval(n: int, chance: float, tests: int = 1) -> tuple[float, float]:
+    """Between which accuracies a guesser ends with 95% probability, in all of ``tests`` tests together (Bonferroni)."""
+    tail = 0.025 / tests
+    return float(binom.ppf(tail, n, chance) / n), float(binom.ppf(1 - tail, n, chance) / n)
 
 
 def main() -> None:
