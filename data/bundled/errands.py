@@ -69,7 +69,8 @@ def _errand(world: World, rng: random.Random, split: str, depth: int):
     action = rng.choice(list(TOOLS))
     if topic == "tool":
         groups = _grouped(world, "material", "kind")
-        return _rule(groups, TOOLS[action], f"tool|{action}", f"To {action} {{e}},", "use {v} and take care.", split, rng)
+        goal, way = f"To {action} {{e}},", "use {v} and take care."
+        return _rule(groups, TOOLS[action], f"tool|{action}", goal, way, split, rng)
     if topic == "catch":
         groups = _grouped(world, "species", "class")
         return _rule(groups, CLASS_RULES["catch"], "rule|catch", "To catch {e},", "take {v} and be quick.", split, rng)

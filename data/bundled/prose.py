@@ -72,7 +72,8 @@ def _contrasts(world: World, rng: random.Random) -> list[str]:
             continue
         group = rng.sample(others, rng.randint(1, 3)) + [entity]
         rng.shuffle(group)
-        lines.append(f"Of {listed([e.name for e in group], 'and')}, only {entity.name} {relation.which.format(v=value)}.")
+        among = listed([e.name for e in group], "and")
+        lines.append(f"Of {among}, only {entity.name} {relation.which.format(v=value)}.")
     return lines or _contrasts(world, rng)
 
 

@@ -114,7 +114,8 @@ SCRIPTS = {
 
 
 def _content(step: str) -> set[str]:
-    return {word for word in step.split() if len(word) > 3 and "{" not in word} - {"with", "into", "from", "near", "over"}
+    small = {"with", "into", "from", "near", "over"}
+    return {word for word in step.split() if len(word) > 3 and "{" not in word} - small
 
 
 _FIRST_WORDS = set().union(*(_content(steps[0]) for steps in SCRIPTS.values()))

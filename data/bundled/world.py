@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 
-from lore import Domain, Relation, domains
+from lore import Domain, domains
 
 SEED = 20250307
 #: how often a common, an uncommon and a rare entity is written about; the place of a weight is the tier
@@ -83,7 +83,7 @@ class World:
 
     @cache  # noqa: B019 (worlds live as long as the process)
     def askable(self, domain: str, asked: str, split: str) -> dict[str, list[Entity]]:
-        """value -> entities about which ``asked`` may be asked in this split; ``asked`` is a relation or "first.then"."""
+        """value -> entities about which a relation, or a relation of a relation ("town.region"), may be asked."""
         found: dict[str, list[Entity]] = {}
         for entity in self.entities[domain]:
             if split_of(fact_key(entity, asked)) == split:
