@@ -115,24 +115,29 @@ def _story(world: World, rng: random.Random) -> list[str]:
 
 
 def _hearsay(world: World, rng: random.Random) -> list[str]:
-    """Who can do what and which thing has which colour, and then what of it is true and what is not."""
-    names = [e.name for e in rng.sample(world.entities["person"], 4)]
-    said = {}
-    for name, skill in zip(names, rng.sample(SKILLS, 4), strict=True):
-        said[f"{name} {{}} {skill}"] = rng.sample(["can", "cannot"], 2)
-    thing = rng.choice(THINGS)
-    for name, *colours in zip(names, rng.sample(COLOURS, 4), rng.sample(COLOURS, 4), strict=False):
-        if colours[0] != colours[1] and rng.random() < 0.5:
-            said[f"the {thing} of {name} is {{}}"] = colours
-    lines = [sentence(f"{claim.format(right)}.") for claim, (right, _) in said.items()]
-    rng.shuffle(lines)
-    for claim, values in rng.sample(sorted(said.items()), 4):
-        right = rng.random() < 0.5
-        lines.append(f"It is {'true' if right else 'not true'} that {claim.format(values[0 if right else 1])}.")
-    return lines
+    """Who can do what, which thing has which colour; then most of it again, and what is true of it and what is not.
+
+    Nothing of it can be known beforehand, so whoever predicts the second half looks back at the first.
+    """
+    names = [e.name for e in rng.sample(world.entities["person"], rng.randint(2, 4))]
+    claims = {(f"{name} {{}} {skill}", "can", "cannot") for name in names for skill in rng.sample(SKILLS, 2)}
+    claims |= {(f"the {rng.choice(THINGS)} of {name} is {{}}", *rng.sample(COLOURS, 2)) for name in names}
+    claims = [(claim, *rng.sample(values, 2)) for claim, *values in sorted(claims)]
+    rng.shuffle(claims)
+    lines = [f"{claim.format(right)}." for claim, right, _ in claims]
+    lines += [rng.choice(["Here it is again.", "Once more.", "It was said before."])]
+    rng.shuffle(claims)
+    for claim, right, wrong in claims[: rng.randint(4, 8)]:
+        way = rng.randrange(4)
+        if way < 2:
+            lines.append(f"{claim.format(right)}.")
+        else:
+            said = claim.format(right if way == 2 else wrong)
+            lines.append(f"It is {'true' if way == 2 else 'not true'} that {said}.")
+    return [sentence(line) for line in lines]
 
 
-MAKERS = {_article: 6, _survey: 4, _contrasts: 2, _rules: 1, _story: 2, _hearsay: 2}
+MAKERS = {_article: 6, _survey: 4, _contrasts: 2, _rules: 1, _story: 2, _hearsay: 5}
 
 
 def document(world: World, rng: random.Random) -> str:
