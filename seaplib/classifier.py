@@ -90,7 +90,12 @@ def embed(table: np.ndarray, tokenizer, texts: Sequence[str]) -> np.ndarray:
     Special tokens do not count. A text without any token is the zero vector.
     """
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return np.stack([table[ids].mean(0) if ids else np.zeros(table.shape[1], table.dtype) for ids in encoded])
+    return np.stack([mean_row(table[ids]) for ids in encoded])
+
+
+def mean_row(rows: np.ndarray) -> np.ndarray:
+    """Mean of ``rows`` [tokens, hidden]; the zero vector where there is no token."""
+    return rows.mean(0) if len(rows) else np.zeros(rows.shape[1], rows.dtype)
 
 
 def random_table(types: int, width: int, seed: int = 0) -> np.ndarray:
@@ -122,7 +127,12 @@ def measure(table: np.ndarray, tokenizer, train_prompts: pd.DataFrame, test_prom
 
 def train(features: np.ndarray, tasks: Sequence[str]) -> Pipeline:
     """Multinomial logistic regression on standardised ``features`` [prompts, hidden], L2 penalty C = 1."""
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(features, list(tasks))
+    return untrained().fit(features, list(tasks))
+
+
+def untrained() -> Pipeline:
+    """The classifier of :func:`train` before it has seen anything."""
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
 
 
 def evaluate(classifier: Pipeline, features: np.ndarray, tasks: Sequence[str]) -> Report:

@@ -109,6 +109,8 @@ def label_of(model, variant=None) -> dict:
         label, below = DENSE | variant.label, label_of(model)["method"]
         return label if below == DENSE["method"] else label | {"method": f"{below} + {label['method']}"}
     mask = getattr(model, "seap_mask", None)
+    if (own := getattr(model, "seap_label", None)) is not None:  # an ExpertModel
+        return DENSE | own
     if getattr(model, "seap_sparsity", None):
         return DENSE | dict.fromkeys(SPARSITIES, math.nan) | {"method": "sparsified"}
     if mask is not None:

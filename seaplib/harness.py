@@ -9,6 +9,7 @@ requests as accuracy.
 import copy
 import hashlib
 import math
+import os.path
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -168,6 +169,10 @@ class Bench:
             context = [self._begun(one) for one in context] if isinstance(context, list) else self._begun(context)
             made = task.construct_requests(doc=doc, ctx=context, metadata=(name, index, 1), **chat)
             instances.append(made if isinstance(made, list) else [made])
+        return self._planned(task, name, instances, ids)
+
+    def _planned(self, task, name: str, instances: list[list], ids: tuple[str, ...]) -> Prepared:
+        """Requests tokenised and in batches."""
         if task.OUTPUT_TYPE == "generate_until":
             written = instances[0][0].args[1].get("max_gen_toks", self.harness.max_gen_toks)
             if (room := self.max_length - written) < 1:
@@ -207,10 +212,26 @@ class Bench:
         return (encoded[:1], encoded[1:]) if encoded[:1] == [prefix] else ([prefix], encoded)
 
     def _score(self, prepared: Prepared, model, first: int) -> pd.DataFrame:
-        """Item results of ``model``, which before layer ``first`` is the model that was prepared for."""
+        """Item results of ``model``, which before layer ``first`` is the model that was prepared for.
+
+        One that has experts (``by_expert``) says which of them answers an item, by what the item asks.
+        """
+        if hasattr(model, "by_expert"):
+            return self._shared_out(prepared, model)
         if prepared.batches:
             return self.measured(prepared, *likelihood.score(model, prepared.batches, prepared.dense, first))
         return self.written(prepared, model)
+
+    def _shared_out(self, prepared: Prepared, model) -> pd.DataFrame:
+        """Item results where every item has its expert: each answers its own in batches of their own."""
+        asked = [os.path.commonprefix([instance.args[0] for instance in item]) for item in prepared.instances]
+        name, parts = prepared.task.config.task, []
+        for expert, places in model.by_expert(name, asked):
+            instances, ids = [prepared.instances[i] for i in places], tuple(prepared.doc_ids[i] for i in places)
+            parts.append(self._score(self._planned(prepared.task, name, instances, ids), expert, 0))
+        place = {doc_id: number for number, doc_id in enumerate(prepared.doc_ids)}
+        frame = pd.concat(parts, ignore_index=True)
+        return frame.iloc[frame["doc_id"].map(place).argsort(kind="stable")].reset_index(drop=True)
 
     def measured(self, prepared: Prepared, sums: np.ndarray, greedy: np.ndarray) -> pd.DataFrame:
         """Item results from each request's log-probability and "is the greedy continuation"."""

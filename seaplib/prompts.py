@@ -65,6 +65,18 @@ def rendered(name: str, table: pa.Table) -> Iterator[tuple[int, str, str, str]]:
             yield place, *_example(made, doc)
 
 
+def contexts(name: str, table: pa.Table) -> Iterator[tuple[int, str]]:
+    """Number of the row and what lm-eval asks the model, zero-shot, for each of a task's documents.
+
+    Where the options stand in the prompt (WinoGrande's kind), it is what all of them begin with.
+    """
+    made, places = harness_task(name, table)
+    for place, doc in zip(places, made.eval_docs, strict=True):
+        with _understood(f"{name}: row {place}", table):
+            asked = made.fewshot_context(doc, num_fewshot=0, gen_prefix=made.doc_to_prefix(doc))
+            yield place, asked if isinstance(asked, str) else os.path.commonprefix(asked)
+
+
 def _example(made, doc: dict) -> tuple[str, str, str]:
     text, prefix, delimiter = made.doc_to_text(doc), made.doc_to_prefix(doc), made.config.target_delimiter
     choices = made.doc_to_choice(doc) if made.config.doc_to_choice is not None else None
