@@ -151,7 +151,7 @@ def test_embeddings_leave_out_special_tokens(tiny_model, tiny_tokenizer):
 def built(tiny_model, tiny_tokenizer, tiny_data_dir) -> ExpertModel:
     shutil.copytree(tiny_data_dir / "ai2_arc" / "ARC-Easy", tiny_data_dir / "ai2_arc" / "ARC-Challenge")
     calibration = Calibration(samples=6, seed=1)
-    model = tiny_model(num_hidden_layers=4)
+    model = tiny_model(num_hidden_layers=6)
     return routes.build(model, tiny_tokenizer, TASKS, "wikitext2", 0.45, calibration=calibration, per_task=20)
 
 
