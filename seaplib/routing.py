@@ -4,9 +4,10 @@
     expert(p) = argmax_τ P(τ | p) if max_τ P(τ | p) ≥ θ, else general
 
 e is :mod:`seaplib.classifier`'s embedding, W and b its logistic regression. β is one over the
-temperature (Guo et al. 2017), which scikit-learn fits to predictions for prompts that the
-regression did not see. θ is chosen by its price: the largest threshold under which a wanted share
-of such prompts is still routed.
+temperature (Guo et al. 2017), fitted to predictions for prompts that the regression did not see, with
+Platt's targets: where all of N predictions are right, their confidence goes to (N + 1)/(N + 2) and
+not to 1. θ is chosen by its price: the largest threshold under which a wanted share of such prompts
+is still routed.
 """
 
 import json
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
-from sklearn.calibration import CalibratedClassifierCV
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from statsmodels.stats.proportion import proportion_confint
@@ -67,7 +69,7 @@ class Router:
             raise ValueError(f"the router was made for {len(self.mean)} dimensions, got {features.shape[-1]}")
         z = (features - self.mean) / self.scale
         # einsum's own loop, unlike BLAS, gives a row the same bits whatever stands beside it
-        return _softmax(self.sharpness * (np.einsum("ph,ch->pc", z, self.weight) + self.bias))
+        return softmax(self.sharpness * (np.einsum("ph,ch->pc", z, self.weight) + self.bias), axis=1)
 
     def decide(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The expert of every prompt (``general`` below the threshold), and the likeliest class's probability."""
@@ -121,21 +123,30 @@ def fit(
         raise ValueError(f"{names[counts.argmin()]} has {counts.min()} prompts; a router needs {FOLDS} of each expert")
     features = np.asarray(features, dtype=np.float64)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    calibrated = CalibratedClassifierCV(classifier.untrained(), method="temperature", cv=folds, ensemble=False)
-    (inner,) = calibrated.fit(features, experts).calibrated_classifiers_
-    scaler, regression = inner.estimator
-    sharpness = float(inner.calibrators[0].beta_)
+    scaler, regression = classifier.train(features, experts)
     unseen = cross_val_predict(classifier.untrained(), features, experts, cv=folds, method="decision_function")
     weight, bias = regression.coef_, regression.intercept_
-    if len(names) == 2:  # one row for two classes; the library calibrates (−x, x)
-        weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
-        unseen = np.stack([-unseen, unseen], axis=1)
-    unseen = _softmax(sharpness * unseen)
+    if len(names) == 2:  # one row for two classes, the second's against the first's
+        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
+        unseen = np.stack([0 * unseen, unseen], axis=1)
+    sharpness = _sharpness(unseen, np.searchsorted(names, experts))
+    unseen = softmax(sharpness * unseen, axis=1)
     about = {"prompts": dict(zip(names.tolist(), counts.tolist(), strict=True)), "coverage": coverage, "seed": seed}
     about["accuracy_left_out"] = float((names[unseen.argmax(1)] == experts).mean())
     threshold = threshold_at(unseen.max(1), coverage)
     arrays = (scaler.mean_, scaler.scale_, weight, bias)
     return Router(tuple(names.tolist()), *arrays, sharpness, threshold, about | (provenance or {}))
+
+
+def _sharpness(logits: np.ndarray, truth: np.ndarray) -> float:
+    """β that makes softmax(β · ``logits``) [prompts, classes] likeliest, under Platt's targets."""
+    doubt = 1 / (np.bincount(truth)[truth] + 2)
+    targets = np.repeat(doubt[:, None] / (logits.shape[1] - 1), logits.shape[1], axis=1)
+    targets[np.arange(len(truth)), truth] = 1 - doubt
+    found = minimize_scalar(
+        lambda log_beta: -(targets * log_softmax(np.exp(log_beta) * logits, axis=1)).sum(), bounds=(-10.0, 10.0)
+    )
+    return float(np.exp(found.x))
 
 
 def train(
@@ -249,8 +260,3 @@ def reliability(router: Router, features: np.ndarray, experts: Sequence[str], bi
         loss = log_loss(experts, probabilities, labels=list(router.classes))
         rows.append({"calibration": name, "calibration_error": error, "log_loss": float(loss), "n": len(experts)})
     return pd.DataFrame(rows)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    raised = np.exp(logits - logits.max(1, keepdims=True))
-    return raised / raised.sum(1, keepdims=True)

@@ -1,6 +1,7 @@
 """The router: scikit-learn's probabilities from its own arrays, a threshold with a price, saved without a change."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,15 +28,24 @@ def cloud(classes=("a", "b", "c"), each: int = 40, spread: float = 1.2, seed: in
 
 @pytest.mark.parametrize("classes", [("a", "b", "c"), ("yes", "no")])
 def test_probabilities_are_those_of_scikit_learn(classes):
-    features, names = cloud(classes)
+    features, names = cloud(classes, each=400)
     router = routing.fit(features, names, seed=3)
+    new, _ = cloud(classes, seed=1)
+    plain = classifier.train(features, names)
+    assert list(router.classes) == list(plain.classes_)
+    as_they_come = replace(router, sharpness=1.0)
+    np.testing.assert_allclose(as_they_come.probabilities(new), plain.predict_proba(new), atol=1e-9)
+    assert (router.at(0).decide(new)[0] == plain.predict(new)).all()
     folds = StratifiedKFold(routing.FOLDS, shuffle=True, random_state=3)
     theirs = CalibratedClassifierCV(classifier.untrained(), method="temperature", cv=folds, ensemble=False)
-    theirs.fit(features, names)
-    new, _ = cloud(classes, seed=1)
-    assert list(router.classes) == list(theirs.classes_)
-    np.testing.assert_allclose(router.probabilities(new), theirs.predict_proba(new), atol=1e-9)
-    assert (router.at(0).decide(new)[0] == theirs.predict(new)).all()
+    theirs.fit(features, names)  # without Platt's targets, which change little where classes overlap
+    np.testing.assert_allclose(router.probabilities(new), theirs.predict_proba(new), atol=0.01)
+
+
+def test_prompts_that_are_never_mistaken_leave_as_much_doubt_as_their_number():
+    features, names = cloud(each=50, spread=60.0)
+    confidence = routing.fit(features, names, coverage=1.0).at(0).decide(features)[1]
+    assert np.median(confidence) == pytest.approx(51 / 52, abs=0.01) and confidence.max() < 0.9999
 
 
 def test_a_decision_does_not_depend_on_the_batch():
@@ -239,7 +249,7 @@ def test_lm_evals_own_loop_gives_the_same(built):
     requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
     found = lm.loglikelihood(requests, disable_tqdm=True)
     chosen = built.choose([text for text, _ in pairs])
-    assert len(set(chosen)) == 3
+    assert len(set(chosen)) >= 3
     for name in set(chosen):
         with built.using(name):
             alone = lm.loglikelihood(requests, disable_tqdm=True)
