@@ -29,7 +29,7 @@ CHOICES = {
     "device_map": ("auto", "balanced", "sequential"),
     "other_methods": ("ShortGPT", "2SSP", "Score fusion", "GRIFFIN"),
 }
-SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap", "needed_accuracy")
+SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap", "needed_accuracy", "coverage")
 #: Parameters that are part of a rule for sparse inputs → which field.
 RULES = {"patterns": "pattern", "base": "pattern", "target_patterns": "pattern", "neighbour_ratio": "pattern"}
 RULES |= {"repairs": "transformation", "criteria": "criterion", "neighbours": "criterion", "targets": "targets"}

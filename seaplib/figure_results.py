@@ -1,4 +1,4 @@
-"""Figures of pruned models' results: accuracy, perplexity, speed, routing and the scorecard.
+"""Figures of pruned models' results: accuracy, perplexity, speed, the classifier and the scorecard.
 
 They take the frames of ``evaluate``, ``perplexity`` and ``compare_speed`` as they are; means over
 calibration seeds and their standard errors come from ``tables.summary``.

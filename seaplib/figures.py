@@ -3,7 +3,8 @@
 Nothing is computed here but what a picture needs (means over calibration seeds, the choice of
 dimensions that fit on paper), so a figure can be restyled without running a model. Intervals are
 drawn wherever the frame has them. Results of pruned models are drawn in ``figure_results``, those of
-sparse inputs in ``figure_sparsity``; everything is reached through this module, ``save`` and ``style`` included.
+sparse inputs in ``figure_sparsity``, those of routing in ``figure_routing``; everything is reached
+through this module, ``save`` and ``style`` included.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from .figure_results import (
     sparsity_settings,
     zero_shot,
 )
+from .figure_routing import abstention, routing_worth
 from .figure_sparsity import activations_against_weights, layer_errors, sparsity_rules
 from .figure_style import (
     DENSE,
@@ -48,10 +50,10 @@ from .figure_style import (
 )
 
 __all__ = [
-    "accuracy_by_sparsity", "activations_against_weights", "allocation_curves", "confusion", "corpus_lengths",
-    "hidden_states", "inference_speed", "layer_errors", "mask_overlap", "masks", "norm_heatmaps", "perplexity",
-    "pipeline", "remove_test", "save", "scorecard", "separability", "sparsity_rules", "sparsity_settings", "style",
-    "vocabulary_overlap", "zero_shot",
+    "abstention", "accuracy_by_sparsity", "activations_against_weights", "allocation_curves", "confusion",
+    "corpus_lengths", "hidden_states", "inference_speed", "layer_errors", "mask_overlap", "masks", "norm_heatmaps",
+    "perplexity", "pipeline", "remove_test", "routing_worth", "save", "scorecard", "separability", "sparsity_rules",
+    "sparsity_settings", "style", "vocabulary_overlap", "zero_shot",
 ]  # fmt: skip
 
 MEASURES = {"silhouette": "silhouette", "knn_accuracy": "kNN accuracy"}

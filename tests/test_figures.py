@@ -117,6 +117,30 @@ def sparse_rules() -> pd.DataFrame:
     return frame.assign(low=frame["perplexity"] * 0.9, high=frame["perplexity"] * 1.1)
 
 
+def abstained() -> tuple[dict, dict]:
+    thresholds = np.array([0.0, 0.6, 0.9, 0.99, 1.0])
+    curve = pd.DataFrame({"threshold": thresholds, "coverage": 1 - thresholds**9, "accuracy": 0.9 + thresholds / 10})
+    curve = curve.assign(low=curve["accuracy"] - 0.05, high=np.minimum(curve["accuracy"] + 0.05, 1))
+    curve.loc[4, ["accuracy", "low", "high"]] = np.nan  # nothing is routed
+    curves = {"all words": curve, "without template": curve.assign(accuracy=0.8)}
+    return curves, {"all words": 0.9, "without template": 0.6}
+
+
+SYSTEMS = ("dense", "general", "experts, true task", "experts, routed", "experts, another task's")
+
+
+def routed(subjects=("bundled (3.7 M)", "random weights (66 M)")) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    rows = [(system, kind, 0.5 + 0.05 * place) for place, system in enumerate(SYSTEMS) for kind in ("known", "unseen")]
+    accuracy = pd.DataFrame(rows, columns=["system", "kind", "value"])
+    accuracy = accuracy.assign(low=accuracy["value"] - 0.04, high=accuracy["value"] + 0.04)
+    overheads = {"general": 0.1, "routed, all in memory": 0.4, "routed, room for one": 6.0}
+    lines = [(subject, system, n, 0.7 + extra / n) for subject in subjects for n in (1, 10, 100)
+             for system, extra in overheads.items()]  # fmt: skip
+    even = [(subject, "routed, room for one", n) for subject, n in zip(subjects, (20.0, np.inf), strict=False)]
+    columns = ["subject", "system", "tokens"]
+    return accuracy, pd.DataFrame(lines, columns=[*columns, "ratio"]), pd.DataFrame(even, columns=columns)
+
+
 CONFUSION = pd.DataFrame(np.eye(6, dtype=int) * 200 + 3, index=TASKS[:6], columns=TASKS[:6])
 LENGTHS = pd.DataFrame({"task": TASKS, "tokens_p10": 5, "tokens_median": 20, "tokens_p90": 60, "tokens_max": 400})
 ALLOCATIONS = ("uniform", "uniform, protect 0+2", "adaptive", "logistic, protect 0+0", "logistic")
@@ -136,6 +160,9 @@ DRAWN = {
     "mask_overlap": lambda: figures.mask_overlap(pairs("jaccard", module="heads", chance=0.33)),
     "confusion": lambda: figures.confusion(CONFUSION),
     "confusion, two": lambda: figures.confusion({"all words": CONFUSION, "without template": CONFUSION}),
+    "abstention": lambda: figures.abstention(*abstained()),
+    "routing_worth": lambda: figures.routing_worth(*routed()),
+    "routing_worth, one model": lambda: figures.routing_worth(*routed(["bundled (3.7 M)"])),
     "perplexity": lambda: figures.perplexity(perplexities()),
     "zero_shot": lambda: figures.zero_shot(results()),
     "zero_shot, chance": lambda: figures.zero_shot(results().assign(chance=0.25)),
