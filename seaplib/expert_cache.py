@@ -69,6 +69,11 @@ class ExpertCache:
         self._budget = value
         self._make_room(0)
 
+    def room(self, experts: int) -> int:
+        """Bytes in which any so many experts fit at once; 0: all of them."""
+        largest = sorted(self.sizes.values(), reverse=True)
+        return sum(largest[: experts or None])
+
     @property
     def held(self) -> list[str]:
         """Experts in memory, the least recently used first."""

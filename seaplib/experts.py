@@ -214,11 +214,12 @@ class ExpertModel(nn.Module):
     @property
     def seap_label(self) -> dict:
         """The columns that name its result rows; the achieved sparsity is the experts' mean."""
-        shares = [(mask.requested, mask.achieved, mask.achieved_model) for mask in self.masks.values()]
-        means = np.mean(np.array(shares, dtype=float), axis=0).tolist()
-        first = next(iter(self.masks.values())).provenance
+        masks, first = list(self.masks.values()), next(iter(self.masks.values())).provenance
+        asked = {mask.requested for mask in masks}
         known = {key: str(first[key]) for key in ("score", "allocation", "budget") if key in first}
-        sizes = dict(zip(("requested_sparsity", "achieved_sparsity", "achieved_model_sparsity"), means, strict=True))
+        sizes = {"requested_sparsity": asked.pop() if len(asked) == 1 and None not in asked else np.nan}
+        sizes |= {"achieved_sparsity": float(np.mean([mask.achieved for mask in masks]))}
+        sizes |= {"achieved_model_sparsity": float(np.mean([mask.achieved_model for mask in masks]))}
         return {"method": "routed experts", "calibration": "task"} | known | sizes
 
     @property

@@ -87,6 +87,9 @@ def copies(notebook: str, parameters: dict) -> float:
         return 1.0
     if notebook[:2] == "09":  # all models take turns: Wanda, FLAP twice and SEAP-gen at every sparsity
         return sum(1 + 3 * (1 - one) for one in G)
+    if notebook[:2] == "12":  # systems with experts of their own: the general one, the true task's, the router's
+        rooms = [room or len(experts(parameters["tasks"])) + 1 for room in parameters["rooms"]]
+        return (1 + rooms[0] + sum(rooms)) * (1 - max(G))
     return 0.0
 
 
@@ -219,6 +222,22 @@ def _generation(p: dict) -> list[Pass]:
     return found
 
 
+def _routing(p: dict) -> list[Pass]:
+    tasks, systems = [*p["tasks"], *p["unseen_tasks"]], 2 + len(p["rooms"])
+    found = _evaluate(tasks, p["items"], "dense")
+    for seed in p["seeds"]:
+        found += _calibrate(_corpora(p), p["samples"], seed)
+        for G in p["sparsities"]:
+            for way in ("general", "task", "router", "forced", "random"):
+                found += _evaluate(tasks, p["items"], (way, G, seed, p["samples"]), 1 - G)
+    asked = len(p["tasks"]) * p["stream_requests"]
+    for order in ("mixed", "bursts", "batches"):
+        for kept, times in ((1.0, 1), (1 - max(p["sparsities"]), systems)):
+            turns = times * asked
+            found.append(Pass(("stream", order, kept), turns * 50, 50, kept, steps=turns * p["new_tokens"]))
+    return found
+
+
 def _sparse_inputs(p: dict) -> list[Pass]:
     """Every rule answers, reads and (where it has to) is calibrated."""
     patterns = [*p["patterns"], *p["ratios"]]
@@ -248,5 +267,6 @@ _RULES = {
     "09_inference_speed": _speed,
     "10_generation": _generation,
     "11_activation_sparsity": _sparse_inputs,
+    "12_routing_experts": _routing,
     "99_scorecard": lambda p: [],
 }

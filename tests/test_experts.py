@@ -103,7 +103,8 @@ def test_what_no_mask_touches_is_shared_with_the_dense_model(experts):
 
 def test_memory_stays_within_its_budget_and_the_least_recently_used_goes(experts):
     cache = experts.cache
-    assert cache.budget_bytes == sum(cache.sizes.values())
+    assert cache.budget_bytes == sum(cache.sizes.values()) == cache.room(0) == cache.room(3)
+    assert cache.room(1) == max(cache.sizes.values())
     two = max(cache.sizes[a] + cache.sizes[b] for a in NAMES for b in NAMES if a != b)
     cache.budget_bytes = two
     for name in ("piqa", "winogrande", "piqa", GENERAL, "piqa", "winogrande"):
