@@ -22,6 +22,8 @@ _PUBLIC = {
     "input_sparsity": ("InputSparsity",),
     "sparse_inputs": ("sparsity_plan", "sparsified", "SparsityPlan"),
     "methods": ("Method", "variants"),
+    "routing": ("Router",),
+    "experts": ("ExpertModel",),
     "evaluation": ("evaluate", "evaluate_items"),
     "perplexity": ("perplexity",),
     "manifest": ("provenance",),

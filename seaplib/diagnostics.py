@@ -5,6 +5,7 @@
 | accuracy falls by more than ``drop`` points | layers were cut that cannot spare anything | protect more layers |
 | perplexity rises, accuracy hardly falls | the tasks' texts do not need what general text needs | more general text |
 | masks change with the calibration seed | where they differ, the scores are noise | more calibration text |
+| routed experts answer no better than the general mask | there is nothing to route for | the general mask alone |
 
 Every rule returns one row per method, score and sparsity, whether it fires or not: that nothing
 fired is a finding too.
@@ -15,7 +16,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from . import paths, tables
+from . import paths, routes, routing, tables
 
 KEYS = ["method", "score", "requested_sparsity"]
 COLUMNS = ("diagnostic", *KEYS, "measured", "threshold", "unit", "fires", "advice", "where")
@@ -94,6 +95,22 @@ def unstable_masks(stability: pd.DataFrame, overlap: float) -> pd.DataFrame:
     return _frame(rows)
 
 
+def idle_routing(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Fires where routed experts are not shown to be more accurate than one general mask on the tasks they know.
+
+    ``comparisons`` is notebook 12's table of paired differences.
+    """
+    chosen = comparisons[(comparisons["kind"] == "known") & (comparisons["metric"] == "primary")]
+    chosen = chosen[(chosen["a"] == routes.WAYS["router"]) & (chosen["b"] == routing.GENERAL)]
+    rows = []
+    for row in chosen.itertuples():
+        advice = "use the general mask alone: no router, no switches, and the dense model need not stay in memory"
+        key, measured = (row.a, "–", row.requested_sparsity), (100 * row.difference, 0.0, "points")
+        fires = row.verdict != "holds"
+        rows.append(("routing brings nothing", *key, *measured, fires, advice, "routing_comparisons"))
+    return _frame(rows)
+
+
 def diagnose(
     profile: str, drop: float = 10.0, ratio: float = 2.0, kept: float = 2.0, overlap: float = 0.9
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -103,7 +120,7 @@ def diagnose(
     perplexity, ``overlap`` a Jaccard index.
     """
     found, missing, parts = {}, [], []
-    for name in ("table1_zero_shot", "perplexity", "mask_stability"):
+    for name in ("table1_zero_shot", "perplexity", "mask_stability", "routing_comparisons"):
         file = paths.figures_dir(profile) / f"{name}.csv"
         if file.exists():
             found[name] = pd.read_csv(file, keep_default_na=False, na_values=[""])
@@ -115,6 +132,8 @@ def diagnose(
             parts.append(perplexity_gaps(found["table1_zero_shot"], found["perplexity"], ratio, kept))
     if "mask_stability" in found:
         parts.append(unstable_masks(found["mask_stability"], overlap))
+    if "routing_comparisons" in found:
+        parts.append(idle_routing(found["routing_comparisons"]))
     parts = [part for part in parts if len(part)]
     return (pd.concat(parts, ignore_index=True) if parts else _frame([])), missing
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from seaplib import claims, comparison, diagnostics, methods, models, paths, perplexity, tables
+from seaplib import claims, comparison, diagnostics, methods, models, paths, perplexity, routes, tables
 from seaplib.masks import PruningMask
 from seaplib.pruning import Variant
 
@@ -181,16 +181,26 @@ def test_perplexity_fires_only_where_accuracy_stayed():
     assert found["fires"].to_dict() == {"SEAP": "yes", "FLAP": "no"}
 
 
+def test_routing_that_brings_nothing_fires():
+    rows = [(0.2, "known", 0.01, "undecided"), (0.5, "known", 0.04, "holds"), (0.5, "unseen", -0.2, "does not hold")]
+    frame = pd.DataFrame(rows, columns=["requested_sparsity", "kind", "difference", "verdict"])
+    frame = frame.assign(a=routes.WAYS["router"], b="general", metric="primary")
+    others = frame.assign(b="dense"), frame.assign(metric="exact_match")
+    found = diagnostics.idle_routing(pd.concat([frame, *others])).set_index("requested_sparsity")
+    assert found["fires"].to_dict() == {0.2: "yes", 0.5: "no"} and found["measured"].tolist() == [1.0, 4.0]
+    assert "general mask alone" in found.at[0.2, "advice"] and found.at[0.5, "advice"] == "–"
+
+
 def test_diagnose_reads_what_is_there_and_names_what_is_not():
     tables.save(results(), "table1_zero_shot", "p")
     masks = [[True, True, False, False], [False, True, True, False]]
     stability = diagnostics.mask_stability([[variant(seed, channels)] for seed, channels in enumerate(masks)])
     tables.save(stability, "mask_stability", "p")
     found, missing = diagnostics.diagnose("p", overlap=0.5)
-    assert missing == ["perplexity"]
+    assert missing == ["perplexity", "routing_comparisons"]
     assert found["diagnostic"].unique().tolist() == ["accuracy drop", "mask depends on the seed"]
     assert found.iloc[-1]["fires"] == "yes" and found.iloc[-1]["measured"] == pytest.approx(1 / 3, rel=1e-3)
     assert set(found["where"]) == {"table1_zero_shot", "mask_stability"}
     empty, absent = diagnostics.diagnose("nothing here")
-    assert empty.empty and list(empty.columns) == list(diagnostics.COLUMNS) and len(absent) == 3
+    assert empty.empty and list(empty.columns) == list(diagnostics.COLUMNS) and len(absent) == 4
     assert not (paths.figures_dir("nothing here")).exists()

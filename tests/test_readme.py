@@ -46,6 +46,25 @@ def test_the_shortest_useful_program(tmp_path, monkeypatch, tiny_model, tiny_tok
     assert saved.keys() == loaded.keys() and all(torch.equal(saved[name], loaded[name]) for name in saved)
 
 
+def test_the_program_with_experts(tmp_path, monkeypatch):
+    """As printed, on the bundled model, with fewer prompts for its router."""
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (block,) = [block for block in blocks if "routes.build(" in block]
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = seaplib.load("bundled")
+    build, small = seaplib.routes.build, {"calibration": seaplib.Calibration(samples=8), "per_task": 40}
+    monkeypatch.setattr(seaplib.routes, "build", lambda *args, **options: build(*args, **options, **small))
+    evaluate = seaplib.evaluate
+    monkeypatch.setattr(seaplib, "evaluate", lambda *a, **b: evaluate(*a, **b, settings=seaplib.Evaluation(items=10)))
+    names = {"seaplib": seaplib, "model": model, "tokenizer": tokenizer}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["written"].shape[0] == 2 and set(names["results"]["task"]) == {"mini_piqa", "mini_mmlu"}
+    assert set(names["results"]["method"]) == {"routed experts"}
+    with torch.no_grad():
+        before, after = (one(**names["inputs"]).logits for one in (names["experts"], names["again"]))
+    assert torch.equal(before, after)
+
+
 @pytest.fixture
 def committed_figures():
     """The README quotes the committed run; after another one here, its numbers are that run's to refresh."""
