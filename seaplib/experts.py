@@ -265,12 +265,12 @@ class ExpertModel(nn.Module):
         ``loading`` goes to :func:`seaplib.load`. ValueError where the model or the tokenizer is not the
         one it was made with; ``verify=False`` takes another of the same shape (another dtype, say).
         """
+        if (model is None) != (tokenizer is None):
+            raise ValueError("give both the model and its tokenizer, or neither")
         directory = Path(directory)
         if not (directory / "experts.json").is_file():
             raise ValueError(f"{directory} holds no experts.json, so no ExpertModel was saved there")
         about = json.loads((directory / "experts.json").read_text())
-        if (model is None) != (tokenizer is None):
-            raise ValueError("give both the model and its tokenizer, or neither")
         if model is None:
             model, tokenizer = models.load(about["model"], **loading)
         here = {"fingerprint": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}

@@ -9,7 +9,6 @@ n* generated tokens on a request is answered sooner than by the dense model; whe
 token is no faster, that is never.
 """
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -138,20 +137,31 @@ def break_even(timed: pd.DataFrame, system: str, reference: str = "dense", draws
 
     0 where it is sooner from the first token on; infinite where it never is.
     """
+    costs(timed)  # raises where turns have several requests
     turns = timed["turn"].nunique()
-    by_turn = timed[timed["system"].isin([system, reference])].set_index("turn")
-    draw = np.random.default_rng(seed)
-    found = [_even(costs(by_turn.loc[draw.integers(turns, size=turns)]), system, reference) for _ in range(draws)]
-    low, high = np.quantile(found, [0.025, 0.975], method="closest_observation")
-    return {"tokens": _even(costs(by_turn), system, reference), "low": float(low), "high": float(high)}
+    drawn = np.random.default_rng(seed).integers(turns, size=(draws, turns))
+    chosen = np.concatenate([np.arange(turns)[None], drawn])  # first as they were
+    start, token = zip(*(_drawn(timed, one, chosen) for one in (system, reference)), strict=True)
+    overhead, saved = start[0] - start[1], token[1] - token[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tokens = np.where(
+            saved > 0, np.maximum(overhead, 0) / saved, np.where((overhead <= 0) & (saved == 0), 0, np.inf)
+        )
+    low, high = np.quantile(tokens[1:], [0.025, 0.975], method="closest_observation")
+    return {"tokens": float(tokens[0]), "low": float(low), "high": float(high)}
 
 
-def _even(each: pd.DataFrame, system: str, reference: str) -> float:
-    overhead = each.loc[system, "start"] - each.loc[reference, "start"]
-    saved = each.loc[reference, "token"] - each.loc[system, "token"]
-    if overhead <= 0 and saved >= 0:
-        return 0.0
-    return max(overhead, 0.0) / saved if saved > 0 else math.inf
+def _drawn(timed: pd.DataFrame, system: str, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``start`` and ``token`` of :func:`costs` for one system and every row of turns ``chosen`` [draws, turns]."""
+    part = timed[timed["system"] == system].sort_values("turn")
+    route, prefill = (np.median(part[f"{one}_seconds"].to_numpy()[chosen], axis=1) for one in ("route", "prefill"))
+    token = np.median((part["decode_seconds"] / part["new_tokens"]).to_numpy()[chosen], axis=1)
+    cut = part["switches"].to_numpy()[chosen]
+    each = np.where(cut > 0, part["switch_seconds"].to_numpy()[chosen] / np.maximum(cut, 1), np.nan)
+    some = (cut > 0).any(axis=1)
+    switch = np.zeros(len(chosen))
+    switch[some] = np.nanmedian(each[some], axis=1) if some.any() else 0
+    return route + cut.mean(axis=1) * switch + prefill, token
 
 
 def throughput(timed: pd.DataFrame, reference: str = "dense", draws: int = 2000, seed: int = 0) -> pd.DataFrame:
