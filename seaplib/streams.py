@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from . import models, speed
 from .routes import Route
 
+FEWEST = 5  # turns from which there is an interval over them
 PARTS = ("route", "switch", "prefill", "decode")
 
 
@@ -167,7 +168,8 @@ def _drawn(timed: pd.DataFrame, system: str, chosen: np.ndarray) -> tuple[np.nda
 def throughput(timed: pd.DataFrame, reference: str = "dense", draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Generated tokens per second of every system over the whole stream, and its ratio to the reference's.
 
-    ``low``-``high`` is the ratio's 95% bootstrap interval over turns, ``switches`` per request.
+    ``low``-``high`` is the ratio's 95% bootstrap interval over turns (NaN below :data:`FEWEST` of them),
+    ``switches`` per request.
     """
     seconds = timed.assign(all=timed[[f"{part}_seconds" for part in PARTS]].sum(axis=1))
     table = seconds.pivot(index="turn", columns="system", values="all")
@@ -178,7 +180,8 @@ def throughput(timed: pd.DataFrame, reference: str = "dense", draws: int = 2000,
     rows = []
     for name, part in seconds.groupby("system", sort=False):
         written = (part["requests"] * part["new_tokens"]).sum()
-        low, high = np.quantile(drawn[reference] / drawn[name], [0.025, 0.975])
+        enough = len(table) >= FEWEST
+        low, high = np.quantile(drawn[reference] / drawn[name], [0.025, 0.975]) if enough else (np.nan, np.nan)
         row = {"system": name, "tokens_per_second": written / part["all"].sum(), "ratio": 0.0, "low": low, "high": high}
         row["ratio"] = table[reference].sum() / table[name].sum()
         row |= {"switches": part["switches"].sum() / part["requests"].sum(), "experts": part["experts"].mean()}
