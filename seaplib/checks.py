@@ -36,8 +36,8 @@ RULES |= {"repairs": "transformation", "criteria": "criterion", "neighbours": "c
 #: Smallest value of a whole number; 0 for those not listed.
 SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64, "prompt_types": 256} | dict.fromkeys(
     ("samples", "items", "draws", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
-     "other_seeds", "permutations", "router_prompts", "stream_requests", "burst", "batch", "batch_rounds", "large_requests",
-     "large_tokens", "large_channels", "large_samples", "random_widths"), 1
+     "other_seeds", "permutations", "router_prompts", "stream_requests", "burst", "batch", "batch_rounds",
+     "large_requests", "large_tokens", "large_channels", "large_samples", "random_widths"), 1
 )  # fmt: skip
 
 
