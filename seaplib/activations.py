@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -182,24 +182,46 @@ def capture(
             handle.remove()
 
 
+class Weights:
+    """What statistics take from the model itself, worked out when asked for and once for all corpora."""
+
+    def __init__(self, model):
+        self.model = model
+
+    @cached_property
+    def identity(self) -> str:
+        """The model's fingerprint."""
+        return models.fingerprint(self.model)
+
+    @cached_property
+    def norms(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """‖w‖₁ and ‖w‖₂² of the output projections' columns: module → float64 [layers, dim] each."""
+        layers, found = models.decoder_layers(self.model), {}
+        for module, role in UNITS.items():
+            columns = [_column_norms(models.weight(layer, role)) for layer in layers]
+            found[module] = tuple(torch.stack(norms) for norms in zip(*columns, strict=True))
+        return found
+
+
 def collect(
     model,
     tokenizer,
     corpus,
     calibration: Calibration | None = None,
     progress: bool = True,
-    identity: str | None = None,
+    weights: Weights | None = None,
 ) -> ActivationStats:
     """Run a corpus through the decoder (without LM head) and return its :class:`ActivationStats`.
 
     The corpus' first ``calibration.samples`` texts are used, all of them without a ``calibration``.
     Texts that tokenise to nothing are skipped, and counted in ``provenance["skipped"]``. ValueError
     where activations are not finite, with the first layer, module and text, and where no text is left.
-    ``identity`` is the model's fingerprint where it is known already: hashing all weights takes a while.
+    ``weights`` is the model's where other corpora share it: hashing and norms of all weights take a while.
     """
     if not isinstance(corpus, corpora.Corpus):
         raise TypeError(f"collect takes a Corpus (seaplib.corpus(...)), got {type(corpus).__name__}")
     calibration = calibration or Calibration(samples=max(len(corpus), 1))
+    weights = weights or Weights(model)
     shape = models.geometry(model)
     texts = corpus.first(calibration.samples)
     encoded, kept, truncated = found = encode(model, tokenizer, texts.texts, calibration.max_length)
@@ -227,12 +249,10 @@ def collect(
         count, parts["mean"][module], parts["var"][module], parts["second_moment"][module] = recorder.stacked(role)
         if not torch.isfinite(parts["second_moment"][module]).all():
             raise ValueError(f"{corpus.task}: {_not_finite(model, found, texts.ids)}")
-        norms = [_column_norms(models.weight(layer, role)) for layer in models.decoder_layers(model)]
-        l1, l2sq = zip(*norms, strict=True)
-        parts["weight_l1"][module], parts["weight_l2sq"][module] = torch.stack(l1), torch.stack(l2sq)
+        parts["weight_l1"][module], parts["weight_l2sq"][module] = weights.norms[module]
     provenance = {
         "task": corpus.task,
-        "model": identity or models.fingerprint(model),
+        "model": weights.identity,
         "corpus": texts.fingerprint,
         "ids": [texts.ids[i] for i in kept],
         "texts": len(encoded),
@@ -274,11 +294,12 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
         raise TypeError(f"calibrate takes a list of tasks, got the text {tasks!r}")
     calibration = calibration or Calibration()
     texts = {task: corpora.corpus(task, calibration.samples, calibration.seed) for task in tasks}
-    known = {"model": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}
+    weights = Weights(model)
+    known = {"model": weights.identity, "tokenizer": models.tokenizer_fingerprint(tokenizer)}
     out = {}
     for task, corpus in texts.items():
         spec = known | {"corpus": corpus.fingerprint, "calibration": calibration.as_dict()}
-        make = partial(collect, model, tokenizer, corpus, calibration, identity=known["model"])
+        make = partial(collect, model, tokenizer, corpus, calibration, weights=weights)
         out[task] = store.fetch("stats", spec, make, ActivationStats)
     return out
 

@@ -160,7 +160,8 @@ def attention_unit_parameters(geometry: Geometry, kv_unit: str) -> int:
 
 def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """bool mask of ``scores`` [n] without its ``count`` lowest entries; ties go by index (Eqs. 8-10)."""
-    threshold = scores.kthvalue(max(count, 1)).values  # linear in n, unlike sorting
+    place = max(count, 1) - 1
+    threshold = np.partition(scores.numpy(), place)[place]  # linear in n, and vectorised, unlike torch's kthvalue
     keep = scores > threshold
     tied = (scores == threshold).nonzero().squeeze(1)
     keep[tied[count - int((scores < threshold).sum()) :]] = True
@@ -197,8 +198,9 @@ def select(
     most = scores.geometry.channels // 2
     if not 1 <= round_to <= most:
         raise ValueError(f"round_to must lie between 1 and half the channels ({most}), got {round_to}")
-    if not (torch.isfinite(scores.attention).all() and torch.isfinite(scores.channels).all()):
-        raise ValueError("the scores are not all finite (NaN or Inf), so they rank nothing")
+    for values in (scores.attention, scores.channels):
+        if not np.isfinite(values.numpy()).all():  # one pass, where torch's takes several
+            raise ValueError("the scores are not all finite (NaN or Inf), so they rank nothing")
     allocation = sparsity if isinstance(sparsity, Allocation) else logistic(float(sparsity))
     if round_to > 1 and (budget == "floor" or allocation.kind == "adaptive"):
         raise ValueError("round_to needs budget='parameters' and an allocation that fixes a ratio per layer")

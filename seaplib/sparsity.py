@@ -91,6 +91,8 @@ class Allocation:
         low, high = 0.0, 2.0 if published else max(caps.values()) / curve[free].min()
         for _ in range(200):
             middle = (low + high) / 2
+            if not low < middle < high:  # neighbouring numbers
+                break
             if published and abs(mean(at(middle)) - self.sparsity) < 1e-4:
                 return at(middle)
             low, high = (middle, high) if mean(at(middle)) < self.sparsity else (low, middle)

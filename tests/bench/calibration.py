@@ -54,8 +54,8 @@ def run_batches(model, encoded: list[list[list[int]]], hooks: bool) -> None:
 
 def collect(model, words, tasks) -> dict[str, activations.ActivationStats]:
     """As ``activations.calibrate`` does it, without the store."""
-    identity = adapters.fingerprint(model)
-    return {one.task: activations.collect(model, words, one, progress=False, identity=identity) for one in tasks}
+    weights = activations.Weights(model)
+    return {one.task: activations.collect(model, words, one, progress=False, weights=weights) for one in tasks}
 
 
 def padding(encoded: list[list[list[int]]], device="cpu") -> float:
