@@ -189,6 +189,7 @@ def collect(
     calibration: Calibration | None = None,
     progress: bool = True,
     identity: str | None = None,
+    like: ActivationStats | None = None,
 ) -> ActivationStats:
     """Run a corpus through the decoder (without LM head) and return its :class:`ActivationStats`.
 
@@ -196,6 +197,7 @@ def collect(
     Texts that tokenise to nothing are skipped, and counted in ``provenance["skipped"]``. ValueError
     where activations are not finite, with the first layer, module and text, and where no text is left.
     ``identity`` is the model's fingerprint where it is known already: hashing all weights takes a while.
+    ``like`` are other statistics of the same model, whose weight norms are taken over.
     """
     if not isinstance(corpus, corpora.Corpus):
         raise TypeError(f"collect takes a Corpus (seaplib.corpus(...)), got {type(corpus).__name__}")
@@ -227,6 +229,9 @@ def collect(
         count, parts["mean"][module], parts["var"][module], parts["second_moment"][module] = recorder.stacked(role)
         if not torch.isfinite(parts["second_moment"][module]).all():
             raise ValueError(f"{corpus.task}: {_not_finite(model, found, texts.ids)}")
+        if like is not None:
+            parts["weight_l1"][module], parts["weight_l2sq"][module] = like.weight_l1[module], like.weight_l2sq[module]
+            continue
         norms = [_column_norms(models.weight(layer, role)) for layer in models.decoder_layers(model)]
         l1, l2sq = zip(*norms, strict=True)
         parts["weight_l1"][module], parts["weight_l2sq"][module] = torch.stack(l1), torch.stack(l2sq)
@@ -274,12 +279,21 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
         raise TypeError(f"calibrate takes a list of tasks, got the text {tasks!r}")
     calibration = calibration or Calibration()
     texts = {task: corpora.corpus(task, calibration.samples, calibration.seed) for task in tasks}
+    return calibrate_texts(model, tokenizer, texts, calibration)
+
+
+def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | None = None) -> dict:
+    """Statistics of every :class:`~seaplib.corpora.Corpus` in ``texts``, under the same keys, asking the store first.
+
+    As in :func:`collect`, all texts of each without a ``calibration``.
+    """
     known = {"model": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}
     out = {}
-    for task, corpus in texts.items():
-        spec = known | {"corpus": corpus.fingerprint, "calibration": calibration.as_dict()}
-        make = partial(collect, model, tokenizer, corpus, calibration, identity=known["model"])
-        out[task] = store.fetch("stats", spec, make, ActivationStats)
+    for key, corpus in texts.items():
+        settings = calibration or Calibration(samples=max(len(corpus), 1))
+        spec = known | {"corpus": corpus.fingerprint, "calibration": settings.as_dict()}
+        make = partial(collect, model, tokenizer, corpus, settings, identity=known["model"])
+        out[key] = store.fetch("stats", spec, make, ActivationStats)
     return out
 
 
