@@ -25,7 +25,7 @@ def order(parts: int, seed: int) -> np.ndarray:
 
 
 def possible(sizes: Iterable[int], parts: Mapping[str, PartialStats]) -> list[int]:
-    """Those of ``sizes`` (texts) that every corpus has in whole parts. ValueError where one is no multiple of a part."""
+    """Those of ``sizes`` (texts) that every corpus has in whole parts. ValueError for one that is no multiple."""
     size = next(iter(parts.values())).size
     if wrong := [n for n in sizes if n % size or n < size]:
         raise ValueError(f"statistics were kept for every {size} texts, so a corpus of {wrong[0]} texts cannot be made")
@@ -89,7 +89,8 @@ def overlap_curve(found: pd.DataFrame, module: str = "channels") -> pd.DataFrame
 def accuracy_curve(answers: resampling.Results, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Mean result by size, and its difference to the largest, with 95% intervals over items and seeds.
 
-    ``answers``' cells are sizes. Columns: texts, value, low, high, difference, difference_low, difference_high, p_value.
+    ``answers``' cells are sizes. Columns: texts, value, low, high, difference,
+    difference_low, difference_high, p_value.
     """
     means, drawn = answers.means.mean((1, 2)), answers.drawn(draws, seed).mean((2, 3))
     last, rows = answers.cells.index(max(answers.cells)), []

@@ -20,12 +20,15 @@ task, and how much is nothing but which texts were drawn.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from . import resampling
+from . import resampling, study
 from .activations import ActivationStats
+from .methods import Method
+from .pruning import Variant
 from .scores import Scores, aggregate, score, weights
 
 AMOUNTS = ("equal", "more")  # tokens in all: one corpus' share, or that many for each of the corpora
@@ -62,6 +65,47 @@ def cell_scores(stats: Mapping[str, ActivationStats], mixture: str, general: str
     alpha, scale = MIXED[mixture]
     chosen = weights(each, general) if alpha == "published" else dict.fromkeys(each, 1.0)
     return aggregate({corpus: scaled(one) if scale else one for corpus, one in each.items()}, chosen)
+
+
+def amounts(corpora: Sequence[str], general: str, tokens: int) -> dict[str, list[int]]:
+    """How many tokens of each corpus' draw the design needs (``study.by_tokens``).
+
+    ``tokens`` is the share of one corpus. Equal amounts are ``tokens`` in all: of one task, or a part of every corpus;
+    more is that times the number of corpora (the general text is one).
+    """
+    count = len(corpora) + 1
+    return {name: [tokens // count, tokens, tokens * count] for name in corpora} | {general: [tokens // count, tokens]}
+
+
+def variants(
+    stats: Mapping[tuple[str, int, int], ActivationStats],
+    tasks: Sequence[str],
+    general: str,
+    tokens: int,
+    seeds: Sequence[int],
+    sparsity: float,
+    method: Method,
+    mode: str = "remove",
+) -> list[Variant]:
+    """The masks of all cells: columns ``amount`` and ``mixture``, cell by cell and seed by seed.
+
+    ``stats`` are those of :func:`amounts`: (corpus, tokens, seed) → statistics. A cell of one task is an expert for
+    every corpus, answering its own tasks; a mixture is one mask that answers all.
+    """
+    served, out = study.experts(tasks), []
+    count = len(served) + 1
+    for (amount, mixture), seed in product(CELLS, seeds):
+        cell = {"amount": amount, "mixture": mixture}
+        if mixture == ONE:
+            taken = tokens * count if amount == "more" else tokens
+            groups = [({name: stats[name, taken, seed]}, answered) for name, answered in served.items()]
+        else:
+            taken = tokens if amount == "more" else tokens // count
+            groups = [({name: stats[name, taken, seed] for name in (*served, general)}, None)]
+        for each, answered in groups:
+            scores = cell_scores(each, mixture, general, method.score)
+            out.append(study.variant(method, scores, sparsity, seed, answered, mode, **cell))
+    return out
 
 
 def contrasts() -> dict[str, np.ndarray]:

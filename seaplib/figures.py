@@ -3,7 +3,8 @@
 Nothing is computed here but what a picture needs (means over calibration seeds, the choice of
 dimensions that fit on paper), so a figure can be restyled without running a model. Intervals are
 drawn wherever the frame has them. Results of pruned models are drawn in ``figure_results``, those of
-sparse inputs in ``figure_sparsity``, studies of calibration in ``figure_studies``; everything is reached through this module, ``save`` and ``style`` included.
+sparse inputs in ``figure_sparsity``, studies of calibration in ``figure_studies``; everything is reached
+through this module, ``save`` and ``style`` included.
 """
 
 from collections.abc import Mapping

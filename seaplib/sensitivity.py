@@ -48,7 +48,7 @@ def variants(
 
 
 def agreement(curves: np.ndarray, weight: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Mean rank correlation (Spearman) of sensitivity curves [..., layers, tasks, seeds], between seeds and between tasks.
+    """Mean rank correlation (Spearman) of curves [..., layers, tasks, seeds], between seeds and between tasks.
 
     Between tasks, curves are means over seeds. ``weight`` [..., seeds] is how often a seed counts (default: once); no
     seed is compared with itself. NaN where there are not two to compare; a curve that is flat correlates with
@@ -84,13 +84,14 @@ def stability(answers: resampling.Results, draws: int = 1000, seed: int = 0) -> 
     resampled = agreement(-answers.drawn(draws, seed, seeds=False), answers.seed_weights(draws, seed))
     for name, value in agreement(curves).items():
         numbers = resampled[name][~np.isnan(resampled[name])]  # a draw of one seed alone has no pair
-        row = resampling.estimate(value, numbers) if len(numbers) else dict.fromkeys(("measured", "low", "high"), np.nan)
-        rows.append({"quantity": f"rank correlation {name}"} | row)
+        found = resampling.estimate(value, numbers) if len(numbers) else {}
+        rows.append({"quantity": f"rank correlation {name}"} | found)
     vectors = factorial.between(answers.cells)
-    for name, (value, of_draws) in _shares(factorial.squares(curves, vectors), factorial.squares(drawn, vectors)).items():
+    both = (factorial.squares(one, vectors) for one in (curves, drawn))
+    for name, (value, of_draws) in _shares(*both).items():
         row = {"quantity": f"share of the variation: {name}"} | resampling.estimate(value, of_draws)
         rows.append(row | {"p_value": np.nan})  # a share is never below 0
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["quantity", "measured", "low", "high", "p_value"])
 
 
 def _shares(whole: Mapping, drawn: Mapping) -> dict[str, tuple]:
@@ -101,7 +102,8 @@ def _shares(whole: Mapping, drawn: Mapping) -> dict[str, tuple]:
         layer = sum(value for source, value in found.items() if source not in named)
         parts = {LAYER: layer, "layer × task": found[factorial.BY_TASK], factorial.NOISE: found[factorial.NOISE]}
         total = np.asarray(sum(parts.values()))
-        both.append({name: np.where(total > 0, part / np.where(total > 0, total, 1), 0.0) for name, part in parts.items()})
+        safe = np.where(total > 0, total, 1)
+        both.append({name: np.where(total > 0, part / safe, 0.0) for name, part in parts.items()})
     return {name: (both[0][name], both[1][name]) for name in both[0]}
 
 

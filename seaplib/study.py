@@ -32,13 +32,13 @@ def experts(tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
 def variant(
     method: Method, scores: Scores, sparsity: float, seed: int, tasks: Sequence[str] | None, mode: str, **cell
 ) -> Variant:
-    """The mask that ``scores`` and ``method`` give, answering ``tasks`` (None: all); ``cell`` are its study's columns."""
+    """The mask of ``scores`` and ``method``, answering ``tasks`` (None: all); ``cell`` are the study's own columns."""
     mask = select(scores, method.allocate(sparsity), method.budget, method.kv_unit)
     return Variant(method.label(seed) | cell, mask, mode, tasks=None if tasks is None else tuple(tasks))
 
 
 def cut(tokenizer, texts: Corpus, tokens: Sequence[int]) -> list[Corpus]:
-    """``texts`` cut into consecutive pieces that end nearest to the given numbers of ``tokens``, counted from the start.
+    """``texts`` cut into pieces, one after the other, that end nearest to the numbers of ``tokens`` from the start.
 
     Every piece has at least one text. ValueError where the corpus ends before the last of them.
     """

@@ -74,9 +74,8 @@ def _continue(model, tokenizer, corpus: Corpus, seed: int, new_tokens: int, temp
     prompts = tokenizer([halves(text)[0] for text in corpus.texts], verbose=False)["input_ids"]
     longest, context = max(map(len, prompts)), models.context_length(model)
     if longest + new_tokens > context:
-        raise ValueError(
-            f"{corpus.task}: half a text of {longest} and {new_tokens} new tokens exceed the model's context of {context}"
-        )
+        both = f"half a text of {longest} and {new_tokens} new tokens"
+        raise ValueError(f"{corpus.task}: {both} exceed the model's context of {context}")
     stop = model.generation_config.eos_token_id
     stops = set(stop) if isinstance(stop, list) else {stop}
     options = {"max_new_tokens": new_tokens, "do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}

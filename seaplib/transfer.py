@@ -48,7 +48,7 @@ def variants(
     """
     served = study.experts(tasks)
     if general in served or len(served) < 2:
-        raise ValueError("leaving a task out needs corpora of two tasks or more, and a general text that is none of them")
+        raise ValueError("leaving a task out needs corpora of two tasks or more, and a general text beside them")
     each = {name: score(stats[name], method.score) for name in (*served, general)}
 
     def mask(scores: Scores, row: str, answered) -> Variant:
