@@ -70,7 +70,7 @@ def gather(profile: str) -> pd.DataFrame:
     """
     files = sorted(paths.figures_dir(profile).glob("claims_*.csv"))
     if not files:
-        raise FileNotFoundError(f"profile {profile} has no claims yet; run its notebooks 01 to 11 first")
+        raise FileNotFoundError(f"profile {profile} has no claims yet; run its notebooks first")
     rows = pd.concat([pd.read_csv(file, dtype={"claim_id": str}) for file in files], ignore_index=True)
     tested = rows["p_value"].notna()
     rows["p_holm"] = np.nan

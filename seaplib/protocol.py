@@ -5,6 +5,7 @@ text; expert, general (Eq. 15), general-text-only and random masks at one sparsi
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -32,20 +33,26 @@ def answers(
     samples: int = 128,
     settings: Evaluation | None = None,
     mode: str = "remove",
+    protect_last: int | None = None,
 ) -> pd.DataFrame:
-    """Item results of the dense model and of ``METHODS`` under every seed, with a column ``architecture``."""
+    """Item results of the dense model and of ``METHODS`` under every seed, with a column ``architecture``.
+
+    ``protect_last``: layers at the output that keep everything, for a model too shallow for the usual number.
+    """
+    recipes = [replace(method, protect_last=protect_last) for method in METHODS]
     corpora = [*study.experts(tasks), general]
     chosen = [None]
     for seed in seeds:
         stats = calibrate(model, tokenizer, corpora, Calibration(samples=samples, seed=seed))
-        chosen += methods.variants(METHODS, stats, [sparsity], tasks, general, seed, mode=mode)
+        chosen += methods.variants(recipes, stats, [sparsity], tasks, general, seed, mode=mode)
     items = evaluation.evaluate_items(model, tokenizer, tasks, chosen, settings)
     return items.assign(architecture=model.config.model_type)
 
 
-def compared(items: pd.DataFrame, name: str, draws: int = 2000) -> pd.DataFrame:
+def compared(items: pd.DataFrame, name: str, draws: int = 2000, protect_last: int | None = None) -> pd.DataFrame:
     """``PAIRS`` on one model's items, over all tasks: columns model, architecture, and ``comparison.contrasts``'s."""
-    found = comparison.contrasts(items, PAIRS, draws=draws)
+    pairs = [tuple(replace(side, protect_last=protect_last) for side in pair) for pair in PAIRS]
+    found = comparison.contrasts(items, pairs, draws=draws)
     found = found[found["task"] == "all"].drop(columns="p_mcnemar")
     dense = {"primary": _mean(items, "primary"), "exact_match": _mean(items, "exact_match")}
     found.insert(0, "model", name)
@@ -64,6 +71,7 @@ def on_models(names: Iterable[str], draws: int = 2000, dtype: str = "auto", devi
     frames = []
     for name in names:
         model, tokenizer = models.load(name, dtype=dtype, device_map=device_map)
-        frames.append(compared(answers(model, tokenizer, **options), evaluation.name_of(model), draws))
+        items, last = answers(model, tokenizer, **options), options.get("protect_last")
+        frames.append(compared(items, evaluation.name_of(model), draws, last))
         del model
     return pd.concat(frames, ignore_index=True)

@@ -112,7 +112,7 @@ def enlarged(
 
     Returns the base and what is added to it. New texts are taken as they come, those left out that would exceed the
     budget, until none of a whole round fits. A text may come twice where the model repeats itself. ValueError for an
-    unknown kind, and where new texts are not enough to reach nine tenths of the budget.
+    unknown kind, and where new texts leave more than a tenth of the budget (and than a text of the base) unused.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}, got {kind!r}")
@@ -120,7 +120,8 @@ def enlarged(
         raise ValueError(f"times is how many times as many tokens there shall be, more than 1; got {times}")
     drawn = corpora.corpus(task, None, seed)
     base = drawn.first(texts)
-    budget = round(times * sum(lengths(tokenizer, base))) - sum(lengths(tokenizer, base))
+    counted = lengths(tokenizer, base)
+    budget = round((times - 1) * sum(counted))
     rounds = _rounds(model, tokenizer, drawn, base, kind, seed, new_tokens, math.ceil(times))
     added, ids, left = [], [], budget
     for _, more in zip(range(ROUNDS), rounds, strict=False):
@@ -130,7 +131,7 @@ def enlarged(
                 added, ids, left, fits = [*added, text], [*ids, name], left - length, True
         if not fits:
             break
-    if left > 0.1 * budget:
+    if left > max(0.1 * budget, max(counted)):
         hint = "start from fewer texts or enlarge them less"
         raise ValueError(f"{task}: {kind} texts fill {budget - left} of {budget} tokens; {hint}")
     source = base.source | {"wording": kind, "samples": len(added)}

@@ -9,6 +9,7 @@ from conftest import SENTENCES
 from seaplib import activations, corpora, factorial, masks, resampling
 from seaplib import scores as scoring
 from seaplib.factorial import BY_TASK, CELLS, NOISE
+from seaplib.sparsity import uniform
 
 pytestmark = pytest.mark.unit
 
@@ -122,10 +123,10 @@ def test_scores_of_every_mixture_by_hand(stats):
 
 
 def test_of_one_corpus_weights_and_scale_change_no_mask(stats):
-    one = scoring.score(stats["one"])
-    plain = masks.select(one, 0.3)
-    assert masks.select(factorial.scaled(one), 0.3).fingerprint == plain.fingerprint
-    assert masks.select(scoring.aggregate({"one": one}, {"one": 2.0}), 0.3).fingerprint == plain.fingerprint
+    one, half = scoring.score(stats["one"]), uniform(0.5)
+    plain = masks.select(one, half)
+    assert masks.select(factorial.scaled(one), half).fingerprint == plain.fingerprint
+    assert masks.select(scoring.aggregate({"one": one}, {"one": 2.0}), half).fingerprint == plain.fingerprint
 
 
 def test_cells_that_do_not_exist_are_refused(stats):
