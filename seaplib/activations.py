@@ -288,11 +288,11 @@ def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | No
     As in :func:`collect`, all texts of each without a ``calibration``.
     """
     known = {"model": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}
-    out = {}
-    for key, corpus in texts.items():
+    out, many = {}, len(texts) > 20  # then one bar for all of them
+    for key, corpus in tqdm(texts.items(), desc="calibrating", unit="corpus", leave=False, disable=not many):
         settings = calibration or Calibration(samples=max(len(corpus), 1))
         spec = known | {"corpus": corpus.fingerprint, "calibration": settings.as_dict()}
-        make = partial(collect, model, tokenizer, corpus, settings, identity=known["model"])
+        make = partial(collect, model, tokenizer, corpus, settings, not many, known["model"])
         out[key] = store.fetch("stats", spec, make, ActivationStats)
     return out
 

@@ -149,8 +149,9 @@ def analyse(
 
     ``answers``' cells are ``CELLS`` in that order (of other designs: those of ``vectors``). Columns: source, effect,
     low, high (a difference of means, with its 95% interval over items and seeds), p_value, share, share_low,
-    share_high (of the variation within tasks), by_noise: the share that one degree of freedom has from calibration
-    seeds alone.
+    share_high (of the variation within tasks), by_noise: the share that calibration seeds alone would give a source of
+    as many degrees of freedom. Items are the same in all cells and seeds, so that their chance is not part of the
+    noise; it is in the intervals, and in what seems to depend on the task, whose items are its own.
     """
     if vectors is None:
         vectors = contrasts()
@@ -172,7 +173,8 @@ def analyse(
             low, high = resampling.interval(np.where(totals > 0, resampled[source] / totals, 0.0))
         row |= {"share": whole[source] / total if total > 0 else 0.0, "share_low": low, "share_high": high}
         noise = whole[NOISE] / freedom / total if freedom and total > 0 else np.nan
-        rows.append(row | {"by_noise": noise if source in vectors else np.nan})
+        degrees = {BY_TASK: len(vectors) * (tasks - 1), NOISE: np.nan}.get(source, 1)
+        rows.append(row | {"by_noise": degrees * noise})
     return pd.DataFrame(rows).rename(columns={"measured": "effect"})
 
 

@@ -23,8 +23,8 @@ def part_of(corpus: corpora.Corpus, chosen) -> corpora.Corpus:
 def same(a: activations.ActivationStats, b: activations.ActivationStats) -> None:
     assert a.count == b.count and a.geometry == b.geometry
     for name in activations.ActivationStats.TENSORS:
-        for module, tensor in getattr(a, name).items():
-            torch.testing.assert_close(tensor, getattr(b, name)[module], rtol=1e-4, atol=1e-7)  # other batches round otherwise
+        for module, one in getattr(a, name).items():  # other batches round otherwise
+            torch.testing.assert_close(one, getattr(b, name)[module], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["mha", "gqa"])
