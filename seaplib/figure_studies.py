@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from . import labels
 from .figure_style import DENSE, DOUBLE, MARKERS, PALETTE, SINGLE, layer_axis, name_ticks, styled, task_styles
@@ -77,7 +77,7 @@ def shares(frame: pd.DataFrame) -> Figure:
 def calibration_size(
     overlap: pd.DataFrame, curves: Mapping[str, pd.DataFrame], smallest: int, dense: Mapping[str, float]
 ) -> Figure:
-    """Mask overlap (left) and right answers (right) by texts per task, with 95% intervals, log scale.
+    """Mask overlap (left, Jaccard index) and right answers (right) by texts per task, with 95% intervals, log scale.
 
     ``overlap`` has a row per ``module`` and size, ``curves`` maps metrics to ``accuracy_curve``'s frames; the vertical
     line is the smallest stable corpus, dashed lines are the dense model, dotted ones chance.
@@ -98,10 +98,10 @@ def calibration_size(
         ax.axvline(smallest, color="0.4", linewidth=0.8, zorder=0)
         ax.set_xscale("log")
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.minorticks_off()
         ax.set_xlabel("calibration texts per task")
-        ax.legend()
-    left.set_ylabel("Jaccard index with the largest corpus' masks")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    left.set_ylabel("overlap with the largest size")
     right.set_ylabel("right answers")
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return fig
@@ -180,6 +180,7 @@ def sensitivity(frame: pd.DataFrame) -> Figure:
         mean = part.groupby("layer")["drop"].mean()
         ax.plot(mean.index, 100 * mean, **looks[task])
         layer_axis(ax, "layer pruned")
+        ax.tick_params(labelbottom=True)
         ax.set_title(labels.task(task), fontsize=7)
     for ax in axes.flat[len(tasks) :]:
         ax.set_visible(False)

@@ -37,6 +37,22 @@ def variant(
     return Variant(method.label(seed) | cell, mask, mode, tasks=None if tasks is None else tuple(tasks))
 
 
+def draws(names: Iterable[str], seeds: Iterable[int]) -> dict[tuple[str, int], Corpus]:
+    """Whole training corpora in the order of each calibration seed: (corpus, seed) → the same as ``corpus`` draws.
+
+    Every corpus is read once.
+    """
+    out, seeds = {}, list(seeds)
+    for name in names:
+        first = corpus(name, None, 0)
+        rows = np.argsort(np.random.default_rng(0).permutation(len(first)))
+        for seed in seeds:
+            order = rows[np.random.default_rng(seed).permutation(len(first))]
+            texts, ids = (tuple(getattr(first, part)[i] for i in order) for part in ("texts", "ids"))
+            out[name, seed] = Corpus(first.task, texts, ids, first.source | {"seed": seed})
+    return out
+
+
 def cut(tokenizer, texts: Corpus, tokens: Sequence[int]) -> list[Corpus]:
     """``texts`` cut into pieces, one after the other, that end nearest to the numbers of ``tokens`` from the start.
 
@@ -57,18 +73,17 @@ def cut(tokenizer, texts: Corpus, tokens: Sequence[int]) -> list[Corpus]:
 
 
 def by_tokens(
-    model, tokenizer, names: Iterable[str], tokens: Mapping[str, Sequence[int]], seeds: Iterable[int]
+    model, tokenizer, drawn: Mapping[tuple[str, int], Corpus], tokens: Mapping[str, Sequence[int]]
 ) -> dict[tuple[str, int, int], ActivationStats]:
-    """Statistics of the first so many tokens of every corpus' draw: (corpus, tokens, seed) → statistics.
+    """Statistics of the first so many tokens of every draw: (corpus, tokens, seed) → statistics.
 
-    ``tokens`` maps each of ``names`` to ascending numbers. A draw runs through the model once: the longer beginnings
-    are merged from the shorter ones and what follows them.
+    ``drawn`` is that of :func:`draws`; ``tokens`` maps every corpus to ascending numbers. A draw runs through the model
+    once: the longer beginnings are merged from the shorter ones and what follows them.
     """
     pieces = {}
-    for name in names:
-        for seed in seeds:
-            for place, piece in enumerate(cut(tokenizer, corpus(name, None, seed), tokens[name])):
-                pieces[name, seed, place] = piece
+    for (name, seed), texts in drawn.items():
+        for place, piece in enumerate(cut(tokenizer, texts, tokens[name])):
+            pieces[name, seed, place] = piece
     each, out = calibrate_texts(model, tokenizer, pieces), {}
     for name, seed, place in pieces:
         out[name, tokens[name][place], seed] = merge([each[name, seed, before] for before in range(place + 1)])

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from . import corpora, likelihood, models, store
+from . import likelihood, models, store
 from .batching import partition
 from .corpora import Corpus
 
@@ -106,9 +106,11 @@ def lengths(tokenizer, corpus: Corpus) -> list[int]:
 
 
 def enlarged(
-    model, tokenizer, task: str, texts: int, times: float, kind: str, seed: int, new_tokens: int = 40
+    model, tokenizer, drawn: Corpus, texts: int, times: float, kind: str, seed: int, new_tokens: int = 40
 ) -> tuple[Corpus, Corpus]:
-    """The ``texts`` training texts that ``seed`` draws, and more of a ``kind``: up to ``times`` their tokens in all.
+    """The first ``texts`` of ``drawn``, and more of a ``kind``: up to ``times`` their tokens in all.
+
+    ``drawn`` is a whole training corpus in the order of a calibration seed; ``seed`` is that of the synthesis.
 
     Returns the base and what is added to it. New texts are taken as they come, those left out that would exceed the
     budget, until none of a whole round fits. A text may come twice where the model repeats itself. ValueError for an
@@ -118,7 +120,6 @@ def enlarged(
         raise ValueError(f"kind is one of {', '.join(KINDS)}, got {kind!r}")
     if times <= 1:
         raise ValueError(f"times is how many times as many tokens there shall be, more than 1; got {times}")
-    drawn = corpora.corpus(task, None, seed)
     base = drawn.first(texts)
     counted = lengths(tokenizer, base)
     budget = round((times - 1) * sum(counted))
@@ -133,15 +134,15 @@ def enlarged(
             break
     if left > max(0.1 * budget, max(counted)):
         hint = "start from fewer texts or enlarge them less"
-        raise ValueError(f"{task}: {kind} texts fill {budget - left} of {budget} tokens; {hint}")
+        raise ValueError(f"{drawn.task}: {kind} texts fill {budget - left} of {budget} tokens; {hint}")
     source = base.source | {"wording": kind, "samples": len(added)}
-    return base, Corpus(task, tuple(added), tuple(ids), source)
+    return base, Corpus(drawn.task, tuple(added), tuple(ids), source)
 
 
 def _rounds(
     model, tokenizer, drawn: Corpus, base: Corpus, kind: str, seed: int, new_tokens: int, copies: int
 ) -> Iterator[Corpus]:
-    """New texts of a kind, ``copies`` times as many as the base has at a time: the model writes them in one batch."""
+    """New texts of a kind: first ``copies`` times as many as the base has (the model writes them in one batch)."""
     if kind == "real":
         for start in range(len(base), len(drawn), copies * len(base)):
             part = slice(start, start + copies * len(base))
@@ -149,6 +150,7 @@ def _rounds(
         return
     for number in range(seed * ROUNDS, (seed + 1) * ROUNDS):
         if kind == "continued":
+            copies = copies if number == seed * ROUNDS else 1  # what is still missing is little
             again = Corpus(base.task, base.texts * copies, base.ids * copies, base.source)
             yield continue_texts(model, tokenizer, again, number, new_tokens)
         else:

@@ -56,6 +56,12 @@ def test_experts_are_grouped_by_their_corpus():
     }
 
 
+def test_draws_are_those_of_the_seeds(tiny_data_dir):
+    for (name, seed), drawn in study.draws(["piqa", "wikitext2"], [0, 3]).items():
+        expected = corpora.corpus(name, None, seed)
+        assert drawn.fingerprint == expected.fingerprint and drawn.source == expected.source
+
+
 def test_texts_are_cut_nearest_to_the_numbers_of_tokens(tiny_tokenizer):
     texts = corpora.Corpus("mine", tuple("a kettle" for _ in range(10)), tuple(map(str, range(10))), {})
     one = synthesis.lengths(tiny_tokenizer, texts)[0]
@@ -68,7 +74,7 @@ def test_texts_are_cut_nearest_to_the_numbers_of_tokens(tiny_tokenizer):
 
 def test_beginnings_of_a_draw_are_merged_from_its_pieces(tiny_model, tiny_tokenizer, tiny_data_dir):
     model, wanted = tiny_model(), {"piqa": [100, 300]}
-    stats = study.by_tokens(model, tiny_tokenizer, ["piqa"], wanted, seeds=[0, 1])
+    stats = study.by_tokens(model, tiny_tokenizer, study.draws(["piqa"], [0, 1]), wanted)
     assert set(stats) == {("piqa", n, seed) for n in (100, 300) for seed in (0, 1)}
     whole = stats["piqa", 300, 1]
     direct = activations.collect(model, tiny_tokenizer, corpora.corpus("piqa", whole.provenance["texts"], 1))
@@ -83,7 +89,7 @@ def test_every_cell_of_the_design_has_the_text_that_it_says(tiny_model, tiny_tok
     tasks, general, tokens = ("piqa", "winogrande"), "wikitext2", 90
     wanted = factorial.amounts(tasks, general, tokens)
     assert wanted == {"piqa": [30, 90, 270], "winogrande": [30, 90, 270], "wikitext2": [30, 90]}
-    stats = study.by_tokens(tiny_model(), tiny_tokenizer, [*tasks, general], wanted, [0])
+    stats = study.by_tokens(tiny_model(), tiny_tokenizer, study.draws([*tasks, general], [0]), wanted)
     made = factorial.variants(stats, tasks, general, tokens, [0], 0.4, EXPERT)
     by_cell = {}
     for one in made:

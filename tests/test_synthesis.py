@@ -81,7 +81,8 @@ def test_a_prompt_without_room_is_refused(tiny_model, tiny_tokenizer):
 
 @pytest.mark.parametrize("kind", synthesis.KINDS)
 def test_enlarged_corpora_have_the_same_base_and_as_many_tokens(tiny_model, tiny_tokenizer, tiny_data_dir, kind):
-    base, more = synthesis.enlarged(tiny_model(), tiny_tokenizer, "piqa", 6, 3, kind, seed=0, new_tokens=12)
+    drawn = corpora.corpus("piqa", None, 0)
+    base, more = synthesis.enlarged(tiny_model(), tiny_tokenizer, drawn, 6, 3, kind, seed=0, new_tokens=12)
     assert base.texts == corpora.corpus("piqa", 6, 0).texts
     counted = [sum(synthesis.lengths(tiny_tokenizer, part)) for part in (base, more)]
     longest = max(synthesis.lengths(tiny_tokenizer, base))
@@ -91,13 +92,13 @@ def test_enlarged_corpora_have_the_same_base_and_as_many_tokens(tiny_model, tiny
 
 
 def test_what_cannot_be_enlarged_is_refused(tiny_model, tiny_tokenizer, tiny_data_dir):
-    model = tiny_model()
+    model, drawn = tiny_model(), corpora.corpus("piqa", None, 0)
     with pytest.raises(ValueError, match="kind is one of real, recombined, continued"):
-        synthesis.enlarged(model, tiny_tokenizer, "piqa", 4, 2, "translated", 0)
+        synthesis.enlarged(model, tiny_tokenizer, drawn, 4, 2, "translated", 0)
     with pytest.raises(ValueError, match="more than 1; got 1"):
-        synthesis.enlarged(model, tiny_tokenizer, "piqa", 4, 1, "real", 0)
+        synthesis.enlarged(model, tiny_tokenizer, drawn, 4, 1, "real", 0)
     with pytest.raises(ValueError, match="piqa: real texts fill .* start from fewer texts"):
-        synthesis.enlarged(model, tiny_tokenizer, "piqa", 20, 3, "real", 0)
+        synthesis.enlarged(model, tiny_tokenizer, drawn, 20, 3, "real", 0)
 
 
 def test_lengths_count_special_tokens(tiny_tokenizer):
