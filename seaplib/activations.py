@@ -294,13 +294,22 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
         raise TypeError(f"calibrate takes a list of tasks, got the text {tasks!r}")
     calibration = calibration or Calibration()
     texts = {task: corpora.corpus(task, calibration.samples, calibration.seed) for task in tasks}
+    return calibrate_texts(model, tokenizer, texts, calibration)
+
+
+def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | None = None) -> dict:
+    """Statistics of every :class:`~seaplib.corpora.Corpus` in ``texts``, under the same keys, asking the store first.
+
+    As in :func:`collect`, all texts of each without a ``calibration``.
+    """
     weights = Weights(model)
     known = {"model": weights.identity, "tokenizer": models.tokenizer_fingerprint(tokenizer)}
-    out = {}
-    for task, corpus in texts.items():
-        spec = known | {"corpus": corpus.fingerprint, "calibration": calibration.as_dict()}
-        make = partial(collect, model, tokenizer, corpus, calibration, weights=weights)
-        out[task] = store.fetch("stats", spec, make, ActivationStats)
+    out, many = {}, len(texts) > 20  # then one bar for all of them
+    for key, corpus in tqdm(texts.items(), desc="calibrating", unit="corpus", leave=False, disable=not many):
+        settings = calibration or Calibration(samples=max(len(corpus), 1))
+        spec = known | {"corpus": corpus.fingerprint, "calibration": settings.as_dict()}
+        make = partial(collect, model, tokenizer, corpus, settings, not many, weights)
+        out[key] = store.fetch("stats", spec, make, ActivationStats)
     return out
 
 

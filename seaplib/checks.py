@@ -29,7 +29,8 @@ CHOICES = {
     "device_map": ("auto", "balanced", "sequential"),
     "other_methods": ("ShortGPT", "2SSP", "Score fusion", "GRIFFIN"),
 }
-SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap", "needed_accuracy", "coverage")
+SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap", "overlap_needed", "needed_accuracy",
+          "coverage")  # fmt: skip
 #: Parameters that are part of a rule for sparse inputs → which field.
 RULES = {"patterns": "pattern", "base": "pattern", "target_patterns": "pattern", "neighbour_ratio": "pattern"}
 RULES |= {"repairs": "transformation", "criteria": "criterion", "neighbours": "criterion", "targets": "targets"}
@@ -37,7 +38,8 @@ RULES |= {"repairs": "transformation", "criteria": "criterion", "neighbours": "c
 SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64, "prompt_types": 256} | dict.fromkeys(
     ("samples", "items", "draws", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
      "other_seeds", "permutations", "router_prompts", "stream_requests", "burst", "batch", "batch_rounds",
-     "large_requests", "large_tokens", "large_channels", "large_samples", "random_widths"), 1
+     "large_requests", "large_tokens", "large_channels", "large_samples", "random_widths", "pool", "part_texts",
+     "base_texts", "grid_items"), 1
 )  # fmt: skip
 
 
@@ -61,10 +63,12 @@ def check(plan: Plan, dry: bool = False) -> Plan:
                 _check_task_name(task, where)
                 tasks.setdefault((task, kind), where)
         model = notebook.parameters.get("model")
-        if isinstance(model, str):
-            if model not in models:
-                models[model] = model_config(model, plan.offline, where, dry)
-            _check_sparsity(where, notebook.parameters, models[model])
+        for name in [model, *notebook.parameters.get("other_models", ())]:
+            if not isinstance(name, str):
+                continue
+            if name not in models:
+                models[name] = model_config(name, plan.offline, where, dry)
+            _check_sparsity(where, notebook.parameters, models[name])
         _check_together(where, notebook.parameters)
     for (task, kind), where in tasks.items():
         _check_task(task, where, plan.offline, kind)

@@ -3,7 +3,8 @@
 Nothing is computed here but what a picture needs (means over calibration seeds, the choice of
 dimensions that fit on paper), so a figure can be restyled without running a model. Intervals are
 drawn wherever the frame has them. Results of pruned models are drawn in ``figure_results``, those of
-sparse inputs in ``figure_sparsity``, those of routing in ``figure_routing``; everything is reached
+sparse inputs in ``figure_sparsity``, those of routing in ``figure_routing``, studies of calibration in
+``figure_studies``; everything is reached
 through this module, ``save`` and ``style`` included.
 """
 
@@ -30,6 +31,7 @@ from .figure_results import (
 )
 from .figure_routing import abstention, routing_worth
 from .figure_sparsity import activations_against_weights, layer_errors, sparsity_rules
+from .figure_studies import calibration_size, effects, leave_one_out, logistic_grid, sensitivity, shares
 from .figure_style import (
     DENSE,
     DIVERGING,
@@ -50,9 +52,10 @@ from .figure_style import (
 )
 
 __all__ = [
-    "abstention", "accuracy_by_sparsity", "activations_against_weights", "allocation_curves", "confusion",
-    "corpus_lengths", "hidden_states", "inference_speed", "layer_errors", "mask_overlap", "masks", "norm_heatmaps",
-    "perplexity", "pipeline", "remove_test", "routing_worth", "save", "scorecard", "separability", "sparsity_rules",
+    "abstention", "accuracy_by_sparsity", "activations_against_weights", "allocation_curves", "calibration_size",
+    "confusion", "corpus_lengths", "effects", "hidden_states", "inference_speed", "layer_errors", "leave_one_out",
+    "logistic_grid", "mask_overlap", "masks", "norm_heatmaps", "perplexity", "pipeline", "remove_test",
+    "routing_worth", "save", "scorecard", "sensitivity", "separability", "shares", "sparsity_rules",
     "sparsity_settings", "style", "vocabulary_overlap", "zero_shot",
 ]  # fmt: skip
 

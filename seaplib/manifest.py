@@ -85,12 +85,12 @@ class Ledger:
         """The bundled world by content; a model of one's own by its files or revision; local data by size and time."""
         inputs = [self._identity(paths.bundled_dir() / part) for part in BUNDLED]
         inputs.append(self._identity(paths.published_dir()))
-        model = notebook.parameters.get("model")
-        if isinstance(model, str) and Path(model).is_dir():
-            inputs.append(self._identity(Path(model)))
-        elif isinstance(model, str) and "/" in model:
-            revision = hub.snapshot(model)
-            inputs.append(revision and revision.name)
+        for model in (notebook.parameters.get("model"), *notebook.parameters.get("other_models", ())):
+            if isinstance(model, str) and Path(model).is_dir():
+                inputs.append(self._identity(Path(model)))
+            elif isinstance(model, str) and "/" in model:
+                revision = hub.snapshot(model)
+                inputs.append(revision and revision.name)
         if paths.data_dir() and not self._is_bundled(notebook):
             inputs.append(self._identity(paths.data_dir(), hashed_bytes=-1))
         return inputs

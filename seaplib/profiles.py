@@ -25,7 +25,7 @@ NOTEBOOK_KEYS = ("title", "figures", "tables", "needs", "parameters", "alone")
 #: Parameters for which null means "all" or "choose", whatever their own cell says.
 MAY_BE_NULL = ("items", "window_tokens", "layers", "prompts")
 #: Lists that may be empty: what they name stands beside the rest.
-MAY_BE_EMPTY = ("other_methods", "other_general")
+MAY_BE_EMPTY = ("other_methods", "other_general", "other_models")
 
 
 class PlanError(ValueError):

@@ -81,7 +81,7 @@ def loads_model(notebook: str) -> bool:
 def copies(notebook: str, parameters: dict) -> float:
     """Projections held at once beside the dense model's own, as a share of them."""
     G = parameters.get("sparsities") or [0.5]
-    if notebook[:2] in ("06", "07", "08", "10"):
+    if notebook[:2] in ("06", "07", "08", "10", "13"):
         return 0.0 if parameters.get("mode") == "mask" else 1 - min(G)
     if notebook[:2] == "04":  # with zeros, then pruned, then loaded again: one at a time
         return 1.0
@@ -253,6 +253,44 @@ def _sparse_inputs(p: dict) -> list[Pass]:
     return found
 
 
+def _open_questions(p: dict) -> list[Pass]:
+    """Calibration by tokens and by size, synthesis, and the masks of every study on its tasks."""
+    corpora, G, seeds = experts(p["tasks"]), max(p["sparsities"]), p["seeds"]
+    count, found = len(corpora) + 1, _evaluate(p["tasks"], p["items"], "dense")
+    for seed in seeds:
+        for name in (*corpora, p["general"]):
+            n = p["tokens"] * (count if name != p["general"] else 1)
+            found.append(Pass(("statistics", name, "tokens", n, seed), n, size(name).text_characters / CHARACTERS))
+        for name in corpora:
+            length = size(name).text_characters / CHARACTERS
+            n = p["base_texts"] * length * (1 + 3 * (p["times"] - 1))
+            found.append(Pass(("statistics", name, "enlarged", p["base_texts"], seed), n, length))
+            steps = round(p["base_texts"] * p["times"] * p["new_tokens"])
+            found.append(Pass(("synthetic", name, seed), steps, length, steps=p["new_tokens"]))
+    for name in corpora:
+        length, texts = size(name).text_characters / CHARACTERS, min(p["pool"], size(name).texts)
+        found.append(Pass(("statistics", name, "parts", texts), texts * length, length))
+    studies = [("text", kind, one) for kind in range(4) for one in p["sparsities"]]
+    studies += [("cell", cell, one) for cell in range(10) for one in p["sparsities"]]
+    studies += [("texts", n, G) for n in p["sizes"]] + [("out", row, G) for row in range(count + 2)]
+    for study, level, one in studies:
+        for seed in seeds:
+            found += _evaluate(p["tasks"], p["items"], (study, level, one, seed), _kept(p, one))
+    for x0 in p["x0_grid"]:
+        for k in p["k_grid"]:
+            for one in p["grid_sparsities"]:
+                found += _evaluate(p["tasks"], p["grid_items"], ("curve", x0, k, one), _kept(p, one))
+    for layer in range(p["layers"]):
+        for seed in seeds:
+            kept = 1 - p["remove_ratio"] / p["layers"]
+            found += _evaluate(p["tasks"], p["items"], ("layer", layer, p["remove_ratio"], seed), kept)
+    for seed in seeds[: p["protocol_seeds"]]:
+        found += _calibrate([*corpora, p["general"]], p["samples"], seed)
+        for method in range(4):
+            found += _evaluate(p["tasks"], p["items"], ("protocol", method, seed), _kept(p, G))
+    return found
+
+
 #: a notebook → what it sends through a model
 _RULES = {
     "00_task_corpora": lambda p: [],
@@ -268,5 +306,6 @@ _RULES = {
     "10_generation": _generation,
     "11_activation_sparsity": _sparse_inputs,
     "12_routing_experts": _routing,
+    "13_open_questions": _open_questions,
     "99_scorecard": lambda p: [],
 }

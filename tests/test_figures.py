@@ -141,6 +141,58 @@ def routed(subjects=("bundled (3.7 M)", "random weights (66 M)")) -> tuple[pd.Da
     return accuracy, pd.DataFrame(lines, columns=[*columns, "ratio"]), pd.DataFrame(even, columns=columns)
 
 
+def differences(panels=("50%",)) -> pd.DataFrame:
+    rows = [(panel, f"{kind}\nagainst base only", metric, place - 1.0) for panel in panels for metric in BOTH
+            for place, kind in enumerate(("real", "recombined", "continued"))]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["panel", "row", "metric", "difference"])
+    return frame.assign(low=frame["difference"] - 2, high=frame["difference"] + 3)
+
+
+def analysed() -> pd.DataFrame:
+    rows = []
+    for metric in BOTH:
+        for place, source in enumerate(("amount", "variety", "amount × alpha × scale", "calibration seeds (noise)")):
+            effect = np.nan if source.startswith("calibration") else 0.05 * (place - 1)
+            rows.append(
+                (source, metric, effect, effect - 0.03, effect + 0.02, 0.2 * place, 0.1 * place, 0.3 * place, 0.02)
+            )
+    columns = ["source", "metric", "effect", "low", "high", "share", "share_low", "share_high", "by_noise"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def sizes():
+    texts = [10, 30, 100, 300, 1000]
+    overlap = pd.DataFrame({"texts": texts, "overlap": np.linspace(0.8, 1, 5), "chance": 0.5})
+    overlap = overlap.assign(low=overlap["overlap"] - 0.02, high=overlap["overlap"] + 0.02)
+    curve = pd.DataFrame({"texts": texts, "value": np.linspace(0.4, 0.6, 5)})
+    curve = curve.assign(low=curve["value"] - 0.05, high=curve["value"] + 0.05)
+    both = pd.concat([overlap.assign(module=module) for module in ("channels", "heads")])
+    return both, dict.fromkeys(BOTH, curve), 300, dict.fromkeys(BOTH, 0.8)
+
+
+def transferred(tasks):
+    rows = ["all corpora", "all but the task's", *(f"expert: {task}" for task in tasks), "general text"]
+    frame = pd.DataFrame([(row, task, metric, 5.0 * place) for metric in BOTH for place, row in enumerate(rows)
+                          for task in tasks], columns=["calibrated_on", "task", "metric", "loss"])  # fmt: skip
+    return frame.assign(own=frame["calibrated_on"] == "all corpora"), rows, {f"expert: {task}": task for task in tasks}
+
+
+def grid(sparsities):
+    rows = [(x0, k, G, metric, 0.5 + 0.01 * k * x0) for x0 in (0.0, 0.3, 0.6) for k in (1.0, 4.0, 12.0, 20.0)
+            for G in sparsities for metric in BOTH]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["x0", "k", "requested_sparsity", "metric", "validation"])
+    chosen = frame[(frame["x0"] == 0.6) & (frame["k"] == 12.0)]
+    return frame, chosen, {"x0": 0.3, "k": 1.0}
+
+
+def sensitive(tasks) -> pd.DataFrame:
+    rows = [
+        (layer, task, seed, 0.3 / (layer + 1) + 0.01 * seed) for layer in range(8) for task in tasks for seed in (0, 1)
+    ]
+    return pd.DataFrame(rows, columns=["layer", "task", "calibration_seed", "drop"])
+
+
+BOTH = ("primary", "exact_match")
 CONFUSION = pd.DataFrame(np.eye(6, dtype=int) * 200 + 3, index=TASKS[:6], columns=TASKS[:6])
 LENGTHS = pd.DataFrame({"task": TASKS, "tokens_p10": 5, "tokens_median": 20, "tokens_p90": 60, "tokens_max": 400})
 ALLOCATIONS = ("uniform", "uniform, protect 0+2", "adaptive", "logistic, protect 0+0", "logistic")
@@ -175,6 +227,16 @@ DRAWN = {
     "sparsity_rules": lambda: figures.sparsity_rules(sparse_rules()),
     "activations_against_weights": lambda: figures.activations_against_weights(sparse_rules()),
     "scorecard": lambda: figures.scorecard(claims()),
+    "effects": lambda: figures.effects(differences()),
+    "effects, two sparsities": lambda: figures.effects(differences(("20%", "50%"))),
+    "shares": lambda: figures.shares(analysed()),
+    "calibration_size": lambda: figures.calibration_size(*sizes()),
+    "leave_one_out": lambda: figures.leave_one_out(*transferred(TASKS[:2])),
+    "leave_one_out, nine tasks": lambda: figures.leave_one_out(*transferred(TASKS)),
+    "logistic_grid": lambda: figures.logistic_grid(*grid([0.5])),
+    "logistic_grid, three sparsities": lambda: figures.logistic_grid(*grid([0.2, 0.35, 0.5])),
+    "sensitivity": lambda: figures.sensitivity(sensitive(TASKS[:3])),
+    "sensitivity, seven tasks": lambda: figures.sensitivity(sensitive(TASKS[:7])),
 }
 
 

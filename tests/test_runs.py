@@ -413,10 +413,22 @@ def test_values_are_looked_at(name, value, message):
 def test_other_methods_and_texts_may_be_none():
     from seaplib import profiles
 
-    for name, default in (("other_methods", ["2SSP"]), ("other_general", ["c4"])):
+    for name, default in (("other_methods", ["2SSP"]), ("other_general", ["c4"]), ("other_models", ["a/b"])):
         profiles._same_kind("here", name, [], default)
     with pytest.raises(profiles.PlanError, match="tasks must not be empty"):
         profiles._same_kind("here", "tasks", [], ["piqa"])
+
+
+def test_further_models_are_looked_for_before_anything_runs():
+    from dataclasses import replace
+
+    from seaplib import checks, profiles
+
+    plan = profiles.load("smoke")
+    (notebook,) = (one for one in plan.notebooks if one.name.startswith("13"))
+    asked = replace(notebook, parameters=notebook.parameters | {"other_models": ["./nowhere"]})
+    with pytest.raises(profiles.PlanError, match="13_open_questions: there is no model './nowhere'"):
+        checks.check(replace(plan, notebooks=(asked,)))
 
 
 def test_other_methods_are_those_of_the_package():
