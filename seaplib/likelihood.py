@@ -198,40 +198,20 @@ def score(
 @torch.inference_mode()
 def token_logprobs(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability (float32) of each token asked for, and whether it is the likeliest one: [tokens] each."""
-    logprobs, likeliest = [], []
-    for logits, wanted in _logits(model, batch):
-        logprobs.append(logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0])
-        likeliest.append(logits.argmax(-1) == wanted)
-    return torch.cat(logprobs), torch.cat(likeliest)
-
-
-@torch.inference_mode()
-def distributions(
-    model, batches: Sequence[Batch], dense: LayerInputs | None = None, first: int = 0
-) -> Iterator[torch.Tensor]:
-    """Batch by batch the log-probabilities of all tokens [tokens, vocabulary] wherever one is asked for.
-
-    ``dense`` and ``first`` are as in :func:`score`.
-    """
-    start, inputs = (0, [None] * len(batches)) if dense is None else dense.at(first)
-    for batch, x in zip(batches, inputs, strict=True):
-        with prefix.entering(model, start, x):
-            found = [logits.log_softmax(-1) for logits, _ in _logits(model, batch)]
-        yield torch.cat(found)
-
-
-def _logits(model, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits [tokens, vocabulary] where tokens are asked for, and these tokens, as many at once as memory allows."""
     models.check_ids(model, int(batch.ids.max()))
     hidden = _decode(model, batch)
     hidden = hidden[batch.row.to(hidden.device), batch.column.to(hidden.device)]  # the last of several devices
     head, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+    logprobs, likeliest = [], []
     step = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
     for part, wanted in zip(hidden.split(step), batch.target.split(step), strict=True):
         logits = head(part).float()
+        wanted = wanted.to(logits.device)
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
-        yield logits, wanted.to(logits.device)
+        logprobs.append(logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0])
+        likeliest.append(logits.argmax(-1) == wanted)
+    return torch.cat(logprobs), torch.cat(likeliest)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from .energy import energy_counts
 from .ranking import rank_all, standardise
 from .scores import Scores
 from .shapes import Geometry
@@ -200,18 +201,32 @@ def select(
     if not (torch.isfinite(scores.attention).all() and torch.isfinite(scores.channels).all()):
         raise ValueError("the scores are not all finite (NaN or Inf), so they rank nothing")
     allocation = sparsity if isinstance(sparsity, Allocation) else logistic(float(sparsity))
-    if round_to > 1 and (budget == "floor" or allocation.kind in ("adaptive", "measured")):
-        raise ValueError("round_to needs budget='parameters' and an allocation that is uniform or logistic")
+    by_layer = allocation.kind in ("uniform", "logistic")
+    if round_to > 1 and (budget == "floor" or not by_layer):
+        raise ValueError("round_to needs budget='parameters' and an allocation that fixes a ratio per layer")
     geometry = scores.geometry
     units = attention_units(geometry, kv_unit)
     if allocation.kind == "adaptive":
         heads, channels = _adaptive(scores, allocation, kv_unit)
+    elif allocation.kind == "energy":
+        counts = energy_counts(scores, allocation, units, attention_unit_parameters(geometry, kv_unit), kv_unit)
+        heads, channels = _keep(scores, counts, kv_unit)
     else:
-        counts = _counts(allocation, units, geometry, budget, kv_unit, round_to)
-        heads = torch.stack(
-            [keep_heads(row, n, geometry, kv_unit) for row, (n, _) in zip(scores.heads, counts, strict=True)]
+        caps = {"attention": 1 - 1 / units, "mlp": 1 - 1 / geometry.channels}
+        # Counted in parameters, only what can go bears the target: with kv_unit="query" k and v stay.
+        unit_cost = attention_unit_parameters(geometry, kv_unit)
+        attention = geometry.attention_parameters if budget == "floor" else units * unit_cost
+        shares = {
+            "attention": attention / geometry.layer_parameters,
+            "mlp": geometry.mlp_parameters / geometry.layer_parameters,
+        }
+        rho = allocation.ratios(geometry.layers, caps, shares)
+        counts = (
+            _floor_counts(rho, units, geometry)
+            if budget == "floor"
+            else _carried_counts(rho, units, geometry, kv_unit, round_to)
         )
-        channels = torch.stack([lowest(row, n) for row, (_, n) in zip(scores.channels, counts, strict=True)])
+        heads, channels = _keep(scores, counts, kv_unit)
     provenance = dict(scores.provenance) | {
         "requested": allocation.sparsity,
         "allocation": allocation.kind,
@@ -222,23 +237,12 @@ def select(
     return PruningMask(geometry, heads, channels, provenance)
 
 
-def _counts(
-    allocation: Allocation, units: int, geometry: Geometry, budget: str, kv_unit: str, round_to: int
-) -> list[tuple[int, int]]:
-    """Removed (attention units, channels) per layer."""
-    unit_cost, whole = attention_unit_parameters(geometry, kv_unit), geometry.layer_parameters
-    if allocation.kind == "measured" and budget == "parameters":
-        costs = {"attention": unit_cost / whole, "mlp": geometry.channel_parameters / whole}
-        found = allocation.counts(geometry.layers, {"attention": units, "mlp": geometry.channels}, costs)
-        return list(zip(found["attention"].tolist(), found["mlp"].tolist(), strict=True))
-    caps = {"attention": 1 - 1 / units, "mlp": 1 - 1 / geometry.channels}
-    # Counted in parameters, only what can go bears the target: with kv_unit="query" k and v stay.
-    attention = geometry.attention_parameters if budget == "floor" else units * unit_cost
-    shares = {"attention": attention / whole, "mlp": geometry.mlp_parameters / whole}
-    rho = allocation.ratios(geometry.layers, caps, shares)
-    if budget == "floor":
-        return _floor_counts(rho, units, geometry)
-    return _carried_counts(rho, units, geometry, kv_unit, round_to)
+def _keep(scores: Scores, counts: list[tuple[int, int]], kv_unit: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """bool [layers, heads], [layers, channels] without the lowest ``counts`` (attention units, channels) per layer."""
+    g = scores.geometry
+    heads = [keep_heads(row, n, g, kv_unit) for row, (n, _) in zip(scores.heads, counts, strict=True)]
+    channels = [lowest(row, n) for row, (_, n) in zip(scores.channels, counts, strict=True)]
+    return torch.stack(heads), torch.stack(channels)
 
 
 def _floor_counts(rho: dict, units: int, geometry: Geometry) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ A :class:`Method` is a decision; :func:`variants` turns recipes and statistics i
 method, add a :class:`Method` here, or a score to :mod:`seaplib.scores`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from . import tasks as registry
@@ -17,7 +17,6 @@ from .pruning import Variant
 from .scores import Scores, aggregate, score, weights
 from .settings import ALLOCATIONS, COMPENSATIONS, SCORES
 from .sparsity import Allocation
-from .waterfilling import Curves
 
 #: what a method is calibrated on: a task's corpus, general text, both fused, all of them (Eq. 15), nothing
 CALIBRATIONS = ("task", "general", "fused", "all", "none")
@@ -26,9 +25,7 @@ EXPERTS = ("task", "fused")
 #: what a compensated method's name ends in
 SUFFIXES = {"none": "", "mean": "+bias", "least squares": "+least squares"}
 #: layers protected at the output, by allocation, where a method does not say otherwise
-PROTECT_LAST = {"logistic": 2, "uniform": 0, "adaptive": 0, "measured": 0}
-#: what measures the losses that the allocation "measured" goes by: :class:`seaplib.sensitivity.Gauge`
-Gauge = Callable[[Scores, dict[str, float], str], Curves]
+PROTECT_LAST = {"logistic": 2, "uniform": 0, "adaptive": 0, "energy": 0}
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,9 @@ class Method:
         if self.text is not None and self.calibration not in ("general", "fused"):
             raise ValueError(f"{self.name}: a general text of its own needs calibration 'general' or 'fused'")
 
-    def allocate(self, sparsity: float, curves: Curves | None = None) -> Allocation:
+    def allocate(self, sparsity: float) -> Allocation:
         last = PROTECT_LAST[self.allocation] if self.protect_last is None else self.protect_last
-        return Allocation(self.allocation, sparsity, self.x0, self.k, self.protect_first, last, curves=curves)
+        return Allocation(self.allocation, sparsity, self.x0, self.k, self.protect_first, last)
 
     @property
     def allocation_name(self) -> str:
@@ -153,28 +150,11 @@ def mask(
     general: str,
     task: str | None = None,
     seed: int = 0,
-    gauge: Gauge | None = None,
 ) -> PruningMask:
-    """The mask of one method at one sparsity (for one ``task`` where it is an expert).
-
-    ``gauge`` measures for the allocation "measured", on the texts that the method is calibrated on.
-    """
+    """The mask of one method at one sparsity (for one ``task`` where it is an expert)."""
     if method.as_published:
         return flap(stats[method.text or general], sparsity)
-    found, curves = scores(method, stats, general, task, seed), None
-    if method.allocation == "measured":
-        if gauge is None:
-            raise ValueError(f"{method.name}: the allocation 'measured' needs a gauge (seaplib.sensitivity.Gauge)")
-        curves = gauge(found, _texts(method, stats, general, task), method.kv_unit)
-    return select(found, method.allocate(sparsity, curves), method.budget, method.kv_unit)
-
-
-def _texts(method: Method, stats: dict[str, ActivationStats], general: str, task: str | None) -> dict[str, float]:
-    """The corpora that a method is calibrated on, each with its weight; the general text where it is on none."""
-    general = method.text or general
-    if method.calibration == "all":
-        return weights(stats, general)
-    return {"task": {task: 1.0}, "fused": {general: 1.0, task: 1.0}}.get(method.calibration, {general: 1.0})
+    return select(scores(method, stats, general, task, seed), method.allocate(sparsity), method.budget, method.kv_unit)
 
 
 def preset(name: str, stats: dict[str, ActivationStats], sparsity: float, general: str) -> dict[str, PruningMask]:
@@ -203,15 +183,14 @@ def variants(
     published: dict[str, ActivationStats] | None = None,
     mode: str = "remove",
     covariances: dict[str, Covariances] | None = None,
-    gauge: Gauge | None = None,
 ) -> list[Variant]:
     """One variant per method and sparsity; for experts one per task's corpus, evaluated on its tasks only.
 
     ``stats`` maps every expert's task, and ``general``, to statistics with one calibration ``seed``.
     ``published`` holds the general text's statistics with ``estimator="flap"`` for methods as
     published, ``covariances`` those of the corpora (:func:`~seaplib.covariances.covariances`) for methods
-    compensated by least squares; ``gauge`` measures for the allocation "measured". ``mode`` is how each
-    mask is applied (``prune``). Raises ``ValueError`` where a needed corpus has no statistics.
+    compensated by least squares. ``mode`` is how each mask is applied (``prune``). Raises
+    ``ValueError`` where a needed corpus has no statistics.
     """
     tasks = tuple(tasks)
     experts: dict[str, list[str]] = {}
@@ -233,7 +212,7 @@ def variants(
         )
         for sparsity in sparsities:
             for task, served in rows:
-                chosen = mask(method, of, sparsity, general, task, seed, gauge)
+                chosen = mask(method, of, sparsity, general, task, seed)
                 compensation = compensate(method, of, general, task, covariances)
                 out.append(Variant(method.label(seed), chosen, mode, compensation, served))
     return out

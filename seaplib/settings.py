@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 
 SCORES = ("s_F", "s_W", "magnitude", "random")
-ALLOCATIONS = ("uniform", "logistic", "adaptive", "measured")
+ALLOCATIONS = ("uniform", "logistic", "adaptive", "energy")
 MODES = ("remove", "zero", "mask")
 #: what stands in for removed units: nothing, their mean in a bias, a least-squares refit of those that stay
 COMPENSATIONS = ("none", "mean", "least squares")

@@ -1,9 +1,8 @@
-"""How much to remove from each layer: uniform, logistic (Eqs. 16-17), adaptive, measured. Numpy only.
+"""How much to remove from each layer: uniform, logistic (Eqs. 16-17), adaptive, energy. Numpy only.
 
 An :class:`Allocation` is a decision that can be printed and compared before anything is pruned.
-``uniform`` and ``logistic`` fix a ratio per layer; ``adaptive`` leaves it to one ranking of all
-units of all layers (:func:`seaplib.masks.select`). ``measured`` is our own: a ratio for every layer's
-attention and MLP apart, where the loss that was measured rises least (:mod:`seaplib.sensitivity`).
+``uniform`` and ``logistic`` fix a ratio per layer; ``adaptive`` and ``energy`` (our own) leave it to
+the scores of all layers (:func:`seaplib.masks.select`).
 """
 
 import math
@@ -12,9 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .settings import ALLOCATIONS, STEEPEST
-from .waterfilling import Curves, cheapest
-
-STEPS = 1000  # of a module, where measured ratios are asked for without units
 
 
 class UnreachableSparsity(ValueError):
@@ -37,7 +33,6 @@ class Allocation:
     protect_first: int = 0
     protect_last: int = 0
     over: str = "all"
-    curves: Curves | None = None  # of ``measured``: the loss by module, layer and removed share
 
     def __post_init__(self):
         if self.kind not in ALLOCATIONS:
@@ -48,8 +43,6 @@ class Allocation:
             raise ValueError(f"x0 must be finite and k within ±{STEEPEST}, got x0={self.x0}, k={self.k}")
         if min(self.protect_first, self.protect_last) < 0:
             raise ValueError("the number of protected layers cannot be negative")
-        if (self.kind == "measured") != (self.curves is not None):
-            raise ValueError("measured losses go with the allocation 'measured', and with no other")
 
     def __str__(self) -> str:
         curve = f", x0={self.x0:g}, k={self.k:g}" if self.kind == "logistic" else ""
@@ -68,8 +61,7 @@ class Allocation:
         """ρ_ℓ per module, module → [layers].
 
         ρ_ℓ = Λ/(1+exp(−k(x_ℓ−x₀))), x_ℓ = (ℓ−1)/(L−1) (Eq. 16), constant for ``uniform``; 0 in
-        protected layers. Λ is found by bisection so that the mean is G (Eq. 17). ``measured`` takes the
-        ratios of :meth:`counts` in steps of 1/1000. ``caps`` bounds ρ in
+        protected layers. Λ is found by bisection so that the mean is G (Eq. 17). ``caps`` bounds ρ in
         each module so that a unit always remains, ``shares`` weighs the modules in the mean (their
         share of a layer's parameters); without them ρ < 1 and there is one module.
         Raises :class:`UnreachableSparsity`, naming the largest G possible.
@@ -78,13 +70,6 @@ class Allocation:
         shares = shares or {module: 1 / len(caps) for module in caps}
         free = self.unprotected(layers)
         counted = free.sum() if self.over == "unprotected" else layers
-        self._check_reachable(layers, sum(shares[m] * caps[m] for m in caps) * free.sum() / max(counted, 1))
-        if not free.any() or self.sparsity == 0:
-            return {module: np.zeros(layers) for module in caps}
-        if self.kind == "measured":
-            costs = {module: shares[module] / STEPS for module in caps}
-            counts = self.counts(layers, dict.fromkeys(caps, STEPS), costs, caps)
-            return {module: counts[module] / STEPS for module in caps}
         curve = np.where(free, self._curve(layers), 0.0)
 
         def at(scale):
@@ -93,6 +78,15 @@ class Allocation:
         def mean(rho):
             return sum(shares[module] * rho[module].sum() for module in caps) / max(counted, 1)
 
+        largest = sum(shares[m] * caps[m] for m in caps) * free.sum() / max(counted, 1)
+        if self.sparsity > largest + 1e-12:
+            raise UnreachableSparsity(
+                f"sparsity {self.sparsity:g} is out of reach with {self.protect_first}+{self.protect_last} of {layers} "
+                "layers protected and one unit kept in every module; "
+                f"the largest possible is {np.floor(largest * 1000) / 1000:g}"
+            )
+        if not free.any() or self.sparsity == 0:
+            return {module: np.zeros(layers) for module in caps}
         published = self.over == "unprotected"  # its search starts at [0, 2] and ends within 1e-4 of the target
         low, high = 0.0, 2.0 if published else max(caps.values()) / curve[free].min()
         for _ in range(200):
@@ -101,30 +95,6 @@ class Allocation:
                 return at(middle)
             low, high = (middle, high) if mean(at(middle)) < self.sparsity else (low, middle)
         return at(high)
-
-    def _check_reachable(self, layers: int, largest: float) -> None:
-        if self.sparsity > largest + 1e-12:
-            raise UnreachableSparsity(
-                f"sparsity {self.sparsity:g} is out of reach with {self.protect_first}+{self.protect_last} of {layers} "
-                "layers protected and one unit kept in every module; "
-                f"the largest possible is {np.floor(largest * 1000) / 1000:g}"
-            )
-
-    def counts(
-        self, layers: int, units: dict[str, int], costs: dict[str, float], caps: dict[str, float] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Removed units of a ``measured`` allocation, module → [layers]: the cheapest ones by loss per parameter.
-
-        ``units`` is how many a layer's module has, ``costs`` which share of a layer's parameters goes with one.
-        What goes is G of all layers within half of the finest unit. A unit of every module stays, or the share
-        that ``caps`` leaves. Raises :class:`UnreachableSparsity`.
-        """
-        most = {m: n - 1 if caps is None else int(caps[m] * n + 1e-9) for m, n in units.items()}
-        free = np.flatnonzero(self.unprotected(layers))
-        self._check_reachable(layers, sum(most[m] * costs[m] for m in units) * len(free) / layers)
-        steps = {(m, i): self.curves.steps(m, i, units[m])[: most[m]] for m in units for i in free.tolist()}
-        found = cheapest(steps, {key: costs[key[0]] for key in steps}, self.sparsity * layers)
-        return {m: np.array([found.get((m, i), 0) for i in range(layers)]) for m in units}
 
     def _curve(self, layers: int) -> np.ndarray:
         """The shape of ρ over depth, [layers], up to the factor Λ."""
@@ -155,12 +125,18 @@ def adaptive(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> 
     return Allocation("adaptive", sparsity, protect_first=protect_first, protect_last=protect_last)
 
 
-def measured(sparsity: float, curves: Curves, protect_first: int = 0, protect_last: int = 0) -> Allocation:
-    """Our own: every module loses the share at which the measured loss rises equally fast per parameter.
+def energy(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
+    """Our own: every layer's attention and MLP apart lose as much as adds least to the residual stream's error.
 
-    ``curves`` are a :class:`~seaplib.sensitivity.Sensitivity`.
+        minimise Σ_{ℓ,m} e_{ℓ,m}(n_{ℓ,m})   subject to the budget in parameters,
+        e_{ℓ,m}(n) = Σ over the n lowest-scored units of layer ℓ's module m of mean(h²)·‖w‖₂² / ‖x_ℓ‖²
+
+    x_ℓ is the residual stream as layer ℓ reads it. What reads it next divides it by its size (the norms), so
+    that an error counts relative to it; h and w are a unit's activation and column (Eqs. 11-12). All of it
+    is in the statistics: no mask is tried out. Errors of different units are added as if they were
+    uncorrelated, and later layers as if they let them pass.
     """
-    return Allocation("measured", sparsity, protect_first=protect_first, protect_last=protect_last, curves=curves)
+    return Allocation("energy", sparsity, protect_first=protect_first, protect_last=protect_last)
 
 
 def authors_logistic(sparsity: float, x0: float = 0.3, k: float = 0.8, protect: int = 2) -> Allocation:

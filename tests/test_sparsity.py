@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import reference
 
-from seaplib import sparsity, waterfilling
+from seaplib import sparsity
 from seaplib.settings import Pruning
-from seaplib.waterfilling import Curves
 
 pytestmark = pytest.mark.unit
 
@@ -138,103 +137,3 @@ def test_check_reachable_without_a_model():
 def test_allocations_print_well():
     assert str(sparsity.logistic(0.2)) == "logistic(0.2, x0=0.3, k=1, protect 0+2)"
     assert str(sparsity.uniform(0.5)) == "uniform(0.5, protect 0+0)"
-
-
-# --- measured: our own ----------------------------------------------------------------------------
-
-COSTS = {"attention": 0.4 / 4, "mlp": 0.6 / 12}  # shares of a layer's parameters
-UNITS = {"attention": 4, "mlp": 12}
-
-
-def curves(layers=3, seed=0) -> Curves:
-    """Random losses that rise with the share, faster in some modules than in others."""
-    draw = np.random.default_rng(seed)
-    shares = {"attention": np.array([0.25, 0.5, 0.75]), "mlp": np.array([0.25, 0.5, 0.75, 0.9])}
-    slope = {m: draw.lognormal(0, 1.5, (layers, 1)) for m in shares}
-    power = {m: draw.uniform(1, 3, (layers, 1)) for m in shares}
-    return Curves(shares, {m: slope[m] * s ** power[m] for m, s in shares.items()})
-
-
-def total(found: dict) -> float:
-    return sum(COSTS[m] * found[m].sum() for m in found)
-
-
-@pytest.mark.parametrize("target", [0.0, 0.1, 0.2, 0.35, 0.5, 0.7])
-@pytest.mark.parametrize("protect", [(0, 0), (1, 0), (0, 1)])
-def test_measured_counts_meet_the_budget_and_the_protection(target, protect):
-    for seed in range(5):
-        allocation = sparsity.measured(target, curves(6, seed), *protect)
-        found = allocation.counts(6, UNITS, COSTS)
-        assert total(found) / 6 == pytest.approx(target, abs=COSTS["mlp"] / 2 / 6 + 1e-9)
-        for module, counts in found.items():
-            assert (counts >= 0).all() and (counts < UNITS[module]).all(), "a unit remains"
-            assert not counts[~allocation.unprotected(6)].any()
-
-
-def test_measured_counts_are_the_best_of_all_divisions():
-    """Two layers, all divisions of the same cost tried: none has a lower sum of the convex losses."""
-    for seed in range(4):
-        measured = curves(2, seed)
-        found = sparsity.measured(0.4, measured).counts(2, UNITS, COSTS)
-        keys = [(m, layer) for m in UNITS for layer in range(2)]
-        losses = {key: np.concatenate([[0], measured.steps(*key, UNITS[key[0]]).cumsum()]) for key in keys}
-
-        def loss(counts, losses=losses, keys=keys):
-            return sum(losses[key][n] for key, n in zip(keys, counts, strict=True))
-
-        spent = total(found)
-        options = itertools.product(*(range(UNITS[m]) for m, _ in keys))
-        same = [
-            one for one in options if abs(sum(COSTS[m] * n for (m, _), n in zip(keys, one, strict=True)) - spent) < 1e-9
-        ]
-        own = loss([found[m][layer] for m, layer in keys])
-        coarse = max(losses["attention", layer][1:].max() for layer in range(2)) / 4  # a head that did not fit
-        assert len(same) > 20 and own <= min(map(loss, same)) + coarse * (own > min(map(loss, same)) + 1e-12)
-        assert own < np.mean([*map(loss, same)])
-
-
-def test_insensitive_modules_give_more():
-    shares = {"all": np.array([0.5])}
-    flat = Curves(shares, {"all": np.array([[1.0], [0.01], [0.1]])})
-    (rho,) = sparsity.measured(0.4, flat).ratios(3).values()
-    assert rho.mean() == pytest.approx(0.4, abs=1e-3) and rho[1] > rho[2] > rho[0] > 0
-    guarded = sparsity.measured(0.3, flat, protect_first=1).ratios(3)["all"]
-    assert guarded[0] == 0 and guarded.mean() == pytest.approx(0.3, abs=1e-3)
-    # at the optimum the losses rise equally fast: f = a·(ρ/½)², so that ρ ∝ 1/a until a module is nearly gone
-    equal = Curves(shares, {"all": np.array([[1.0], [0.5], [0.8]])})
-    (rho,) = sparsity.measured(0.3, equal).ratios(3).values()
-    assert rho * [1.0, 0.5, 0.8] == pytest.approx([rho[0]] * 3, rel=0.02)
-
-
-def test_between_measured_points_the_curve_is_a_power():
-    shares = np.array([0.25, 0.5, 1.0])
-    np.testing.assert_allclose(waterfilling.between(shares, 3 * shares**1.7, 8), 3 * (np.arange(9) / 8) ** 1.7)
-    alone = waterfilling.between(np.array([0.5]), np.array([1.0]), 4)
-    np.testing.assert_allclose(alone, [0, 0.25, 1, 2.25, 4])
-    noisy = waterfilling.between(shares, np.array([0.2, 0.1, -0.3]), 4)
-    np.testing.assert_allclose(noisy, [0, 0.2, 0.2, 0.2, 0.2])
-
-
-def test_the_convex_curve_lies_below_and_touches():
-    draw = np.random.default_rng(0)
-    for values in (draw.normal(size=20).cumsum(), np.arange(7.0), np.arange(9.0) ** 2, -(np.arange(9.0) ** 2)):
-        under = waterfilling.convex(values)
-        assert (under <= values + 1e-12).all() and (np.diff(under, 2) >= -1e-9).all()
-        assert under[0] == values[0] and under[-1] == values[-1]
-    np.testing.assert_allclose(waterfilling.convex(np.arange(9.0) ** 2), np.arange(9.0) ** 2)
-
-
-def test_a_step_that_does_not_fit_leaves_the_rest_to_finer_ones():
-    steps = {"coarse": np.array([0.1, 0.2]), "fine": np.array([1.0, 2.0, 3.0])}
-    assert waterfilling.cheapest(steps, {"coarse": 3.0, "fine": 1.0}, 5.0) == {"coarse": 1, "fine": 2}
-    assert waterfilling.cheapest(steps, {"coarse": 3.0, "fine": 1.0}, 0.0) == {"coarse": 0, "fine": 0}
-
-
-def test_measured_out_of_reach_and_mistaken_kinds_are_refused():
-    with pytest.raises(sparsity.UnreachableSparsity, match="1\\+0 of 3 layers protected"):
-        sparsity.measured(0.9, curves(), protect_first=1).counts(3, UNITS, COSTS)
-    with pytest.raises(ValueError, match="go with the allocation 'measured'"):
-        sparsity.Allocation("measured", 0.5)
-    with pytest.raises(ValueError, match="go with the allocation 'measured'"):
-        sparsity.Allocation("uniform", 0.5, curves=curves())
-    assert str(sparsity.measured(0.5, curves())) == "measured(0.5, protect 0+0)"
