@@ -133,9 +133,7 @@ class WeightedCovariances:
 Compensation = dict[str, torch.Tensor] | Covariances | WeightedCovariances
 
 
-def refit(
-    weight: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor, removed: torch.Tensor, ridge: float = RIDGE
-) -> torch.Tensor:
+def refit(weight: torch.Tensor, covariance: torch.Tensor, removed: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
     """W' [out, kept] in float64 for a weight [out, in] that loses the inputs ``removed`` (bool [in])."""
     weight, kept = weight.double(), ~removed
     left = covariance[kept][:, kept].clone()
@@ -171,7 +169,7 @@ def compensated(
         extra = weight[:, removed].double() @ mean[removed]
     else:
         mean, covariance = (t.to(weight.device) for t in compensation.at(module, layer))
-        new = refit(weight, mean, covariance, removed).to(weight.dtype)  # the bias makes up for its rounding too
+        new = refit(weight, covariance, removed).to(weight.dtype)  # the bias makes up for its rounding too
         extra = weight.double() @ mean - new.double() @ mean[~removed]
     return new, (extra if bias is None else bias.double() + extra).to(weight.dtype)
 

@@ -39,7 +39,7 @@ class _Sums:
         self.mean, self.count = self.mean + delta * (len(x) / total), total
 
 
-def collect_covariances(
+def collect(
     model, tokenizer, corpus: corpora.Corpus, calibration: Calibration | None = None, progress: bool = True
 ) -> Covariances:
     """Run a corpus' first texts through the decoder and return the :class:`Covariances` of its units.
@@ -73,16 +73,16 @@ def collect_covariances(
     return Covariances.of(shape, count, tensors, provenance)
 
 
-def covariances(model, tokenizer, tasks, calibration: Calibration | None = None) -> dict[str, Covariances]:
+def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -> dict[str, Covariances]:
     """Every task's :class:`Covariances` on the texts that ``calibrate`` draws, asking the store first."""
     if isinstance(tasks, str):
-        raise TypeError(f"covariances takes a list of tasks, got the text {tasks!r}")
+        raise TypeError(f"calibrate takes a list of tasks, got the text {tasks!r}")
     calibration = calibration or Calibration()
     known = {"model": models.fingerprint(model), "tokenizer": models.tokenizer_fingerprint(tokenizer)}
     out = {}
     for task in tasks:
         corpus = corpora.corpus(task, calibration.samples, calibration.seed)
         spec = known | {"corpus": corpus.fingerprint, "calibration": calibration.as_dict()}
-        make = partial(collect_covariances, model, tokenizer, corpus, calibration)
+        make = partial(collect, model, tokenizer, corpus, calibration)
         out[task] = store.fetch("covariances", spec, make, Covariances)
     return out

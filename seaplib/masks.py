@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from .energy import energy_counts
 from .ranking import rank_all, standardise
 from .scores import Scores
 from .shapes import Geometry
 from .sparsity import Allocation, logistic
+from .waterfilling import energy_counts
 
 
 @dataclass(frozen=True)

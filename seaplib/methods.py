@@ -101,13 +101,24 @@ CONTROLS = (RANDOM, MAGNITUDE, FLAP_PUBLISHED)
 COMPENSATED = tuple(replace(method, compensation="mean") for method in PAPER)
 #: with the kept units refitted by least squares as well
 REFITTED = tuple(replace(method, compensation="least squares") for method in PAPER)
+#: our own allocation, and the same mask's kept units refitted by least squares
+ENERGY_F, ENERGY_W = Method("SEAP-energy", "s_F", "task", "energy"), Method("SEAP-energy", "s_W", "task", "energy")
+GENERAL_ENERGY_F = Method("SEAP-gen-energy", "s_F", "all", "energy")
+FLAP_ENERGY = Method("FLAP-energy", "s_F", "general", "energy")
+OWN = (ENERGY_F, ENERGY_W, GENERAL_ENERGY_F, FLAP_ENERGY)
+#: does it only find out that the first layer should be left alone?
+FIRST_LAYER = replace(SEAP_F, allocation="uniform", protect_first=1)
+#: our allocation and compensation, each alone and together, beside the paper's rows and their controls
+BEYOND = (FLAP, SEAP_F, FIRST_LAYER, FLAP_ENERGY, ENERGY_F) + tuple(
+    replace(method, compensation=how) for method in (SEAP_F, ENERGY_F) for how in ("mean", "least squares")
+)
 #: how much of a result is the protection of the last layers
 UNPROTECTED = tuple(replace(method, protect_last=0) for method in (FLAP, SEAP_F, GENERAL_F))
 #: the same choices under the paper's floor(ρC)
 FLOOR = tuple(replace(method, budget="floor") for method in PAPER)
-TABLE_1 = PAPER + CONTROLS + COMPENSATED + UNPROTECTED
+TABLE_1 = PAPER + CONTROLS + OWN + COMPENSATED + REFITTED + UNPROTECTED
 #: allocation and number of protected last layers; the paper's own setting comes last
-SETTINGS = tuple((allocation, last) for allocation in ("uniform", "adaptive", "logistic") for last in (0, 2))
+SETTINGS = tuple((allocation, last) for allocation in ("uniform", "adaptive", "energy", "logistic") for last in (0, 2))
 
 
 def grid(*methods: Method) -> tuple[Method, ...]:
@@ -125,6 +136,15 @@ def grid(*methods: Method) -> tuple[Method, ...]:
 
 #: Table 3: every allocation, for the three methods whose mask serves all tasks
 TABLE_3 = grid(WANDA_SP, FLAP, GENERAL_F) + (FLAP_PUBLISHED,)
+#: beside it: the first layer left alone, and compensation under the paper's allocation and ours
+BESIDE_3 = tuple(
+    replace(method, allocation="uniform", protect_first=1) for method in (WANDA_SP, FLAP, GENERAL_F)
+) + tuple(
+    replace(method, allocation=allocation, compensation=how)
+    for allocation in ("energy", "logistic")
+    for how in ("mean", "least squares")
+    for method in (WANDA_SP, FLAP, GENERAL_F)
+)
 #: the same for every method, experts and controls too
 FULL_GRID = grid(*PAPER, RANDOM, MAGNITUDE) + (FLAP_PUBLISHED,)
 
@@ -188,7 +208,7 @@ def variants(
 
     ``stats`` maps every expert's task, and ``general``, to statistics with one calibration ``seed``.
     ``published`` holds the general text's statistics with ``estimator="flap"`` for methods as
-    published, ``covariances`` those of the corpora (:func:`~seaplib.covariances.covariances`) for methods
+    published, ``covariances`` those of the corpora (:func:`~seaplib.covariances.calibrate`) for methods
     compensated by least squares. ``mode`` is how each mask is applied (``prune``). Raises
     ``ValueError`` where a needed corpus has no statistics.
     """

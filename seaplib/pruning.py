@@ -134,7 +134,7 @@ def prune(
     logits to rounding. ``compensation`` maps ``attention`` and ``mlp`` to mean activations
     [layers, dim] (``stats.mean``, or :func:`~seaplib.activations.weighted_mean` for a general mask);
     the removed units' mean contribution is then added to the output projections' biases. Or it holds
-    covariances (:func:`~seaplib.covariances.collect_covariances`, or
+    covariances (:func:`~seaplib.covariances.collect`, or
     :class:`~seaplib.compensation.WeightedCovariances` for a general mask): the kept units' columns of the
     output projections are then refitted by least squares as well, which under "mask" copies these.
 

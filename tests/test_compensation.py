@@ -44,7 +44,7 @@ def unit_inputs(model, tokenizer, corpus) -> dict:
 
 
 def collected(model, tokenizer, corpus=TEXTS, **options) -> Covariances:
-    return covariances.collect_covariances(model, tokenizer, corpus, progress=False, **options)
+    return covariances.collect(model, tokenizer, corpus, progress=False, **options)
 
 
 @pytest.mark.parametrize("case", ["llama", "opt", "gpt2", "phi3"])
@@ -93,12 +93,12 @@ def test_covariances_save_and_load_and_are_read_when_asked_for(tiny_model, tiny_
 
 def test_tasks_covariances_come_from_the_store(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
     model = tiny_model("gqa")
-    first = covariances.covariances(model, tiny_tokenizer, ["piqa"], Calibration(samples=4))
+    first = covariances.calibrate(model, tiny_tokenizer, ["piqa"], Calibration(samples=4))
     monkeypatch.setattr(covariances, "watch", None)  # a second collection would call it
-    again = covariances.covariances(model, tiny_tokenizer, ["piqa"], Calibration(samples=4))
+    again = covariances.calibrate(model, tiny_tokenizer, ["piqa"], Calibration(samples=4))
     assert first["piqa"].fingerprint == again["piqa"].fingerprint
     with pytest.raises(TypeError, match="a list of tasks"):
-        covariances.covariances(model, tiny_tokenizer, "piqa")
+        covariances.calibrate(model, tiny_tokenizer, "piqa")
 
 
 def test_weighted_covariances_are_those_of_the_weighted_mixture(tiny_model, tiny_tokenizer):
@@ -189,10 +189,10 @@ def test_units_that_never_vary_teach_nothing():
     x[:, 1], x[:, 2], x[:, 4] = 3.0, 0.0, x[:, 0]
     weight = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     removed = torch.tensor([False, False, False, False, True])
-    new = compensation.refit(weight, x.mean(0), torch.cov(x.T, correction=0), removed, ridge=1e-9)
+    new = compensation.refit(weight, torch.cov(x.T, correction=0), removed, ridge=1e-9)
     torch.testing.assert_close(new[:, 0], weight[:, 0] + weight[:, 4], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(new[:, 1:3], weight[:, 1:3])
-    nothing = compensation.refit(weight, x.mean(0), torch.zeros(5, 5, dtype=torch.float64), removed)
+    nothing = compensation.refit(weight, torch.zeros(5, 5, dtype=torch.float64), removed)
     torch.testing.assert_close(nothing, weight[:, ~removed])
 
 
