@@ -15,7 +15,7 @@ _PUBLIC = {
     "corpora": ("corpus", "Corpus", "questions"),
     "activations": ("collect", "calibrate", "capture", "ActivationStats"),
     "scores": ("score", "aggregate", "Scores"),
-    "sparsity": ("logistic", "uniform", "adaptive", "Allocation"),
+    "sparsity": ("logistic", "uniform", "adaptive", "energy", "Allocation"),
     "masks": ("select", "PruningMask"),
     "pruning": ("prune", "Variant"),
     "checkpoints": ("save_pretrained",),

@@ -36,6 +36,8 @@ class ActivationStats:
     ``mean``, ``var``, ``second_moment``: module → float64 [layers, dim], dim = heads·head_dim or
     channels. ``weight_l1``, ``weight_l2sq``: ‖w‖₁ and ‖w‖₂² of the column each coordinate feeds.
     ``count`` is the number of samples (tokens, or prompts with ``pooling="prompt"`` and ``"norm"``).
+    ``stream`` [layers], float64: the residual stream's size ‖x‖² where each layer reads it, as the harmonic
+    mean over token positions (whatever the pooling), which a few positions of huge norm do not dominate.
     """
 
     geometry: models.Geometry
@@ -46,6 +48,7 @@ class ActivationStats:
     weight_l1: dict[str, torch.Tensor]
     weight_l2sq: dict[str, torch.Tensor]
     provenance: dict = field(default_factory=dict)
+    stream: torch.Tensor | None = None
 
     TENSORS = ("mean", "var", "second_moment", "weight_l1", "weight_l2sq")
 
@@ -63,6 +66,8 @@ class ActivationStats:
         tensors = {
             f"{name}.{module}": t.contiguous() for name in self.TENSORS for module, t in getattr(self, name).items()
         }
+        if self.stream is not None:
+            tensors["stream"] = self.stream.contiguous()
         save_file(tensors, Path(directory) / "stats.safetensors")
         about = {"geometry": self.geometry.as_dict(), "count": self.count, "provenance": self.provenance}
         (Path(directory) / "stats.json").write_text(json.dumps(about, indent=1))
@@ -71,7 +76,7 @@ class ActivationStats:
     def load(cls, directory: Path) -> "ActivationStats":
         about = json.loads((Path(directory) / "stats.json").read_text())
         tensors = load_file(Path(directory) / "stats.safetensors")
-        parts = {name: {} for name in cls.TENSORS}
+        parts = {name: {} for name in cls.TENSORS} | {"stream": tensors.pop("stream", None)}
         for key, tensor in tensors.items():
             name, module = key.split(".")
             parts[name][module] = tensor
@@ -93,6 +98,7 @@ class Recorder:
         self._mask: torch.Tensor | None = None  # [batch, tokens], with a KV cache the earlier ones too
         self._kept: dict = {}  # of the current pass, by length and device: a model may lie on several
         self.moments = {role: [self._empty() for _ in range(layers)] for role in roles}
+        self.positions, self.inverse = [0] * layers, [0.0] * layers  # Σ 1/‖x‖² of the residual stream per layer
 
     def _empty(self) -> Moments | RunningMoments:
         if self.estimator == "exact":
@@ -136,6 +142,18 @@ class Recorder:
             new = Moments.of(x.flatten(0, 1), left_out, count)
         self.moments[role][layer] = self.moments[role][layer].merge(new)
 
+    def update_stream(self, layer: int, x: torch.Tensor) -> None:
+        """Add the residual stream ``x`` [batch, tokens, hidden] that a layer reads."""
+        keep, _, count = self._positions(*x.shape[:2], x.device)
+        size = x.detach().float().square().sum(-1)[keep].double()
+        self.positions[layer] += count
+        self.inverse[layer] += float((1 / size.clamp(min=torch.finfo(torch.float32).tiny)).sum())
+
+    def stream(self) -> torch.Tensor:
+        """Harmonic mean over positions of ‖x‖² where each layer reads the stream, [layers], float64."""
+        found = zip(self.positions, self.inverse, strict=True)
+        return torch.tensor([count / inverse for count, inverse in found], dtype=torch.float64)
+
     def stacked(self, role: str) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
         """count, mean, var, second moment of a role, the last three [layers, dim] in float64."""
         rows = self.moments[role]
@@ -171,9 +189,13 @@ def capture(
     def note_input(role, index):
         return lambda module, args: recorder.update(role, index, args[0].detach())
 
+    def note_stream(index):
+        return lambda module, args, kwargs: recorder.update_stream(index, args[0] if args else kwargs["hidden_states"])
+
     handles = [models.decoder(model).register_forward_pre_hook(note_mask, with_kwargs=True)]
     try:
         for index, layer in enumerate(layers):
+            handles.append(layer.register_forward_pre_hook(note_stream(index), with_kwargs=True))
             for role in roles:
                 handles.append(models.linear(layer, role).register_forward_pre_hook(note_input(role, index)))
         yield recorder
@@ -262,7 +284,7 @@ def collect(
         "starts_with_bos": starts_with_bos,
         "calibration": calibration.as_dict(),
     }
-    return ActivationStats(shape, count, provenance=provenance, **parts)
+    return ActivationStats(shape, count, provenance=provenance, stream=recorder.stream(), **parts)
 
 
 def _not_finite(model, found: Encoded, ids: tuple[str, ...]) -> str:

@@ -19,7 +19,7 @@ from .encoding import encode
 from .masks import PruningMask, attention_unit_parameters, select
 from .pruning import copy_of, resized
 from .ranking import rank_all, ranked_across, standardise
-from .scores import Scores, aggregate, score, weights
+from .scores import Scores, aggregate, mixed_errors, score, weights
 from .sparsity import authors_logistic, uniform
 
 
@@ -154,7 +154,8 @@ def fused_scores(general: ActivationStats, task: ActivationStats, name: str = "s
     channels = fuse("mlp", both[0].channels, both[1].channels)
     texts = "+".join(stats.provenance.get("task", "?") for stats in (general, task))
     provenance = {"score": name, "calibration": texts, "exclusive": exclusive}
-    return Scores(general.geometry, attention, channels, provenance=provenance)
+    errors = mixed_errors(dict(zip(("general", "task"), both, strict=True)), {"general": 1.0, "task": 1.0})
+    return Scores(general.geometry, attention, channels, provenance=provenance, errors=errors)
 
 
 #: role whose input a projection shares → the projections (q, k, v read the same input; so do gate, up)

@@ -29,12 +29,15 @@ METHODS = {
     "wandasp": "Wanda-sp",
     "flap": "FLAP",
     "flapaspublished": "FLAP as published",
+    "flapenergy": "FLAP-energy",
     "shortgpt": "ShortGPT",
     "2ssp": "2SSP",
     "scorefusion": "Score fusion",
     "griffin": "GRIFFIN",
     "seap": "SEAP",
     "seapgen": "SEAP-gen",
+    "seapenergy": "SEAP-energy",
+    "seapgenenergy": "SEAP-gen-energy",
 }
 SCORES = {"s_F": "$s_F$", "s_W": "$s_W$"}
 MINI = "mini_"

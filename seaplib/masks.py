@@ -13,6 +13,7 @@ from .ranking import rank_all, standardise
 from .scores import Scores
 from .shapes import Geometry
 from .sparsity import Allocation, logistic
+from .waterfilling import energy_counts
 
 
 @dataclass(frozen=True)
@@ -202,12 +203,16 @@ def select(
         if not np.isfinite(values.numpy()).all():  # one pass, where torch's takes several
             raise ValueError("the scores are not all finite (NaN or Inf), so they rank nothing")
     allocation = sparsity if isinstance(sparsity, Allocation) else logistic(float(sparsity))
-    if round_to > 1 and (budget == "floor" or allocation.kind == "adaptive"):
+    by_layer = allocation.kind in ("uniform", "logistic")
+    if round_to > 1 and (budget == "floor" or not by_layer):
         raise ValueError("round_to needs budget='parameters' and an allocation that fixes a ratio per layer")
     geometry = scores.geometry
     units = attention_units(geometry, kv_unit)
     if allocation.kind == "adaptive":
         heads, channels = _adaptive(scores, allocation, kv_unit)
+    elif allocation.kind == "energy":
+        counts = energy_counts(scores, allocation, units, attention_unit_parameters(geometry, kv_unit), kv_unit)
+        heads, channels = _keep(scores, counts, kv_unit)
     else:
         caps = {"attention": 1 - 1 / units, "mlp": 1 - 1 / geometry.channels}
         # Counted in parameters, only what can go bears the target: with kv_unit="query" k and v stay.
@@ -223,10 +228,7 @@ def select(
             if budget == "floor"
             else _carried_counts(rho, units, geometry, kv_unit, round_to)
         )
-        heads = torch.stack(
-            [keep_heads(row, n, geometry, kv_unit) for row, (n, _) in zip(scores.heads, counts, strict=True)]
-        )
-        channels = torch.stack([lowest(row, n) for row, (_, n) in zip(scores.channels, counts, strict=True)])
+        heads, channels = _keep(scores, counts, kv_unit)
     provenance = dict(scores.provenance) | {
         "requested": allocation.sparsity,
         "allocation": allocation.kind,
@@ -235,6 +237,14 @@ def select(
         "kv_unit": kv_unit,
     }
     return PruningMask(geometry, heads, channels, provenance)
+
+
+def _keep(scores: Scores, counts: list[tuple[int, int]], kv_unit: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """bool [layers, heads], [layers, channels] without the lowest ``counts`` (attention units, channels) per layer."""
+    g = scores.geometry
+    heads = [keep_heads(row, n, g, kv_unit) for row, (n, _) in zip(scores.heads, counts, strict=True)]
+    channels = [lowest(row, n) for row, (_, n) in zip(scores.channels, counts, strict=True)]
+    return torch.stack(heads), torch.stack(channels)
 
 
 def _floor_counts(rho: dict, units: int, geometry: Geometry) -> list[tuple[int, int]]:

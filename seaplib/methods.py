@@ -11,18 +11,21 @@ from dataclasses import dataclass, replace
 from . import tasks as registry
 from .activations import ActivationStats, weighted_mean
 from .baselines import authors_code, flap, fused_scores
+from .compensation import Compensation, Covariances, WeightedCovariances
 from .masks import PruningMask, select
 from .pruning import Variant
 from .scores import Scores, aggregate, score, weights
-from .settings import ALLOCATIONS, SCORES
+from .settings import ALLOCATIONS, COMPENSATIONS, SCORES
 from .sparsity import Allocation
 
 #: what a method is calibrated on: a task's corpus, general text, both fused, all of them (Eq. 15), nothing
 CALIBRATIONS = ("task", "general", "fused", "all", "none")
 #: those that make one mask per task's corpus
 EXPERTS = ("task", "fused")
+#: what a compensated method's name ends in
+SUFFIXES = {"none": "", "mean": "+bias", "least squares": "+least squares"}
 #: layers protected at the output, by allocation, where a method does not say otherwise
-PROTECT_LAST = {"logistic": 2, "uniform": 0, "adaptive": 0}
+PROTECT_LAST = {"logistic": 2, "uniform": 0, "adaptive": 0, "energy": 0}
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,13 @@ class Method:
     protect_last: int | None = None  # None: the allocation's own
     budget: str = "parameters"
     kv_unit: str = "group"
-    compensate: bool = False
+    compensation: str = "none"  # for removed units: "mean" (a bias), "least squares" (the kept units' weights too)
     as_published: bool = False  # FLAP's own metric, threshold and running estimates
     text: str | None = None  # None: the table's general text
 
     def __post_init__(self):
-        for name, known in (("score", SCORES), ("calibration", CALIBRATIONS), ("allocation", ALLOCATIONS)):
+        choices = {"score": SCORES, "calibration": CALIBRATIONS, "allocation": ALLOCATIONS}
+        for name, known in (choices | {"compensation": COMPENSATIONS}).items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{self.name}: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.text is not None and self.calibration not in ("general", "fused"):
@@ -69,7 +73,7 @@ class Method:
 
     def label(self, seed: int) -> dict:
         return {
-            "method": self.name + ("+bias" if self.compensate and not self.as_published else ""),
+            "method": self.name + ("" if self.as_published else SUFFIXES[self.compensation]),
             "score": self.score,
             "allocation": self.allocation_name,
             "budget": self.budget,
@@ -85,7 +89,7 @@ class Method:
 SEAP_F, SEAP_W = Method("SEAP", "s_F", "task"), Method("SEAP", "s_W", "task")
 GENERAL_F, GENERAL_W = Method("SEAP-gen", "s_F", "all"), Method("SEAP-gen", "s_W", "all")
 FLAP, WANDA_SP = Method("FLAP", "s_F", "general"), Method("Wanda-sp", "s_W", "general")
-FLAP_PUBLISHED = Method("FLAP as published", "s_F", "general", "adaptive", compensate=True, as_published=True)
+FLAP_PUBLISHED = Method("FLAP as published", "s_F", "general", "adaptive", compensation="mean", as_published=True)
 FUSED_F, FUSED_W = Method("Score fusion", "s_F", "fused"), Method("Score fusion", "s_W", "fused")
 RANDOM, MAGNITUDE = Method("random", "random", "none"), Method("magnitude", "magnitude", "none")
 
@@ -94,14 +98,27 @@ PAPER = (WANDA_SP, SEAP_W, GENERAL_W, FLAP, SEAP_F, GENERAL_F)
 #: controls that could embarrass the method
 CONTROLS = (RANDOM, MAGNITUDE, FLAP_PUBLISHED)
 #: the same with the removed units' mean contribution added back
-COMPENSATED = tuple(replace(method, compensate=True) for method in PAPER)
+COMPENSATED = tuple(replace(method, compensation="mean") for method in PAPER)
+#: with the kept units refitted by least squares as well
+REFITTED = tuple(replace(method, compensation="least squares") for method in PAPER)
+#: our own allocation, and the same mask's kept units refitted by least squares
+ENERGY_F, ENERGY_W = Method("SEAP-energy", "s_F", "task", "energy"), Method("SEAP-energy", "s_W", "task", "energy")
+GENERAL_ENERGY_F = Method("SEAP-gen-energy", "s_F", "all", "energy")
+FLAP_ENERGY = Method("FLAP-energy", "s_F", "general", "energy")
+OWN = (ENERGY_F, ENERGY_W, GENERAL_ENERGY_F, FLAP_ENERGY)
+#: does it only find out that the first layer should be left alone?
+FIRST_LAYER = replace(SEAP_F, allocation="uniform", protect_first=1)
+#: our allocation and compensation, each alone and together, beside the paper's rows and their controls
+BEYOND = (FLAP, SEAP_F, FIRST_LAYER, FLAP_ENERGY, ENERGY_F) + tuple(
+    replace(method, compensation=how) for method in (SEAP_F, ENERGY_F) for how in ("mean", "least squares")
+)
 #: how much of a result is the protection of the last layers
 UNPROTECTED = tuple(replace(method, protect_last=0) for method in (FLAP, SEAP_F, GENERAL_F))
 #: the same choices under the paper's floor(ρC)
 FLOOR = tuple(replace(method, budget="floor") for method in PAPER)
-TABLE_1 = PAPER + CONTROLS + COMPENSATED + UNPROTECTED
+TABLE_1 = PAPER + CONTROLS + OWN + COMPENSATED + REFITTED + UNPROTECTED
 #: allocation and number of protected last layers; the paper's own setting comes last
-SETTINGS = tuple((allocation, last) for allocation in ("uniform", "adaptive", "logistic") for last in (0, 2))
+SETTINGS = tuple((allocation, last) for allocation in ("uniform", "adaptive", "energy", "logistic") for last in (0, 2))
 
 
 def grid(*methods: Method) -> tuple[Method, ...]:
@@ -119,6 +136,15 @@ def grid(*methods: Method) -> tuple[Method, ...]:
 
 #: Table 3: every allocation, for the three methods whose mask serves all tasks
 TABLE_3 = grid(WANDA_SP, FLAP, GENERAL_F) + (FLAP_PUBLISHED,)
+#: beside it: the first layer left alone, and compensation under the paper's allocation and ours
+BESIDE_3 = tuple(
+    replace(method, allocation="uniform", protect_first=1) for method in (WANDA_SP, FLAP, GENERAL_F)
+) + tuple(
+    replace(method, allocation=allocation, compensation=how)
+    for allocation in ("energy", "logistic")
+    for how in ("mean", "least squares")
+    for method in (WANDA_SP, FLAP, GENERAL_F)
+)
 #: the same for every method, experts and controls too
 FULL_GRID = grid(*PAPER, RANDOM, MAGNITUDE) + (FLAP_PUBLISHED,)
 
@@ -176,13 +202,15 @@ def variants(
     seed: int = 0,
     published: dict[str, ActivationStats] | None = None,
     mode: str = "remove",
+    covariances: dict[str, Covariances] | None = None,
 ) -> list[Variant]:
     """One variant per method and sparsity; for experts one per task's corpus, evaluated on its tasks only.
 
     ``stats`` maps every expert's task, and ``general``, to statistics with one calibration ``seed``.
     ``published`` holds the general text's statistics with ``estimator="flap"`` for methods as
-    published. ``mode`` is how each mask is applied (``prune``). Raises ``ValueError`` where a needed
-    corpus has no statistics.
+    published, ``covariances`` those of the corpora (:func:`~seaplib.covariances.calibrate`) for methods
+    compensated by least squares. ``mode`` is how each mask is applied (``prune``). Raises
+    ``ValueError`` where a needed corpus has no statistics.
     """
     tasks = tuple(tasks)
     experts: dict[str, list[str]] = {}
@@ -196,7 +224,7 @@ def variants(
     for method in methods:
         if method.as_published and (method.text or general) not in (published or {}):
             raise ValueError(f"{method.name} needs the general text's statistics with estimator='flap'")
-        of, text = published if method.as_published else stats, method.text or general
+        of = published if method.as_published else stats
         rows = (
             [(task, tuple(served)) for task, served in experts.items()]
             if method.calibration in EXPERTS
@@ -205,9 +233,30 @@ def variants(
         for sparsity in sparsities:
             for task, served in rows:
                 chosen = mask(method, of, sparsity, general, task, seed)
-                mean = None
-                if method.compensate:
-                    alpha = weights(of, general)
-                    mean = weighted_mean(of, alpha) if method.calibration == "all" else of[task or text].mean
-                out.append(Variant(method.label(seed), chosen, mode, mean, served))
+                compensation = compensate(method, of, general, task, covariances)
+                out.append(Variant(method.label(seed), chosen, mode, compensation, served))
     return out
+
+
+def compensate(
+    method: Method,
+    stats: dict[str, ActivationStats],
+    general: str,
+    task: str | None = None,
+    covariances: dict[str, Covariances] | None = None,
+) -> Compensation | None:
+    """What ``prune`` takes as a method's compensation, from the text that it is calibrated on.
+
+    With calibration on all texts each has its weight α (Eq. 15). ValueError where least squares needs
+    the covariances of a corpus that ``covariances`` does not hold.
+    """
+    if method.compensation == "none":
+        return None
+    everything, text = method.calibration == "all", task or method.text or general
+    if method.compensation == "mean":
+        return weighted_mean(stats, weights(stats, general)) if everything else stats[text].mean
+    if missing := (set(stats) if everything else {text}) - set(covariances or {}):
+        raise ValueError(f"least squares needs the covariances of {', '.join(sorted(missing))}")
+    if not everything:
+        return covariances[text]
+    return WeightedCovariances({name: covariances[name] for name in stats}, weights(stats, general))

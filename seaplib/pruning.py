@@ -1,4 +1,4 @@
-"""A mask applied to a model: by removal, by zeroing or on the fly, with or without bias compensation."""
+"""A mask applied to a model: by removal, by zeroing or on the fly, with or without compensation."""
 
 import copy
 import hashlib
@@ -10,29 +10,12 @@ import torch
 from torch import nn
 
 from . import layers, models
+from .compensation import Compensation, compensated, content
 from .layers import EmptyAttention, EmptyMLP, resized
 from .masks import PruningMask
 from .settings import MODES
 
 __all__ = ["EmptyAttention", "EmptyMLP", "Variant", "copy_of", "prune", "resized"]
-
-
-def _compensated(
-    module: nn.Module, removed: torch.Tensor, mean: torch.Tensor | None, bypass: bool = False
-) -> torch.Tensor | None:
-    """Bias of an output projection that also carries the removed units' mean contribution, W[:, removed]·μ.
-
-    With ``bypass``, and no unit left, it is 0: nothing of the module remains.
-    """
-    bias = layers.tensor(module, "bias")
-    bias = None if bias is None else bias.detach()
-    if bypass and bool(removed.all()):
-        return None if bias is None else torch.zeros_like(bias)
-    if mean is None or not bool(removed.any()):
-        return bias
-    weight = layers.matrix(module).detach()[:, removed].double()
-    extra = weight @ mean.to(weight.device)[removed].double()
-    return (extra if bias is None else bias.double() + extra).to(layers.matrix(module).dtype)
 
 
 def _kept(mask: PruningMask, index: int) -> dict[str, torch.Tensor]:
@@ -44,14 +27,30 @@ def _kept(mask: PruningMask, index: int) -> dict[str, torch.Tensor]:
     return {"q": query, "k": key, "v": key, "o": query, "gate": channel, "up": channel, "down": channel}
 
 
+def _output(
+    projection: nn.Module, keep: torch.Tensor, mode: str, weight: torch.Tensor | None, bias: torch.Tensor | None
+) -> nn.Module:
+    """An output projection with only the inputs ``keep``, their columns ``weight`` [out, kept] where they are new."""
+    places = keep.nonzero().squeeze(1).to(layers.matrix(projection).device)
+    new = resized(projection, columns=places if mode == "remove" else None, bias=bias)
+    own = layers.matrix(new)
+    if mode == "remove":
+        if weight is not None:
+            own.copy_(weight)
+    else:
+        own[:, ~keep] = 0
+        if weight is not None:
+            own[:, places] = weight
+    return new
+
+
 @torch.no_grad()
-def _prune_layer(layer: nn.Module, index: int, mask: PruningMask, mode: str, mean: dict | None) -> None:
+def _prune_layer(layer: nn.Module, index: int, mask: PruningMask, mode: str, compensation: Compensation | None) -> None:
     kept = _kept(mask, index)
-    biases = {}
+    columns, biases = {}, {}
     for role, module in (("o", "attention"), ("down", "mlp")):
         projection = models.linear(layer, role)
-        own = None if mean is None else mean[module][index]
-        biases[role] = _compensated(projection, ~kept[role], own, mask.bypass)
+        columns[role], biases[role] = compensated(projection, ~kept[role], module, index, compensation, mask.bypass)
     replaced = {}  # all are made before any is put in place: fused projections are read through each other
     for roles in layers.projections(layer):
         output, projection = layers.is_output(roles[0]), models.linear(layer, roles[0])
@@ -60,18 +59,16 @@ def _prune_layer(layer: nn.Module, index: int, mask: PruningMask, mode: str, mea
             keep[slice(None) if output else models.rows(layer, role)] = kept[role]
         if bool(keep.all()) or (mode == "remove" and not bool(keep.any())):
             continue  # nothing goes, or everything does: an emptied module is replaced as a whole below
-        bias = biases.get(roles[0])
+        if output:
+            replaced[roles[0]] = _output(projection, keep, mode, columns[roles[0]], biases[roles[0]])
+            continue
         if mode == "remove":
-            places = keep.nonzero().squeeze(1).to(layers.matrix(projection).device)
-            new = resized(projection, None if output else places, places if output else None, bias)
+            new = resized(projection, keep.nonzero().squeeze(1).to(layers.matrix(projection).device))
         else:
-            new = resized(projection, bias=bias)
-            if output:
-                layers.matrix(new)[:, ~keep] = 0
-            else:
-                layers.matrix(new)[~keep] = 0
-                if new.bias is not None:
-                    new.bias[~keep] = 0
+            new = resized(projection)
+            layers.matrix(new)[~keep] = 0
+            if new.bias is not None:
+                new.bias[~keep] = 0
         replaced[roles[0]] = new
     for role, new in replaced.items():
         models.set_linear(layer, role, new)
@@ -88,19 +85,24 @@ def _prune_layer(layer: nn.Module, index: int, mask: PruningMask, mode: str, mea
 
 
 @torch.no_grad()
-def _mask_layer(layer: nn.Module, index: int, mask: PruningMask, mean: dict | None) -> None:
-    """Zero the removed units where the output projections read them, and add what compensates them."""
+def _mask_layer(layer: nn.Module, index: int, mask: PruningMask, compensation: Compensation | None) -> None:
+    """Zero the removed units where the output projections read them, and add what compensates them.
+
+    A refitted output projection is a copy in which the removed units' columns are 0 already.
+    """
     kept = _kept(mask, index)
     for role, module in (("o", "attention"), ("down", "mlp")):
         if bool(kept[role].all()):
             continue
         projection = models.linear(layer, role)
+        columns, bias = compensated(projection, ~kept[role], module, index, compensation, mask.bypass)
+        if columns is not None:
+            models.set_linear(layer, role, _output(projection, kept[role], "zero", columns, bias))
+            continue
         projection.register_forward_pre_hook(partial(_zero_removed, ~kept[role]))
-        if mean is not None or mask.bypass:
-            own = layers.tensor(projection, "bias")
-            extra = _compensated(projection, ~kept[role], None if mean is None else mean[module][index], mask.bypass)
-            if extra is not None:
-                projection.register_forward_hook(partial(_add, extra if own is None else extra - own))
+        own = layers.tensor(projection, "bias")
+        if bias is not None and (compensation is not None or mask.bypass):
+            projection.register_forward_hook(partial(_add, bias if own is None else bias - own))
 
 
 def _zero_removed(removed: torch.Tensor, module: nn.Module, args: tuple) -> tuple:
@@ -121,7 +123,7 @@ def prune(
     model,
     mask: PruningMask,
     mode: str = "remove",
-    compensation: dict[str, torch.Tensor] | None = None,
+    compensation: Compensation | None = None,
     in_place: bool = False,
 ):
     """A pruned copy of ``model``; the model itself is left as it is.
@@ -131,7 +133,10 @@ def prune(
     that no weight is copied and a model that fits in memory once can be evaluated; all give the same
     logits to rounding. ``compensation`` maps ``attention`` and ``mlp`` to mean activations
     [layers, dim] (``stats.mean``, or :func:`~seaplib.activations.weighted_mean` for a general mask);
-    the removed units' mean contribution is then added to the output projections' biases.
+    the removed units' mean contribution is then added to the output projections' biases. Or it holds
+    covariances (:func:`~seaplib.covariances.collect`, or
+    :class:`~seaplib.compensation.WeightedCovariances` for a general mask): the kept units' columns of the
+    output projections are then refitted by least squares as well, which under "mask" copies these.
 
     A copy shares what does not change with the original. ``in_place=True`` uses the model itself up,
     a layer at a time: the peak is the model and one layer.
@@ -159,11 +164,10 @@ def prune(
     return pruned
 
 
-def identity(mask: PruningMask, mode: str, compensation: dict[str, torch.Tensor] | None) -> str:
+def identity(mask: PruningMask, mode: str, compensation: Compensation | None) -> str:
     """Hash of what is done to a model."""
     digest = hashlib.sha256(json.dumps([mask.fingerprint, mode]).encode())
-    for module, mean in sorted((compensation or {}).items()):
-        digest.update(module.encode() + mean.double().contiguous().numpy().tobytes())
+    digest.update(content(compensation))
     return digest.hexdigest()[:32]
 
 
@@ -179,7 +183,7 @@ class Variant:
     label: dict
     mask: PruningMask
     mode: str = "remove"
-    compensation: dict | None = None
+    compensation: Compensation | None = None
     tasks: tuple[str, ...] | None = None
 
     def __post_init__(self):

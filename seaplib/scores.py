@@ -20,6 +20,10 @@ class Scores:
     ``attention`` [layers, heads·head_dim] and ``channels`` [layers, channels], float64. A head's
     score reduces over the coordinates I_h it spans: ``reduction="sum"`` is Eq. 13, ``"mean"`` what
     the published code does (the order within a layer is the same).
+
+    ``errors`` maps ``attention`` and ``mlp`` to [layers, dims]: what the residual stream loses with a
+    coordinate, whatever the score is, relative to its size there, mean(h²)·‖w‖₂²/‖x_ℓ‖². The allocation
+    ``energy`` goes by it; None where the statistics do not hold the stream's size.
     """
 
     geometry: Geometry
@@ -27,6 +31,7 @@ class Scores:
     channels: torch.Tensor
     reduction: str = "sum"
     provenance: dict = field(default_factory=dict)
+    errors: dict[str, torch.Tensor] | None = None
 
     @property
     def heads(self) -> torch.Tensor:
@@ -64,7 +69,23 @@ def score(stats: ActivationStats, name: str = "s_F", reduction: str = "sum", see
         return torch.rand(stats.weight_l2sq[module].shape, dtype=torch.float64, generator=generator)
 
     provenance = {"score": name, "calibration": stats.provenance.get("task", "?")}
-    return Scores(stats.geometry, of("attention"), of("mlp"), reduction, provenance)
+    return Scores(stats.geometry, of("attention"), of("mlp"), reduction, provenance, relative_errors(stats))
+
+
+def relative_errors(stats: ActivationStats) -> dict[str, torch.Tensor] | None:
+    """mean(h²)·‖w‖₂²/‖x_ℓ‖² of every coordinate, module → [layers, dims]: ``Scores.errors``."""
+    if stats.stream is None:
+        return None
+    energy = {module: stats.second_moment[module] * stats.weight_l2sq[module] for module in stats.second_moment}
+    return {module: one / stats.stream[:, None] for module, one in energy.items()}
+
+
+def mixed_errors(scores: dict[str, Scores], alpha: dict[str, float]) -> dict[str, torch.Tensor] | None:
+    """The mean over tasks of their relative errors, weighted by ``alpha``; None where a task has none."""
+    if any(one.errors is None for one in scores.values()):
+        return None
+    total, modules = sum(alpha[task] for task in scores), next(iter(scores.values())).errors
+    return {m: sum(alpha[task] / total * one.errors[m] for task, one in scores.items()) for m in modules}
 
 
 def weights(tasks, general: str | None) -> dict[str, float]:
@@ -83,4 +104,5 @@ def aggregate(scores: dict[str, Scores], alpha: dict[str, float]) -> Scores:
         attention=sum(alpha[task] * one.attention for task, one in scores.items()),
         channels=sum(alpha[task] * one.channels for task, one in scores.items()),
         provenance=provenance,
+        errors=mixed_errors(scores, alpha),
     )

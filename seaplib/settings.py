@@ -10,8 +10,10 @@ import math
 from dataclasses import asdict, dataclass
 
 SCORES = ("s_F", "s_W", "magnitude", "random")
-ALLOCATIONS = ("uniform", "logistic", "adaptive")
+ALLOCATIONS = ("uniform", "logistic", "adaptive", "energy")
 MODES = ("remove", "zero", "mask")
+#: what stands in for removed units: nothing, their mean in a bias, a least-squares refit of those that stay
+COMPENSATIONS = ("none", "mean", "least squares")
 #: of the logistic curve; steeper ones are steps, and underflow
 STEEPEST = 100
 
@@ -65,7 +67,7 @@ class Pruning(Settings):
     budget: str = "parameters"  # or "floor", the paper's
     kv_unit: str = "group"  # or "query": the same number of query heads from every KV group
     mode: str = "remove"  # or "zero"; "mask" on the fly, for a model that fits in memory only once
-    compensate: bool = False  # add the removed units' mean contribution to a bias
+    compensation: str = "none"  # for removed units: "mean" in a bias, "least squares" in the kept units' weights
     round_to: int = 1  # kept channels are a multiple of this
 
     def __post_init__(self):
@@ -79,6 +81,8 @@ class Pruning(Settings):
         self._require(self.budget in ("parameters", "floor"), f"budget is 'parameters' or 'floor', got {self.budget!r}")
         self._require(self.kv_unit in ("group", "query"), f"kv_unit is 'group' or 'query', got {self.kv_unit!r}")
         self._require(self.mode in MODES, f"mode is one of {', '.join(MODES)}, got {self.mode!r}")
+        known = COMPENSATIONS
+        self._require(self.compensation in known, f"compensation is one of {known}, got {self.compensation!r}")
         self._require(
             min(self.protect_first, self.protect_last) >= 0, "the number of protected layers cannot be negative"
         )

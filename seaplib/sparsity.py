@@ -1,8 +1,8 @@
-"""How much to remove from each layer: uniform, logistic (Eqs. 16-17), adaptive. Numpy only.
+"""How much to remove from each layer: uniform, logistic (Eqs. 16-17), adaptive, energy. Numpy only.
 
 An :class:`Allocation` is a decision that can be printed and compared before anything is pruned.
-``uniform`` and ``logistic`` fix a ratio per layer; ``adaptive`` leaves it to one ranking of all
-units of all layers (:func:`seaplib.masks.select`).
+``uniform`` and ``logistic`` fix a ratio per layer; ``adaptive`` and ``energy`` (our own) leave it to
+the scores of all layers (:func:`seaplib.masks.select`).
 """
 
 import math
@@ -125,6 +125,20 @@ def uniform(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> A
 def adaptive(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
     """One ranking over all layers and modules of scores standardised per layer (AL in Table 3, FLAP)."""
     return Allocation("adaptive", sparsity, protect_first=protect_first, protect_last=protect_last)
+
+
+def energy(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
+    """Our own: every layer's attention and MLP apart lose as much as adds least to the residual stream's error.
+
+        minimise Σ_{ℓ,m} e_{ℓ,m}(n_{ℓ,m})   subject to the budget in parameters,
+        e_{ℓ,m}(n) = Σ over the n lowest-scored units of layer ℓ's module m of mean(h²)·‖w‖₂² / ‖x_ℓ‖²
+
+    x_ℓ is the residual stream as layer ℓ reads it. What reads it next divides it by its size (the norms), so
+    that an error counts relative to it; h and w are a unit's activation and column (Eqs. 11-12). All of it
+    is in the statistics: no mask is tried out. Errors of different units are added as if they were
+    uncorrelated, and later layers as if they let them pass.
+    """
+    return Allocation("energy", sparsity, protect_first=protect_first, protect_last=protect_last)
 
 
 def authors_logistic(sparsity: float, x0: float = 0.3, k: float = 0.8, protect: int = 2) -> Allocation:

@@ -221,7 +221,7 @@ def test_a_method_may_have_a_general_text_of_its_own(collect, tiny_model, tiny_t
     assert (usual.label["calibration"], on_c4.label["calibration"]) == ("general", "general: c4")
     expected = masks.select(scores.score(stats["c4"], "s_F"), Allocation("logistic", 0.3, protect_last=2))
     assert on_c4.mask.fingerprint == expected.fingerprint != usual.mask.fingerprint
-    (compensated,) = make(stats, replace(methods.FLAP.on("c4"), compensate=True))
+    (compensated,) = make(stats, replace(methods.FLAP.on("c4"), compensation="mean"))
     assert compensated.compensation is stats["c4"].mean
     published = {"wikitext2": collect("flap")["wikitext2"]}
     with pytest.raises(ValueError, match="estimator='flap'"):
