@@ -14,11 +14,12 @@ import torch
 from tqdm.auto import tqdm
 
 from . import layers, models
-from .activations import ActivationStats, capture
+from .activations import ActivationStats
 from .encoding import encode
 from .masks import PruningMask, attention_unit_parameters, select
 from .pruning import copy_of, resized
 from .ranking import rank_all, ranked_across, standardise
+from .recording import capture
 from .scores import Scores, aggregate, mixed_errors, score, weights
 from .sparsity import authors_logistic, uniform
 

@@ -10,9 +10,9 @@ from functools import partial
 import torch
 
 from . import corpora, models, store
-from .activations import UNITS
 from .compensation import Covariances
 from .input_statistics import watch
+from .recording import UNITS
 from .settings import Calibration
 
 MATRIX_BYTES = 2**32  # memory for the sums; more layers take several passes

@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 
-from seaplib import activations, batching, corpora, models
+from seaplib import activations, batching, corpora, models, recording
 from seaplib.settings import Calibration
 
 pytestmark = pytest.mark.unit
@@ -55,7 +55,7 @@ def test_statistics_equal_the_slow_ones_and_torch_var(tiny_model, tiny_tokenizer
     stats = collect(model, tiny_tokenizer)
     encoded = tiny_tokenizer(list(TEXTS))["input_ids"]
     assert stats.count == sum(map(len, encoded)) == stats.provenance["tokens"]
-    for module, role in activations.UNITS.items():
+    for module, role in recording.UNITS.items():
         for layer in range(2):
             samples = torch.cat([inputs_of(model, role, layer, ids) for ids in encoded]).double()
             rows = [getattr(stats, name)[module][layer : layer + 1] for name in ("mean", "var", "second_moment")]
@@ -77,7 +77,7 @@ def test_statistics_do_not_depend_on_batches_order_or_padding(tiny_model, tiny_t
         other = collect(model, tiny_tokenizer, texts, batch_tokens=tokens, pooling=pooling, bos=bos)
         assert other.count == one.count
         for name in ("mean", "var", "second_moment"):
-            for module in activations.UNITS:
+            for module in recording.UNITS:
                 assert_close(getattr(other, name)[module], getattr(one, name)[module])
 
 
@@ -87,7 +87,7 @@ def test_the_pad_token_does_not_matter(tiny_model, tiny_tokenizer):
     encoded = tiny_tokenizer(list(TEXTS))["input_ids"]
     results = []
     for pad in (0, 17):
-        with torch.inference_mode(), activations.capture(model) as recorder:
+        with torch.inference_mode(), recording.capture(model) as recorder:
             for ids, mask, _ in batching.batches(encoded, 200, "cpu", pad):
                 model(input_ids=ids, attention_mask=mask)
         results.append(recorder.stacked("down"))
@@ -100,7 +100,7 @@ def test_pooling_by_prompt_averages_a_prompts_tokens_first(tiny_model, tiny_toke
     stats = collect(model, tiny_tokenizer, pooling="prompt")
     encoded = tiny_tokenizer(list(TEXTS))["input_ids"]
     assert stats.count == len(TEXTS)
-    for module, role in activations.UNITS.items():
+    for module, role in recording.UNITS.items():
         means = torch.stack([inputs_of(model, role, 1, ids).double().mean(0) for ids in encoded])
         mean, var, second = reference.statistics(means.tolist())
         assert_close(stats.mean[module][1:], [mean])
@@ -171,7 +171,7 @@ def test_capture_removes_its_hooks_and_leaves_the_model_alone(tiny_model, tiny_t
     with torch.no_grad():
         logits = model(ids).logits
     with pytest.raises(RuntimeError, match="in the middle"):
-        with torch.no_grad(), activations.capture(model):
+        with torch.no_grad(), recording.capture(model):
             model(ids)
             raise RuntimeError("in the middle")
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
@@ -186,13 +186,13 @@ def test_capture_watches_any_forward_pass(tiny_model, tiny_tokenizer):
     ids = torch.tensor([tiny_tokenizer(TEXTS[1])["input_ids"]])
     padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], 1)
     mask = torch.cat([torch.zeros(1, 3, dtype=torch.long), torch.ones_like(ids)], 1)
-    with torch.no_grad(), activations.capture(model) as plain:
+    with torch.no_grad(), recording.capture(model) as plain:
         model(ids)
-    with torch.no_grad(), activations.capture(model) as left:
+    with torch.no_grad(), recording.capture(model) as left:
         model(padded, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0))
     assert left.stacked("o")[0] == ids.shape[1]
     assert_close(left.stacked("o")[2], plain.stacked("o")[2], 1e-5)
-    with torch.no_grad(), activations.capture(model) as generated:
+    with torch.no_grad(), recording.capture(model) as generated:
         out = model.generate(padded, attention_mask=mask, max_new_tokens=5, do_sample=False, eos_token_id=None)
     assert generated.stacked("o")[0] == out.shape[1] - 3 - 1, "the last token is never read"
 
@@ -200,7 +200,7 @@ def test_capture_watches_any_forward_pass(tiny_model, tiny_tokenizer):
 def test_capture_of_some_layers_and_other_roles(tiny_model, tiny_tokenizer):
     model = tiny_model()
     ids = tiny_tokenizer(TEXTS[2])["input_ids"]
-    with torch.no_grad(), activations.capture(model, roles=("q", "gate"), only=(1,)) as recorder:
+    with torch.no_grad(), recording.capture(model, roles=("q", "gate"), only=(1,)) as recorder:
         model(torch.tensor([ids]))
     _, mean, _, _ = recorder.stacked("gate")
     assert mean.shape == (1, 32)
@@ -208,7 +208,7 @@ def test_capture_of_some_layers_and_other_roles(tiny_model, tiny_tokenizer):
 
 
 def test_an_empty_capture_says_what_to_do(tiny_model):
-    with activations.capture(tiny_model()) as recorder:
+    with recording.capture(tiny_model()) as recorder:
         pass
     with pytest.raises(ValueError, match="run the model inside the context"):
         recorder.stacked("o")
@@ -350,7 +350,7 @@ def test_statistics_of_very_different_lengths_do_not_depend_on_order(tiny_model,
     one, other = collect(model, tiny_tokenizer, texts), collect(model, tiny_tokenizer, texts[::-1])
     alone = collect(model, tiny_tokenizer, texts, batch_tokens=1)
     for name in ("mean", "var", "second_moment"):
-        for module in activations.UNITS:
+        for module in recording.UNITS:
             assert_close(getattr(other, name)[module], getattr(one, name)[module])
             assert_close(getattr(alone, name)[module], getattr(one, name)[module])
 

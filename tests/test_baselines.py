@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 
-from seaplib import activations, baselines, corpora, masks, models, pruning, scores
+from seaplib import activations, baselines, corpora, masks, models, pruning, recording, scores
 from seaplib.settings import Calibration
 
 pytestmark = pytest.mark.unit
@@ -245,7 +245,7 @@ def test_wanda_measures_a_layer_behind_its_pruned_predecessors(wanda, tiny_token
             models.decoder_layers(halfway)[0], role, models.linear(models.decoder_layers(pruned)[0], role)
         )
     for source, same in ((halfway, True), (model, False)):
-        with torch.no_grad(), activations.capture(source, roles=("gate",), only=(1,)) as recorder:
+        with torch.no_grad(), recording.capture(source, roles=("gate",), only=(1,)) as recorder:
             for ids in tiny_tokenizer(list(TEXTS))["input_ids"]:
                 source(torch.tensor([ids]))
         weight = models.linear(models.decoder_layers(model)[1], "gate").weight.detach()

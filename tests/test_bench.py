@@ -5,7 +5,7 @@ import pytest
 import torch
 from bench import calibration, common, decoding, plain, report
 
-from seaplib import activations, corpora, models, pruning
+from seaplib import activations, corpora, models, pruning, recording
 
 pytestmark = pytest.mark.unit
 
@@ -17,7 +17,7 @@ def test_the_plain_way_gives_the_same_statistics(tiny_model, tiny_tokenizer):
     slow = plain.calibrate(model, tiny_tokenizer(list(TEXTS))["input_ids"])
     corpus = corpora.Corpus("mine", TEXTS, ("0", "1", "2"), {})
     fast = activations.collect(model, tiny_tokenizer, corpus, progress=False)
-    for module, role in activations.UNITS.items():
+    for module, role in recording.UNITS.items():
         for layer in range(len(models.decoder_layers(model))):
             own = slow[layer, role]
             assert own.count == fast.count

@@ -7,7 +7,7 @@ import torch
 from conftest import ARCHITECTURE_CASES, SENTENCES
 from test_pruning import assert_same_function, logits, random_mask
 
-from seaplib import activations, checkpoints, compensation, corpora, covariances, layers, masks, models
+from seaplib import activations, checkpoints, compensation, corpora, covariances, layers, masks, models, recording
 from seaplib.compensation import Covariances, WeightedCovariances
 from seaplib.pruning import Variant, prune
 from seaplib.settings import Calibration
@@ -29,7 +29,7 @@ def unit_inputs(model, tokenizer, corpus) -> dict:
     seen = {}
     handles = []
     for index, layer in enumerate(models.decoder_layers(model)):
-        for module, role in activations.UNITS.items():
+        for module, role in recording.UNITS.items():
 
             def note(_, args, key=(index, module)):
                 seen.setdefault(key, []).append(args[0].detach().flatten(0, -2).double())
@@ -73,7 +73,7 @@ def test_the_variances_are_the_statistics(tiny_model, tiny_tokenizer):
     model = tiny_model("gqa")
     stats = activations.collect(model, tiny_tokenizer, TEXTS, progress=False)
     found = collected(model, tiny_tokenizer)
-    for module in activations.UNITS:
+    for module in recording.UNITS:
         for layer in range(2):
             mean, covariance = found.at(module, layer)
             torch.testing.assert_close(mean, stats.mean[module][layer], rtol=1e-5, atol=1e-6)
@@ -142,7 +142,7 @@ def test_output_projections_are_refitted_as_by_lstsq(any_model, tiny_tokenizer, 
     size = mask.geometry.head_dim
     for index in range(mask.geometry.layers):
         kept = {"attention": mask.heads[index].repeat_interleave(size), "mlp": mask.channels[index]}
-        for module, role in activations.UNITS.items():
+        for module, role in recording.UNITS.items():
             dense, new = (models.linear(models.decoder_layers(m)[index], role) for m in (model, pruned))
             bias = None if dense.bias is None else dense.bias.detach().double()
             weight, bias = ridged(inputs[index, module], layers.matrix(dense).detach().double(), bias, ~kept[module])
@@ -175,11 +175,11 @@ def test_the_error_is_least(tiny_model, tiny_tokenizer):
     layer, errors = models.decoder_layers(model)[0], {}
     for name, what in {"none": None, "mean": stats.mean, "least": collected(model, tiny_tokenizer)}.items():
         pruned = models.decoder_layers(prune(model, mask, "zero", what))[0]
-        for module, role in activations.UNITS.items():
+        for module, role in recording.UNITS.items():
             x = inputs[0, module].float()
             difference = models.linear(pruned, role)(x) - models.linear(layer, role)(x)
             errors[name, module] = float(difference.detach().square().sum(-1).mean())
-    for module in activations.UNITS:
+    for module in recording.UNITS:
         assert errors["least", module] < errors["mean", module] <= errors["none", module] * (1 + 1e-6)
 
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 import seaplib
-from seaplib import activations, estimate, methods, models, profiles, runs, shapes, workload
+from seaplib import estimate, methods, models, profiles, recording, runs, shapes, workload
 
 pytestmark = pytest.mark.unit
 
@@ -93,7 +93,7 @@ def test_activations_while_statistics_are_taken(dtype):
     mask[:, 100:] = 0
 
     def measure():
-        with torch.inference_mode(), activations.capture(model):
+        with torch.inference_mode(), recording.capture(model):
             models.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
 
     measure()

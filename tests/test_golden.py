@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seaplib import activations, baselines, corpora, masks, models, scores, sparsity
+from seaplib import activations, baselines, corpora, masks, models, recording, scores, sparsity
 from seaplib.settings import Calibration
 
 pytestmark = pytest.mark.golden
@@ -173,7 +173,7 @@ def test_authors_layer_ratios(ratio):
 @pytest.mark.parametrize("metric", ["WIFV", "WIFN"])
 def test_flap_baseline_and_metric(model, stats, expected, metric):
     one = stats("flap")["wikitext2"]
-    for module, role in activations.UNITS.items():
+    for module, role in recording.UNITS.items():
         theirs = layerwise(expected, f"flap.baseline_inp.{metric}.{module}")
         assert_close(one.mean[module], theirs, f"{metric} {module} baseline")
         weight = torch.stack(
@@ -197,7 +197,7 @@ def test_flap_masks_are_identical(stats, expected, metric, ratio):
 def test_wanda_mask_is_identical(model, corpus, expected):
     """Wanda's running norm is the mean over prompts of Σ_tokens x²: tokens/prompts times our second moment."""
     encoded = Ids()(corpus("wikitext2").texts)["input_ids"]
-    with torch.inference_mode(), activations.capture(model, roles=("gate",), only=(1,)) as recorder:
+    with torch.inference_mode(), recording.capture(model, roles=("gate",), only=(1,)) as recorder:
         for ids in encoded:
             models.decoder(model)(input_ids=torch.tensor([ids]), use_cache=False)
     count, _, _, second_moment = recorder.stacked("gate")

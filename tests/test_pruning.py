@@ -2,7 +2,7 @@ import pytest
 import reference
 import torch
 
-from seaplib import activations, corpora, masks, models, pruning, sparsity
+from seaplib import activations, corpora, masks, models, pruning, recording, sparsity
 from seaplib.pruning import EmptyAttention, EmptyMLP, Variant, prune
 from seaplib.scores import Scores
 from seaplib.settings import Calibration
@@ -199,7 +199,7 @@ def test_compensation_adds_the_removed_mean_to_the_output(tiny_model, kind, kv_u
     pruned = prune(model, mask, mode, means)
     for index in range(2):
         kept = {"o": mask.heads[index].repeat_interleave(8), "down": mask.channels[index]}
-        for module, role in activations.UNITS.items():
+        for module, role in recording.UNITS.items():
             projection = models.linear(models.decoder_layers(model)[index], role)
             dense = projection.weight.detach().double()
             small = models.linear(models.decoder_layers(pruned)[index], role)

@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 
-from seaplib import activations, corpora, scores
+from seaplib import activations, corpora, recording, scores
 from seaplib.settings import Calibration
 
 pytestmark = pytest.mark.unit
@@ -33,7 +33,7 @@ def test_scores_equal_the_slow_ones(stats, kind, name):
                     for part in ("var", "second_moment", "weight_l1", "weight_l2sq")
                 ),
             )
-            for module in activations.UNITS
+            for module in recording.UNITS
         }
         assert made.channels[layer].tolist() == pytest.approx(slow["mlp"], rel=1e-12)
         assert made.heads[layer].tolist() == pytest.approx(reference.head_scores(slow["attention"], 4), rel=1e-12)

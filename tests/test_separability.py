@@ -6,9 +6,9 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import pairwise_distances, silhouette_samples, silhouette_score
 
 from seaplib import separability
-from seaplib.activations import capture
 from seaplib.corpora import Corpus
 from seaplib.hidden_states import HiddenStates
+from seaplib.recording import capture
 from seaplib.separability import NormProfiles, by_layer, norm_correlations, norm_profiles, prompt_values, trend
 from seaplib.settings import Calibration
 

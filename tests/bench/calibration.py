@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from seaplib import activations, batching, corpora, masks, scores, sparsity
+from seaplib import activations, batching, corpora, masks, recording, scores, sparsity
 from seaplib import models as adapters
 from seaplib.settings import Calibration
 
@@ -47,7 +47,7 @@ def run_batches(model, encoded: list[list[list[int]]], hooks: bool) -> None:
     """The batched passes of every task alone, with or without hooks."""
     device = adapters.input_device(model)
     for task in encoded:
-        with activations.capture(model) if hooks else nullcontext():
+        with recording.capture(model) if hooks else nullcontext():
             for ids, mask, _ in batching.batches(task, Calibration.batch_tokens, device):
                 adapters.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
 
@@ -96,7 +96,7 @@ def precision(size: str, exact: dict, half: dict) -> list[dict]:
     """How far half precision moves statistics per unit, and the masks that follow from them."""
     within, differences, same, units = [], [], 0, 0
     for task in exact:
-        for module in activations.UNITS:
+        for module in recording.UNITS:
             a, b = exact[task].second_moment[module], half[task].second_moment[module]
             differences.append(((b - a).abs() / a).flatten())
         chosen = [masks.select(scores.score(s[task], "s_F"), sparsity.logistic(0.5)) for s in (exact, half)]
