@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 
-from seaplib import activations, batching, corpora, models, recording
+from seaplib import activations, batching, corpora, models, moments, recording
 from seaplib.settings import Calibration
 
 pytestmark = pytest.mark.unit
@@ -128,9 +128,9 @@ def test_norms_are_those_of_equation_5(tiny_model, tiny_tokenizer):
 def test_merging_is_exact_however_the_samples_are_split():
     torch.manual_seed(0)
     x = torch.randn(200, 5, dtype=torch.float64) * 3 + torch.tensor([0.0, 1e3, -50, 2, 1e6])
-    parts = activations.Moments(0, torch.zeros(()), torch.zeros(()))
+    parts = moments.Moments(0, torch.zeros(()), torch.zeros(()))
     for piece in torch.split(x, [1, 7, 92, 100]):
-        parts = parts.merge(activations.Moments.of(piece))
+        parts = parts.merge(moments.Moments.of(piece))
     assert parts.count == 200
     torch.testing.assert_close(parts.mean, x.mean(0), rtol=1e-12, atol=0)
     torch.testing.assert_close(parts.m2 / parts.count, x.var(0, correction=0), rtol=1e-8, atol=0)
@@ -140,7 +140,7 @@ def test_merging_is_exact_however_the_samples_are_split():
 def test_running_estimates_of_one_prompt(estimator):
     """Both published codes count the first prompt's variance as zero; means and squares differ in what n counts."""
     x = torch.randn(6, 3)
-    running = activations.RunningMoments("token" if estimator == "authors" else "prompt")
+    running = moments.RunningMoments("token" if estimator == "authors" else "prompt")
     running.update(x)
     assert running.var == 0
     torch.testing.assert_close(running.mean, x.mean(0))
@@ -307,7 +307,7 @@ def test_rows_left_out_add_nothing_whatever_they_hold():
     kept = torch.cat([x[1:17], x[18:49]]).double()
     x[left_out] = torch.tensor([[float("nan")], [float("inf")], [1e30]])
     before = x.clone()
-    found = activations.Moments.of(x, left_out, 47)
+    found = moments.Moments.of(x, left_out, 47)
     torch.testing.assert_close(found.mean, kept.mean(0), rtol=1e-6, atol=0)
     torch.testing.assert_close(found.m2 / found.count, kept.var(0, correction=0), rtol=1e-6, atol=0)
     assert torch.equal(x.nan_to_num(), before.nan_to_num()), "the activations themselves are left alone"
