@@ -13,9 +13,7 @@ from . import corpora, models, store
 from .compensation import Covariances
 from .input_statistics import watch
 from .recording import UNITS
-from .settings import Calibration
-
-MATRIX_BYTES = 2**32  # memory for the sums; more layers take several passes
+from .settings import MATRIX_BYTES, Calibration
 
 
 class _Sums:

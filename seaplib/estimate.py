@@ -20,7 +20,7 @@ from tabulate import tabulate
 from . import hub, workload
 from .model_files import model_config, sizes
 from .profiles import Notebook, Plan, PlanError, suggestion
-from .settings import Calibration, Evaluation
+from .settings import MATRIX_BYTES, Calibration, Evaluation
 from .shapes import PUBLISHED, Geometry
 from .workload import Pass
 
@@ -118,6 +118,13 @@ def statistics_bytes(g: Geometry, corpora: int) -> float:
     return corpora * 5 * 8 * g.layers * (g.heads * g.head_dim + g.channels)
 
 
+def covariance_bytes(g: Geometry) -> int:
+    """Sums of the units' covariances while they are collected, float64, as many layers' as one pass takes."""
+    widest = max(g.heads * g.head_dim, g.channels)
+    whole = 8 * g.layers * ((g.heads * g.head_dim) ** 2 + g.channels**2)
+    return max(min(whole, MATRIX_BYTES), 8 * widest**2)
+
+
 def kv_bytes(g: Geometry, tokens: int, width: int) -> float:
     return 2 * tokens * g.layers * g.kv_heads * g.head_dim * width
 
@@ -142,7 +149,7 @@ def memory(g: Geometry, notebook: Notebook, found: list[Pass], width: int, devic
     return Memory(
         weights=g.model_parameters * width,
         copies=workload.copies(notebook.name, p) * g.projection_parameters * width,
-        statistics=statistics_bytes(g, corpora),
+        statistics=statistics_bytes(g, corpora) + covariance_bytes(g) * bool(p.get("least_squares")),
         activations=activation_bytes(g, tokens, width, calibrates) if runs else 0,
         kv_cache=kv_bytes(g, length, width),
         logits=min(LOGITS_AT_ONCE, asked * g.vocabulary) * (width + 8),

@@ -14,6 +14,8 @@ ALLOCATIONS = ("uniform", "logistic", "adaptive", "energy")
 MODES = ("remove", "zero", "mask")
 #: what stands in for removed units: nothing, their mean in a bias, a least-squares refit of those that stay
 COMPENSATIONS = ("none", "mean", "least squares")
+#: memory for the sums of covariances; the matrices of more layers take several passes
+MATRIX_BYTES = 2**32
 #: of the logistic curve; steeper ones are steps, and underflow
 STEEPEST = 100
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from . import tasks as registry
 
 CHARACTERS = 4.0  # per token; English text under vocabularies of 30,000 to 150,000 types
+OUTPUTS = 1 / 3  # share of a Llama-like layer's projections that its output projections have, at most
 ASKED = 0.2  # share of an item's tokens that are an answer's, so that the LM head is needed
 
 
@@ -82,7 +83,8 @@ def copies(notebook: str, parameters: dict) -> float:
     """Projections held at once beside the dense model's own, as a share of them."""
     G = parameters.get("sparsities") or [0.5]
     if notebook[:2] in ("06", "07", "08", "10", "13"):
-        return 0.0 if parameters.get("mode") == "mask" else 1 - min(G)
+        refitted = OUTPUTS if parameters.get("least_squares") else 0.0
+        return refitted if parameters.get("mode") == "mask" else 1 - min(G)
     if notebook[:2] == "04":  # with zeros, then pruned, then loaded again: one at a time
         return 1.0
     if notebook[:2] == "09":  # all models take turns: Wanda, FLAP twice and SEAP-gen at every sparsity
@@ -161,20 +163,28 @@ def _scored(p: dict, recipes_of, **extra) -> list[Pass]:
     for seed in p["seeds"]:
         found += _calibrate(_corpora(p), p["samples"], seed)
         found += _calibrate([p["general"]], p["samples"], seed, "running statistics")
+        if p.get("least_squares"):
+            found += _calibrate(_corpora(p), p["samples"], seed, "covariances")
         for methods, sparsities in recipes_of(seed):
             for method in methods:
                 for G in sparsities:
                     variant = (method, G, seed, p["samples"])
                     found += _evaluate(p["tasks"], p["items"], variant, _kept(p, G))
-    return found
+    return list({one.key: one for one in found}.values())  # a recipe may stand in two tables
 
 
 def _zero_shot(p: dict) -> list[Pass]:
     from . import methods as m
 
     varied = m.COMPENSATED + m.UNPROTECTED + m.FLOOR if p["variations"] else ()
-    first = p["seeds"][0]
-    return _scored(p, lambda seed: [(m.PAPER + m.CONTROLS + (varied if seed == first else ()), p["sparsities"])])
+    varied += m.REFITTED if p["variations"] and p["least_squares"] else ()
+    first, main, own = p["seeds"][0], m.PAPER + m.CONTROLS + m.OWN, _without_least_squares(m.BEYOND, p)
+    rules = lambda seed: [(main + (varied if seed == first else ()), p["sparsities"]), (own, p["own_sparsities"])]  # noqa: E731
+    return _scored(p, rules)
+
+
+def _without_least_squares(methods: tuple, p: dict) -> tuple:
+    return tuple(one for one in methods if p["least_squares"] or one.compensation != "least squares")
 
 
 def _settings(p: dict) -> list[Pass]:
@@ -182,6 +192,7 @@ def _settings(p: dict) -> list[Pass]:
 
     recipes = m.FULL_GRID if p["full_grid"] else m.TABLE_3
     plain = [method for method in recipes if not method.protect_last]
+    recipes += _without_least_squares(m.BESIDE_3, p)
     further = sorted(set(p["unprotected_sparsities"]) - set(p["sparsities"]))
     return _scored(p, lambda seed: [(recipes, p["sparsities"]), (plain, further)])
 

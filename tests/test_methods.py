@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from seaplib import activations, corpora, masks, methods, models, scores
+from seaplib import activations, corpora, covariances, masks, methods, models, scores
 from seaplib.methods import Method, variants
 from seaplib.pruning import prune
 from seaplib.settings import Calibration
@@ -97,7 +97,12 @@ def test_labels_carry_every_column(collect):
 
 
 def test_no_two_rows_of_a_table_have_one_label():
-    for table in (methods.TABLE_1, methods.TABLE_3, methods.FULL_GRID):
+    for table in (
+        methods.TABLE_1,
+        methods.TABLE_3 + methods.BESIDE_3,
+        methods.FULL_GRID + methods.BESIDE_3,
+        methods.BEYOND,
+    ):
         labels = [tuple(method.label(0).values()) for method in table]
         assert len(set(labels)) == len(labels)
 
@@ -124,10 +129,11 @@ def test_the_allocations_name_tells_its_protection(method, name):
 def test_the_grid_crosses_every_method_with_allocation_and_protection():
     cells = [(one.name, one.score, one.allocation, one.protect_last) for one in methods.FULL_GRID]
     recipes = [*methods.PAPER, methods.MAGNITUDE, methods.RANDOM]
-    crossed = {(m.name, m.score, a, n) for m in recipes for a in ("uniform", "adaptive", "logistic") for n in (0, 2)}
+    allocations = ("uniform", "adaptive", "energy", "logistic")
+    crossed = {(m.name, m.score, a, n) for m in recipes for a in allocations for n in (0, 2)}
     absent = {("random", "random", "adaptive", n) for n in (0, 2)}  # random scores do not rank layers
     published = {("FLAP as published", "s_F", "adaptive", None)}
-    assert len(cells) == len(set(cells)) == 47 and set(cells) == crossed - absent | published
+    assert len(cells) == len(set(cells)) == 63 and set(cells) == crossed - absent | published
     assert set(methods.TABLE_3) < set(methods.FULL_GRID)
     assert cells[-2][2:] == ("logistic", 2), "the paper's own setting comes last"
 
@@ -250,10 +256,13 @@ def test_an_unreachable_sparsity_is_refused(collect):
         make(collect(), methods.SEAP_F, sparsities=(0.9,))
 
 
-def test_every_row_of_tables_1_and_3_applies(collect, model):
+def test_every_row_of_tables_1_and_3_applies(collect, model, tiny_tokenizer):
     stats, published = collect(), {"wikitext2": collect("flap")["wikitext2"]}
+    texts = {task: corpora.Corpus(task, found, tuple(map(str, range(len(found)))), {}) for task, found in TEXTS.items()}
+    spread = {task: covariances.collect(model, tiny_tokenizer, one, progress=False) for task, one in texts.items()}
     ids = torch.arange(3, 30)[None]
-    for one in make(stats, *methods.TABLE_1, *methods.FULL_GRID, published=published):
+    rows = (*methods.TABLE_1, *methods.FULL_GRID, *methods.BESIDE_3, *methods.BEYOND)
+    for one in make(stats, *rows, published=published, covariances=spread):
         with torch.no_grad():
             assert torch.isfinite(one.apply(model)(ids).logits).all()
         if one.label["budget"] == "parameters":
