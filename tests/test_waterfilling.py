@@ -134,7 +134,10 @@ def test_steps_of_equal_cost_are_the_best_of_all_divisions():
 # --- the masks ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kv_heads", "kv_unit"), [(8, "group"), (4, "group"), (2, "group"), (4, "query"), (2, "query")])
+UNITS_OF_ATTENTION = [(8, "group"), (4, "group"), (2, "group"), (4, "query"), (2, "query")]
+
+
+@pytest.mark.parametrize(("kv_heads", "kv_unit"), UNITS_OF_ATTENTION)
 def test_masks_meet_budget_and_protection(kv_heads, kv_unit):
     g = shape(layers=6, kv_heads=kv_heads)
     for seed, target, protect in itertools.product(range(3), (0.0, 0.2, 0.35, 0.5), ((0, 0), (1, 0), (0, 2), (1, 1))):
