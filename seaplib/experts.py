@@ -16,10 +16,13 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from . import models, pruning, routing, store
+from .compensation import Covariances, WeightedCovariances
 from .evaluation import name_of
 from .expert_cache import WHOLE, ExpertCache
 from .masks import PruningMask
 from .routing import GENERAL, Router
+
+MEANS = "compensation.safetensors"
 
 
 class ExpertModel(nn.Module):
@@ -238,11 +241,16 @@ class ExpertModel(nn.Module):
         directory = Path(directory)
         if odd := [name for name in self.masks if Path(name).name != name]:
             raise ValueError(f"{odd[0]!r} cannot be the name of a folder; give the expert another one")
+        if mixed := [name for name, one in self.cache.compensation.items() if isinstance(one, WeightedCovariances)]:
+            raise ValueError(f"{mixed[0]}: covariances of several corpora are not saved; save the pruned model instead")
         for name, mask in self.masks.items():
             mask.save(directory / "masks" / name)
-        for name, mean in self.cache.compensation.items():
-            tensors = {module: value.contiguous() for module, value in mean.items()}
-            save_file(tensors, directory / "masks" / name / "compensation.safetensors")
+        for name, one in self.cache.compensation.items():
+            folder = directory / "masks" / name
+            if isinstance(one, Covariances):
+                one.save(folder)
+            else:
+                save_file({module: mean.contiguous() for module, mean in one.items()}, folder / MEANS)
         if self.router:
             self.router.save(directory / "router")
         about = {
@@ -278,8 +286,8 @@ class ExpertModel(nn.Module):
             what = "weights" if other[0] == "fingerprint" else "tokenizer"
             raise ValueError(f"{directory} was made with {about['model']}, and this model has other {what}")
         masks = {name: PruningMask.load(directory / "masks" / name) for name in about["experts"]}
-        held = {name: directory / "masks" / name / "compensation.safetensors" for name in about["compensated"]}
-        means = {name: load_file(file) for name, file in held.items()}
+        held = {name: directory / "masks" / name / MEANS for name in about["compensated"]}
+        means = {k: load_file(f) if f.is_file() else Covariances.load(f.parent) for k, f in held.items()}
         router = Router.load(directory / "router") if about["router"] else None
         return cls(model, tokenizer, masks, router, about["budget_bytes"], means, about["provenance"])
 

@@ -9,7 +9,7 @@ import torch
 from conftest import ARCHITECTURE_CASES
 
 import seaplib
-from seaplib import expert_cache, masks, models, routes, routing
+from seaplib import compensation, covariances, expert_cache, masks, models, routes, routing
 from seaplib.experts import ExpertModel
 from seaplib.routing import GENERAL
 from seaplib.scores import Scores
@@ -219,6 +219,23 @@ def test_saved_and_loaded_it_is_the_same(experts, tiny_tokenizer, tmp_path):
     assert halved.cache.sizes["piqa"] * 2 == again.cache.sizes["piqa"]
     with pytest.raises(ValueError, match="holds no experts.json"):
         ExpertModel.load(tmp_path / "dense")
+
+
+def test_least_squares_compensation_is_saved_too(experts, tiny_tokenizer, tmp_path):
+    corpus = seaplib.Corpus("mine", ("a b c d e f", "b d f a c e", "c c d a"), ("0", "1", "2"), {})
+    spread = covariances.collect(experts.dense, tiny_tokenizer, corpus, progress=False)
+    budget = 2 * max(experts.cache.sizes.values())
+    made = ExpertModel(experts.dense, tiny_tokenizer, experts.masks, None, budget, {"piqa": spread})
+    made.save(tmp_path / "experts")
+    again = ExpertModel.load(tmp_path / "experts", experts.dense, tiny_tokenizer)
+    pruned = seaplib.prune(experts.dense, experts.masks["piqa"], compensation=spread)
+    inputs = batch(tiny_tokenizer)
+    with torch.no_grad():
+        assert torch.equal(again(**inputs, experts="piqa").logits, pruned(**inputs).logits)
+        assert not torch.equal(pruned(**inputs).logits, experts(**inputs, experts="piqa").logits)
+    mixed = compensation.WeightedCovariances({"mine": spread}, {"mine": 1.0})
+    with pytest.raises(ValueError, match="piqa: covariances of several corpora are not saved"):
+        ExpertModel(experts.dense, tiny_tokenizer, experts.masks, None, budget, {"piqa": mixed}).save(tmp_path / "no")
 
 
 def test_moving_the_model_moves_its_experts(experts, tiny_tokenizer):
