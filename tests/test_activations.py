@@ -382,6 +382,25 @@ def test_calibrate_computes_once_and_tells_models_apart(tiny_model, tiny_tokeniz
     assert len(calls) == 4
 
 
+def test_calibrate_reads_the_weights_once_for_all_tasks_and_not_for_stored_ones(
+    tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch
+):
+    read = []
+    original = activations._column_norms
+    monkeypatch.setattr(activations, "_column_norms", lambda weight: read.append(weight) or original(weight))
+    model, choices = tiny_model(), Calibration(samples=4)
+    stats = activations.calibrate(model, tiny_tokenizer, ["piqa", "wikitext2"], choices)
+    assert len(read) == len(activations.UNITS) * models.geometry(model).layers
+    activations.calibrate(model, tiny_tokenizer, ["piqa", "wikitext2"], choices)
+    assert len(read) == len(activations.UNITS) * models.geometry(model).layers
+    alone = collect(model, tiny_tokenizer)
+    for one in stats.values():
+        assert one.provenance["model"] == alone.provenance["model"]
+        for module in activations.UNITS:
+            assert torch.equal(one.weight_l1[module], alone.weight_l1[module])
+            assert torch.equal(one.weight_l2sq[module], alone.weight_l2sq[module])
+
+
 def test_weighted_mean_is_the_general_scores(tiny_model, tiny_tokenizer):
     model = tiny_model()
     a, b = collect(model, tiny_tokenizer, TEXTS[:3]), collect(model, tiny_tokenizer, TEXTS[3:])

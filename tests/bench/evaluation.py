@@ -44,12 +44,11 @@ def remove_test() -> list[dict]:
     sums = {}
 
     def test(shared: bool) -> None:
-        found = []
-        for task in prepared:
-            dense = likelihood.LayerInputs(model, task.batches)
-            for variant in variants:
-                first = variant.first_layer if shared else 0
-                found.append(likelihood.score(variant.apply(model), task.batches, dense, first)[0])
+        found, dense = [], [likelihood.LayerInputs(model, task.batches) for task in prepared]
+        for variant in variants:  # in the order of `evaluate`, so that a variant is applied once
+            pruned, first = variant.apply(model), variant.first_layer if shared else 0
+            for task, inputs in zip(prepared, dense, strict=True):
+                found.append(likelihood.score(pruned, task.batches, inputs, first)[0])
         sums[shared] = np.concatenate(found)
 
     seconds = common.in_turn({"whole": lambda: test(False), "shared": lambda: test(True)}, ROUNDS)
