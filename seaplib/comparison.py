@@ -71,13 +71,19 @@ def compare_all(items: pd.DataFrame, claims: Mapping[str, tuple[Mapping, Mapping
 
 
 def contrasts(
-    items: pd.DataFrame, pairs: Iterable[tuple], metrics: Sequence[str] = ("primary", "exact_match"), **options
+    items: pd.DataFrame,
+    pairs: Iterable[tuple],
+    metrics: Sequence[str] = ("primary", "exact_match"),
+    draws: int = 2000,
+    single_draws: int = 2000,
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
 
     Columns: requested_sparsity, pair (its place), a, b (names), metric, task ("all", or one), those of ``compare`` (a
     single task is compared at the first seed both have, where McNemar's test is exact), p_holm (p
     over all rows of all tasks, p_mcnemar over all rows of single tasks), verdict of "a is better".
+    ``draws`` bound the smallest p-value over all tasks; single tasks, which have McNemar's, take at most
+    ``single_draws``.
     """
     rows, sides = [], [{"side": "a"}, {"side": "b"}]
     for sparsity, part in items[items["requested_sparsity"] > 0].groupby("requested_sparsity"):
@@ -90,10 +96,10 @@ def contrasts(
             a, b = (", ".join(dict.fromkeys(w[k] for k in differ if k != "calibration")) for w in wanted)
             for metric in metrics:
                 head = {"requested_sparsity": sparsity, "pair": place, "a": a, "b": b, "metric": metric}
-                rows.append(head | {"task": "all"} | compare(both, *sides, metric, **options))
+                rows.append(head | {"task": "all"} | compare(both, *sides, metric, draws))
                 for task, cell in both[both["calibration_seed"] == seed].groupby("task", sort=False):
                     if metric == "primary" or metric in set(cell["metric"]):
-                        rows.append(head | {"task": task} | compare(cell, *sides, metric, **options))
+                        rows.append(head | {"task": task} | compare(cell, *sides, metric, min(draws, single_draws)))
     frame = pd.DataFrame(rows)
     overall = frame["task"] == "all"
     frame["p_holm"] = np.where(overall, holm(frame["p"].where(overall)), holm(frame["p_mcnemar"].where(~overall)))

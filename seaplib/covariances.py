@@ -2,7 +2,7 @@
 
 One pass more through the decoder, or several where the matrices of all layers take more than
 ``MATRIX_BYTES`` at once (8·dim² bytes a module while they are summed). Beside the pass itself that is
-tokens·dim² multiplications a module: for a Llama-like MLP about a third of what the layer computes.
+tokens·dim² multiplications a module: for a Llama-like layer about two thirds of its own, in double precision.
 """
 
 from functools import partial
