@@ -47,18 +47,17 @@ def test_the_shortest_useful_program(tmp_path, monkeypatch, tiny_model, tiny_tok
 
 
 def test_the_program_beyond_the_paper(tmp_path, monkeypatch, tiny_model, tiny_tokenizer):
-    """As printed, after the shortest program's first lines."""
+    """As printed, on a local model."""
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     (block,) = [block for block in blocks if "seaplib.energy(" in block]
     rows = {"question": ["Where does the otter live?", "What boils water?"], "answer": ["in the river", "a kettle"]}
     pd.DataFrame(rows).to_parquet(tmp_path / "mine.parquet")
     monkeypatch.chdir(tmp_path)
     model = tiny_model("gqa", num_hidden_layers=6)
-    stats = seaplib.collect(model, tiny_tokenizer, seaplib.corpus("mine.parquet"))
-    names = {"seaplib": seaplib, "model": model, "tokenizer": tiny_tokenizer, "stats": stats}
+    names = {"seaplib": seaplib, "model": model, "tokenizer": tiny_tokenizer}
     exec(compile(block, "README.md", "exec"), names)
     assert abs(names["mask"].achieved - 0.5) < 0.005
-    counted = 1 - models.projection_parameters(names["refitted"]) / models.projection_parameters(model)
+    counted = 1 - models.projection_parameters(names["pruned"]) / models.projection_parameters(model)
     assert counted == pytest.approx(names["mask"].achieved, abs=1e-3)
 
 
