@@ -247,6 +247,7 @@ class ExpertModel(nn.Module):
             mask.save(directory / "masks" / name)
         for name, one in self.cache.compensation.items():
             folder = directory / "masks" / name
+            (folder / MEANS).unlink(missing_ok=True)  # an earlier save's
             if isinstance(one, Covariances):
                 one.save(folder)
             else:

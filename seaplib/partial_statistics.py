@@ -54,7 +54,8 @@ def merge(parts: Sequence[ActivationStats]) -> ActivationStats:
     }
     sums = {name: sum(one.get(name, 0) for one in about) for name in ("texts", "skipped", "tokens", "truncated")}
     provenance = dict(first.provenance) | joined | sums
-    return replace(first, count=count, mean=mean, var=var, second_moment=second, provenance=provenance)
+    # the stream's size has no count of its own here, so it is not merged: the allocation "energy" refuses
+    return replace(first, count=count, mean=mean, var=var, second_moment=second, stream=None, provenance=provenance)
 
 
 def _conditions(stats: ActivationStats) -> dict:
@@ -91,7 +92,7 @@ class PartialStats:
         about = dict(self.like.provenance) | {"texts": self.texts[index], "tokens": self.tokens[index], "ids": []}
         about |= {"corpus": f"{self.like.provenance['corpus']} part {index}", "skipped": 0, "truncated": 0}
         count = int(self.counts[index])
-        return replace(self.like, count=count, mean=mean, var=var, second_moment=second, provenance=about)
+        return replace(self.like, count=count, mean=mean, var=var, second_moment=second, stream=None, provenance=about)
 
     def union(self, indices: Iterable[int]) -> ActivationStats:
         """The statistics of these parts together, each of which counts once."""

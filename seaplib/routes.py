@@ -45,7 +45,10 @@ def build(
     ``method`` makes the experts' masks, and the general one under the same score and allocation from all
     their corpora and the text ``general`` (Eq. 15). ``per_task``, ``wording`` and ``coverage`` are
     :func:`seaplib.routing.train`'s; with a single expert there is nothing to route, and no router.
+    ValueError where ``method`` is calibrated on another text than the task's, or compensates.
     """
+    if method.calibration != "task" or method.compensation != "none" or method.as_published:
+        raise ValueError(f"{method.name}: experts are calibrated on their tasks and built without compensation")
     calibration = calibration or Calibration()
     corpora = list(dict.fromkeys(tasks.get(name).expert for name in names))
     if not corpora:

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from conftest import ARCHITECTURE_CASES
 
 import seaplib
-from seaplib import compensation, covariances, expert_cache, masks, models, routes, routing
+from seaplib import compensation, covariances, expert_cache, masks, methods, models, routes, routing
 from seaplib.experts import ExpertModel
 from seaplib.routing import GENERAL
 from seaplib.scores import Scores
@@ -225,8 +226,11 @@ def test_least_squares_compensation_is_saved_too(experts, tiny_tokenizer, tmp_pa
     corpus = seaplib.Corpus("mine", ("a b c d e f", "b d f a c e", "c c d a"), ("0", "1", "2"), {})
     spread = covariances.collect(experts.dense, tiny_tokenizer, corpus, progress=False)
     budget = 2 * max(experts.cache.sizes.values())
-    made = ExpertModel(experts.dense, tiny_tokenizer, experts.masks, None, budget, {"piqa": spread})
-    made.save(tmp_path / "experts")
+    g = experts.masks["piqa"].geometry
+    mean = {"attention": torch.rand(g.layers, g.heads * g.head_dim), "mlp": torch.rand(g.layers, g.channels)}
+    for compensated in (mean, spread):  # the second save leaves nothing of the first
+        made = ExpertModel(experts.dense, tiny_tokenizer, experts.masks, None, budget, {"piqa": compensated})
+        made.save(tmp_path / "experts")
     again = ExpertModel.load(tmp_path / "experts", experts.dense, tiny_tokenizer)
     pruned = seaplib.prune(experts.dense, experts.masks["piqa"], compensation=spread)
     inputs = batch(tiny_tokenizer)
@@ -236,6 +240,12 @@ def test_least_squares_compensation_is_saved_too(experts, tiny_tokenizer, tmp_pa
     mixed = compensation.WeightedCovariances({"mine": spread}, {"mine": 1.0})
     with pytest.raises(ValueError, match="piqa: covariances of several corpora are not saved"):
         ExpertModel(experts.dense, tiny_tokenizer, experts.masks, None, budget, {"piqa": mixed}).save(tmp_path / "no")
+
+
+def test_experts_are_built_of_task_calibrated_recipes_without_compensation(experts, tiny_tokenizer):
+    for method in (methods.FLAP, methods.RANDOM, replace(methods.SEAP_F, compensation="mean")):
+        with pytest.raises(ValueError, match="calibrated on their tasks and built without compensation"):
+            routes.build(experts.dense, tiny_tokenizer, ["piqa"], "wikitext2", method=method)
 
 
 def test_moving_the_model_moves_its_experts(experts, tiny_tokenizer):

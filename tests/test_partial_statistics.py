@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import SENTENCES
 
+import seaplib
 from seaplib import activations, corpora, models, partial_statistics
 from seaplib.settings import Calibration
 
@@ -84,3 +85,12 @@ def test_texts_of_ones_own_are_calibrated_on_once(tiny_model, tiny_tokenizer, mo
     assert first["a", 0].provenance["texts"] == 4 and first["b"].provenance["texts"] == 6
     monkeypatch.setattr(models, "decoder", lambda _: pytest.fail("collected twice"))
     same(activations.calibrate_texts(model, tiny_tokenizer, {"c": texts(4)})["c"], first["a", 0])
+
+
+def test_merged_statistics_refuse_the_allocation_that_needs_the_stream(tiny_model, tiny_tokenizer):
+    model = tiny_model()
+    parts = [activations.collect(model, tiny_tokenizer, texts(n)) for n in (3, 5)]
+    assert parts[0].stream is not None
+    merged = partial_statistics.merge(parts)
+    with pytest.raises(ValueError, match="needs the residual stream's size"):
+        seaplib.select(seaplib.score(merged, "s_F"), seaplib.energy(0.3))
