@@ -108,7 +108,7 @@ def smallest_stable(overlap: pd.DataFrame, accuracies: Iterable[pd.DataFrame], n
 
     From it on, (a) masks overlap with the largest corpus' at least ``needed`` times as far beyond chance as two of
     the largest do among themselves, and (b) by every measure of ``accuracies`` the interval's lower end of the
-    difference to the largest is above −``allowed`` (a share). The largest itself where no smaller one qualifies.
+    difference to the largest is at least −``allowed`` (a share). The largest itself where no smaller one qualifies.
     """
     curve = overlap.set_index("texts")
     beyond = (curve["overlap"] - curve["chance"]) / (curve["overlap"] - curve["chance"]).iloc[-1]

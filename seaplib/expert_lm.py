@@ -5,6 +5,8 @@ prompt alone (not the answer that is scored) calls for, so that all options of a
 under the same one. :func:`seaplib.evaluate` needs none of this: it takes an ExpertModel as it is.
 """
 
+from functools import partial
+
 from lm_eval.models.huggingface import HFLM
 
 from .experts import ExpertModel
@@ -21,25 +23,24 @@ class ExpertLM(HFLM):
     def __init__(self, experts: ExpertModel, tokenizer=None, **options):
         super().__init__(experts, tokenizer=tokenizer or experts.tokenizer, **options)
 
-    def _loglikelihood_tokens(self, requests, *args, **kwargs):
-        experts, answers = self.model, [None] * len(requests)
-        contexts = [context for _, context, _ in requests]
-        for name, places in experts.cache.grouped(experts.answering(contexts)).items():
-            with experts.using(name):
-                found = super()._loglikelihood_tokens([requests[place] for place in places], *args, **kwargs)
+    def _by_expert(self, run, contexts: list, requests: list) -> list:
+        """``run`` of the requests that share an expert, together; answers in the order of ``requests``."""
+        answers = [None] * len(requests)
+        for name, places in self.model.cache.grouped(self.model.answering(contexts)).items():
+            with self.model.using(name):
+                found = run([requests[place] for place in places])
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
         return answers
 
+    def _loglikelihood_tokens(self, requests, *args, **kwargs):
+        run = partial(super()._loglikelihood_tokens, **kwargs)
+        return self._by_expert(lambda some: run(some, *args), [context for _, context, _ in requests], requests)
+
     def generate_until(self, requests, *args, **kwargs):
-        experts, answers = self.model, [None] * len(requests)
+        run = partial(super().generate_until, **kwargs)
         contexts = [self.tok_encode(request.args[0]) for request in requests]
-        for name, places in experts.cache.grouped(experts.answering(contexts)).items():
-            with experts.using(name):
-                found = super().generate_until([requests[place] for place in places], *args, **kwargs)
-            for place, answer in zip(places, found, strict=True):
-                answers[place] = answer
-        return answers
+        return self._by_expert(lambda some: run(some, *args), contexts, requests)
 
     def loglikelihood_rolling(self, requests, *args, **kwargs):
         with self.model.using(self.model.chosen or GENERAL):

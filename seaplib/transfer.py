@@ -19,12 +19,6 @@ from .scores import Scores, aggregate, score, weights
 
 ALL, WITHOUT, TEXT, OTHERS = "all corpora", "all but the task's", "general text", "other experts"
 DENSE = "dense model"
-#: pairs (a, b) of rows that are compared on the same items, and the question
-CONTRASTS = {
-    "without": (WITHOUT, ALL),
-    "foreign": (OTHERS, WITHOUT),
-    "unseen": (WITHOUT, TEXT),
-}
 
 
 def expert(corpus: str) -> str:
