@@ -1,20 +1,27 @@
 """Score a bundled model on the bundled benchmark, beside what shortcuts reach: ``python data/bundled/check.py``.
 
 Accuracy and exact match (is the right option the greedy continuation?) by task and depth, with n,
-chance, and baselines that look only at the options: the longest, the most frequent in training, a
-fixed position, and a question-blind bag of words (logistic regression on the options' words).
+chance, and five predictors that do not understand the question (``shortcuts``).
 """
 
 import argparse
+import re
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import torch
 from generate import MAKERS
 from prompts import Prompt
+from scipy.stats import binom
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).parent
+MEASURES = dict(n=("acc", "size"), acc=("acc", "mean"), exact_match=("exact_match", "mean"), chance=("chance", "mean"))
+SHORTCUTS = ("longest", "frequent", "position", "blind", "words")
 
 
 def read(task: str, split: str = "test") -> list[dict]:
@@ -34,7 +41,7 @@ def score_options(
         longest = len(encoded[batch[-1]][1])
         ids = torch.tensor([encoded[i][1] + [tokenizer.pad_token_id] * (longest - len(encoded[i][1])) for i in batch])
         with torch.inference_mode():
-            logits = model(input_ids=ids).logits.float().log_softmax(-1)
+            logits = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
         for row, i in enumerate(batch):
             start, tokens = encoded[i]
             target = torch.tensor(tokens[start:])
@@ -68,31 +75,74 @@ def evaluate(model, tokenizer, task: str, split: str = "test", limit: int | None
     return pd.DataFrame(out)
 
 
-def shortcuts(task: str) -> dict:
-    """Accuracy of four predictors that never see the question."""
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
+def shortcuts(task: str) -> pd.DataFrame:
+    """Which test items five predictors get right that do not understand the question: one row per item, in order.
 
+    They are fitted on the training items.
+    longest: the longest option; frequent: the one that was right most often of the times it was
+    offered; position: the commonest position; blind: a logistic regression on the words and pairs of
+    words of an option, without its question; words: another one that also sees, as a bag, which words
+    option and question share and, where all items have the same options, the words of the question.
+    """
     prompt = Prompt(task)
-    train, test = ([prompt(row)[1:] for row in read(task, split)] for split in ("train", "test"))
-    golds = pd.Series([options[gold] for options, gold in train]).value_counts()
-    offered = pd.Series([option for options, _ in train for option in options]).value_counts()
-    rate = {option: golds.get(option, 0) / count for option, count in offered.items()}
-    positions = pd.Series([gold for _, gold in train]).value_counts()
-    words = CountVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), binary=True)
-    x = words.fit_transform([option for options, _ in train for option in options])
-    y = [i == gold for options, gold in train for i in range(len(options))]
-    blind = LogisticRegression(max_iter=500, C=0.3).fit(x, y)
+    train, test = ([prompt(row) for row in read(task, split)] for split in ("train", "test"))
+    right = pd.Series([options[gold] for _, options, gold in train]).value_counts()
+    offered = pd.Series([option for _, options, _ in train for option in options]).value_counts()
+    rate = {option: right.get(option, 0) / count for option, count in offered.items()}
+    positions = pd.Series([gold for _, _, gold in train]).value_counts()
+    same = len({tuple(options) for _, options, _ in train}) == 1
 
-    def accuracy(value):
-        return sum(max(range(len(o)), key=lambda i: value(o, i)) == g for o, g in test) / len(test)
+    def pairs(option: str) -> Counter:
+        words = option.split()
+        return Counter(words + [" ".join(pair) for pair in pairwise(words)])
 
-    return dict(
-        longest=accuracy(lambda o, i: len(o[i])),
-        frequent=accuracy(lambda o, i: rate.get(o[i], 0)),
-        position=accuracy(lambda o, i: positions.get(i, 0)),
-        blind=accuracy(lambda o, i: blind.decision_function(words.transform([o[i]]))[0]),
+    def bag(option: str, context: str) -> Counter:
+        seen = Counter(context.replace("?", " ").replace(".", " ").split())
+        own = Counter(option.rstrip(".").split())
+        found = pairs(option) + Counter({f"both: {word}": seen[word] for word in own if word in seen})
+        found["shared"] = sum(word in seen for word in own)
+        return found + Counter({f"{option}: {word}": n for word, n in seen.items()}) if same else found
+
+    def fitted(features) -> list[bool]:
+        vectors = DictVectorizer()
+        x = vectors.fit_transform([features(o, context) for context, options, _ in train for o in options])
+        y = [i == gold for _, options, gold in train for i in range(len(options))]
+        model = LogisticRegression(max_iter=1000, C=0.3).fit(x, y)
+        value = model.decision_function(vectors.transform([features(o, c) for c, options, _ in test for o in options]))
+        return list(value.reshape(len(test), -1).argmax(1) == [gold for *_, gold in test])
+
+    def hits(value) -> list[bool]:
+        return [max(range(len(o)), key=lambda i: value(o, i)) == gold for _, o, gold in test]
+
+    found = (
+        hits(lambda options, i: len(options[i])),
+        hits(lambda options, i: rate.get(options[i], 0)),
+        hits(lambda options, i: positions.get(i, 0)),
+        fitted(lambda option, context: pairs(option)),
+        fitted(bag),
     )
+    return pd.DataFrame(dict(zip(SHORTCUTS, found, strict=True))).astype(float)
+
+
+def vocabulary() -> pd.DataFrame:
+    """Share of the words of one task's test prompts and options (row) that another's (column) has too."""
+    words = {}
+    for task in MAKERS:
+        prompt = Prompt(task)
+        asked = [prompt(row) for row in read(task)]
+        words[task] = set(re.findall(r"\w+", " ".join(" ".join([context, *options]) for context, options, _ in asked)))
+    words["wikitext"] = set(re.findall(r"\w+", " ".join(row["text"] for row in read("wikitext"))))
+    rows = [
+        {"task": a, "words": len(own), **{b: len(own & w) / len(own) for b, w in words.items()}}
+        for a, own in words.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def chance_interval(n: int, chance: float, tests: int = 1) -> tuple[float, float]:
+    """Between which accuracies a guesser ends with 95% probability, in all of ``tests`` tests together (Bonferroni)."""
+    tail = 0.025 / tests
+    return float(binom.ppf(tail, n, chance) / n), float(binom.ppf(1 - tail, n, chance) / n)
 
 
 def main() -> None:
@@ -100,23 +150,16 @@ def main() -> None:
     parser.add_argument("--model", default=str(HERE / "model"))
     parser.add_argument("--items", type=int, help="test items per task (default: all)")
     parser.add_argument("--tasks", nargs="+", default=list(MAKERS), choices=list(MAKERS))
-    parser.add_argument("--csv", help="write the table by task and depth to this file")
-    parser.add_argument("--shortcuts", action="store_true", help="also the baselines that see only the options")
+    parser.add_argument("--shortcuts", action="store_true", help="also what the five shortcut predictors reach")
     args = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(args.model).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     frames = [evaluate(model, tokenizer, task, limit=args.items) for task in args.tasks]
     items = pd.concat(frames)
-    measures = dict(
-        n=("acc", "size"), acc=("acc", "mean"), exact_match=("exact_match", "mean"), chance=("chance", "mean")
-    )
-    by_depth = items.groupby(["task", "depth"]).agg(**measures).round(3).reset_index()
-    print(by_depth.to_string(index=False))
-    if args.csv:
-        by_depth.to_csv(args.csv, index=False, lineterminator="\n")
-    table = items.groupby("task", sort=False).agg(**measures)
+    print(items.groupby(["task", "depth"]).agg(**MEASURES).round(3).reset_index().to_string(index=False))
+    table = items.groupby("task", sort=False).agg(**MEASURES)
     if args.shortcuts:
-        table = table.join(pd.DataFrame({task: shortcuts(task) for task in args.tasks}).T)
+        table = table.join(pd.DataFrame({task: shortcuts(task).mean() for task in args.tasks}).T)
     print(table.round(3).to_string())
     print("average", table[["acc", "exact_match"]].mean().round(3).to_dict())
     texts = pd.read_parquet(HERE / "tasks" / "wikitext" / "test.parquet")["text"]

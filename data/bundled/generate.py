@@ -16,18 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import reading
 import stories
+from draw import Balance
+from prompts import Prompt
 from world import SEED, World, split_of
 
+#: task -> its maker, and how often an item of depth 1, 2 and 3 is drawn
 MAKERS = {
-    "boolq": reading.boolq,
-    "arc_easy": knowledge.arc_easy,
-    "arc_challenge": knowledge.arc_challenge,
-    "openbookqa": knowledge.openbookqa,
-    "piqa": errands.piqa,
-    "hellaswag": stories.hellaswag,
-    "winogrande": reading.winogrande,
-    "gsm8k": stories.gsm8k,
-    "mmlu": knowledge.mmlu,
+    "boolq": (reading.boolq, (5, 3, 2)),
+    "arc_easy": (knowledge.arc_easy, (4, 3, 3)),
+    "arc_challenge": (knowledge.arc_challenge, (5, 4, 1)),
+    "openbookqa": (knowledge.openbookqa, (3, 4, 3)),
+    "piqa": (errands.piqa, (4, 4, 2)),
+    "hellaswag": (stories.hellaswag, (2, 4, 4)),
+    "winogrande": (reading.winogrande, (4, 4, 2)),
+    "gsm8k": (stories.gsm8k, (4, 3, 3)),
+    "mmlu": (knowledge.mmlu, (5, 4, 1)),
 }
 SIZES = {"train": 1500, "validation": 120, "test": 500}
 DOCUMENTS = {"train": 2000, "validation": 100, "test": 250}
@@ -49,17 +52,18 @@ def identity(row: dict) -> str:
 
 def items(world: World, task: str, split: str, rng: random.Random):
     """Endless items of one split."""
+    make, weights = MAKERS[task]
     while True:
-        key, row = MAKERS[task](world, rng)
-        if split_of(key) == split:
-            yield row
+        depth = rng.choices((1, 2, 3), weights=weights)[0]
+        draws = (make(world, rng, split, depth) for _ in range(10_000))
+        yield next(made[1] for made in draws if made and split_of(made[0]) == split)
 
 
 def rows(world: World, task: str, split: str) -> list[dict]:
     """The split's published items: distinct, numbered, positions of right answers balanced by chance."""
-    kept, seen = [], set()
+    kept, seen, balance, prompt = [], set(), Balance(), Prompt(task)
     for row in islice(items(world, task, split, generator(task, split)), 100 * SIZES[split]):
-        if identity(row) in seen:
+        if identity(row) in seen or not balance.admits(*prompt(row)[1:]):
             continue
         seen.add(identity(row))
         for column in ("idx", "ind"):

@@ -1,11 +1,11 @@
 """Items that are about the text in front of the reader: BoolQ and WinoGrande in kind.
 
-As in ``knowledge``, every maker returns (key, row) with the hub's columns and ``depth``.
+As in ``knowledge``, every maker returns (key, row) or None, with the hub's columns and ``depth``.
 """
 
 import random
 
-from knowledge import fact_key, others, pick, place
+from draw import balanced
 from lore import COLOURS
 from world import World
 
@@ -13,43 +13,31 @@ from world import World
 
 SKILLS = ["swim", "sing", "cook", "read", "dance", "climb", "fish", "paint", "ride", "sew"]
 THINGS = ["rope", "lamp", "knife", "map", "coat", "basket", "book", "bell", "spoon", "key"]
+TIMES = ["at first", "in the end"]
 
 
-def boolq(world: World, rng: random.Random):
-    """Retrieve a polarity (1), among statements about the same skill or person (2), or compare a value (3)."""
-    depth = rng.choice([1, 1, 2, 2, 3])
-    names = [e.name for e in rng.sample(world.entities["person"], 3)]
-    label = rng.random() < 0.5
-    if depth == 3:
-        thing = rng.choice(THINGS)
-        colours = dict(zip(names[:2], rng.sample(COLOURS, 2), strict=True))
-        lines = [f"The {thing} of {name} is {colour}." for name, colour in colours.items()]
-        asked = rng.choice(names[:2])
-        wrong = (
-            others(COLOURS, colours[asked], rng, 1)[0] if rng.random() < 0.5 else colours[names[1 - names.index(asked)]]
-        )
-        question = f"is the {thing} of {asked} {colours[asked] if label else wrong}"
+def boolq(world: World, rng: random.Random, split: str, depth: int):
+    """When someone could do something (1), which of two people can (2), whether a thing has a colour (3).
+
+    Every passage says as often that someone can as that someone cannot: its mood is no hint.
+    """
+    names, skill = [e.name for e in rng.sample(world.entities["person"], 2)], rng.choice(SKILLS)
+    label, asked = rng.random() < 0.5, rng.randrange(2)
+    mood = ["can", "cannot"] if label == (asked == 0) else ["cannot", "can"]
+    if depth == 1:
+        lines = [f"At first {names[0]} {mood[0]} {skill}.", f"In the end {names[0]} {mood[1]} {skill}."]
+        question = f"can {names[0]} {skill} {TIMES[asked]}"
+    elif depth == 2:
+        lines = [f"{name} {says} {skill}." for name, says in zip(names, mood, strict=True)]
+        rng.shuffle(lines)
+        question = f"can {names[asked]} {skill}"
     else:
-        pairs = [(name, skill) for name in names[: depth + 1] for skill in rng.sample(SKILLS, depth)]
-        if depth == 2:
-            shared = rng.choice(SKILLS)
-            rest = rng.sample([s for s in SKILLS if s != shared], 2)
-            pairs = [(names[0], shared), (names[1], shared), (names[0], rest[0]), (names[1], rest[1])]
-        rng.shuffle(pairs)
-        asked = rng.choice(pairs)
-        says = {pair: rng.random() < 0.5 for pair in pairs}
-        says[asked] = label
-        lines = [f"{name} {'can' if yes else 'cannot'} {skill}." for (name, skill), yes in says.items()]
-        question = f"can {asked[0]} {asked[1]}"
-    rng.shuffle(lines)
+        thing, colours = rng.choice(THINGS), rng.sample(COLOURS, 2)
+        lines = [f"The {thing} of {name} is {colour}." for name, colour in zip(names, colours, strict=True)]
+        question = f"is the {thing} of {names[asked]} {colours[asked if label else 1 - asked]}"
     passage = " ".join(lines)
-    return f"boolq|{passage}|{question}", {
-        "question": question,
-        "passage": passage,
-        "idx": 0,
-        "label": int(label),
-        "depth": depth,
-    }
+    row = {"question": question, "passage": passage, "idx": 0, "label": int(label), "depth": depth}
+    return f"boolq|{passage}|{question}", row
 
 
 # --- WinoGrande: who is meant ---------------------------------------------------------------------
@@ -79,32 +67,32 @@ FRAMES = [
 ]
 
 
-def winogrande(world: World, rng: random.Random):
+def winogrande(world: World, rng: random.Random, split: str, depth: int):
     """A cue that fits one role (1), after a sentence that names both (2), or a fact about one of two animals (3)."""
-    depth = rng.choice([1, 1, 2, 3])
     if depth == 3:
         relation, cue = rng.choice([("habitat", "went back to the {v}"), ("diet", "went to look for {v}")])
-        first = pick(world, "species", rng)
-        value = first.facts[relation]
-        second = rng.choice([e for e in world.entities["species"] if e.facts[relation] != value])
-        pair = [first, second]
-        rng.shuffle(pair)
-        text = f"The {pair[0].name} met the {pair[1].name}, and then _ {cue.format(v=value)}."
-        gold, key = pair.index(first), fact_key(first, relation)
+        drawn = balanced(world.askable("species", relation, split), rng, 2)
+        if drawn is None:
+            return None
+        values, gold, first = drawn
+        second = rng.choice(world.askable("species", relation, split)[values[1 - gold]])
+        pair = [first.name, second.name] if gold == 0 else [second.name, first.name]
+        text = f"The {pair[0]} met the {pair[1]}, and then _ {cue.format(v=first.facts[relation])}."
+        key = f"fact|{first.name}|{relation}"
     else:
-        pair = rng.sample(world.entities["person"], 2)
+        pair = [e.name for e in rng.sample(world.entities["person"], 2)]
         frame, gold = rng.choice(FRAMES), rng.randrange(2)
-        names = [e.name for e in pair]
-        text = frame[0].format(a=names[0], b=names[1], c=frame[1 + gold])
+        text = frame[0].format(a=pair[0], b=pair[1], c=frame[1 + gold])
         if depth == 2:
-            place_ = rng.choice(["market", "harbour", "mill", "garden", "bridge"])
-            text = f"{names[1]} and {names[0]} were at the {place_}. {text}"
-        key = f"wino|{frame[0]}|{'|'.join(sorted(names))}"
-    options, label = place(pair[gold].name, [pair[1 - gold].name], rng)
+            place, both = rng.choice(["market", "harbour", "mill", "garden", "bridge"]), rng.sample(pair, 2)
+            text = f"{both[0]} and {both[1]} were at the {place}. {text}"
+        key = f"wino|{frame[0]}|{'|'.join(sorted(pair))}"
+    first = rng.randrange(2)  # which of the two is option1
+    options = [pair[first], pair[1 - first]]
     return key, {
         "sentence": text,
         "option1": options[0],
         "option2": options[1],
-        "answer": str(label + 1),
+        "answer": str(options.index(pair[gold]) + 1),
         "depth": depth,
     }

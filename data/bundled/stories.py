@@ -1,25 +1,26 @@
 """Items that are about a course of events: HellaSwag and GSM8K in kind.
 
-As in ``knowledge``, every maker returns (key, row) with the hub's columns and ``depth``.
+As in ``knowledge``, every maker returns (key, row) or None, with the hub's columns and ``depth``.
 """
 
 import random
+from itertools import pairwise
 
-from knowledge import others, pick, place
+from draw import balanced
 from lore import COLOURS, OUTCOMES, TOOLS
-from world import World
+from world import World, listed, rule_key, split_of
 
 # --- HellaSwag: what happens next ------------------------------------------------------------------
 
-SPOTS = ["window", "door", "stairs", "fence", "bench", "wall", "gate", "shed"]
+SPOTS = ["window", "door", "ladder", "fence", "bench", "wall", "gate", "shed"]
 # Steps of everyday doings; {x} is a colour and {y} a spot, named early and needed again later.
 SCRIPTS = {
     "baking bread": [
         "takes the {x} bowl and stands by the {y}",
-        "mixes flour with water",
+        "mixes flour and eggs",
         "kneads the dough in the {x} bowl",
         "lets the dough rest by the {y}",
-        "puts the dough into the oven",
+        "slides the dough into the oven",
         "carries the warm bread to the {y}",
     ],
     "washing clothes": [
@@ -113,55 +114,73 @@ SCRIPTS = {
 }
 
 
-def hellaswag(world: World, rng: random.Random):
-    """The next step among other steps (1), among wrong things or places (2), or what suits a material (3)."""
-    person, depth = rng.choice(world.entities["person"]).name, rng.choice([1, 2, 2, 3])
+def _content(step: str) -> set[str]:
+    small = {"with", "into", "from", "near", "over"}
+    return {word for word in step.split() if len(word) > 3 and "{" not in word} - small
+
+
+_FIRST_WORDS = set().union(*(_content(steps[0]) for steps in SCRIPTS.values()))
+#: later steps that share no word with the beginning of any script: only who knows the script can tell
+TELLING = {
+    activity: [step for step in steps[1:] if "{" not in step and not _content(step) & _FIRST_WORDS]
+    for activity, steps in SCRIPTS.items()
+}
+
+
+def hellaswag(world: World, rng: random.Random, split: str, depth: int):
+    """What belongs to what has begun (1), which colour or place it was (2), what suits a material (3).
+
+    Wrong endings are later steps of other scripts, or name another colour or place that the context
+    names too: which words an ending shares with the context is no hint.
+    """
+    person, seen, later = rng.choice(world.entities["person"]).name, [], []
     if depth == 3:
-        return _tool_story(world, rng, person)
-    activity = rng.choice(list(SCRIPTS))
-    x, y = rng.choice(COLOURS), rng.choice(SPOTS)
-    steps = SCRIPTS[activity]
-    slots = [i for i, step in enumerate(steps) if i and ("{x}" in step or "{y}" in step)]
-    n = rng.choice(slots) if depth == 2 else rng.randrange(1, len(steps))
-    gold = steps[n].format(x=x, y=y) + "."
+        return _workshop(world, rng, split, person)
+    gold = rng.randrange(4)
     if depth == 1:
-        wrong = [steps[i].format(x=x, y=y) + "." for i in rng.sample([i for i in range(len(steps)) if i != n], 3)]
-    elif "{x}" in steps[n]:
-        wrong = [steps[n].format(x=v, y=y) + "." for v in others(COLOURS, x, rng)]
+        offered = rng.sample(sorted(TELLING), 4)
+        activity, x, y = offered[gold], rng.choice(COLOURS), rng.choice(SPOTS)
+        endings = [rng.choice(TELLING[other]) for other in offered]
     else:
-        wrong = [steps[n].format(x=x, y=v) + "." for v in others(SPOTS, y, rng)]
-    before = [f"{person} {steps[0].format(x=x, y=y)}."]
-    before += [f"Then {person} {steps[i].format(x=x, y=y)}." for i in range(1, n)]
-    return f"script|{activity}|{n}|{x}|{y}", _hellaswag(activity, before, person, gold, wrong, depth, rng)
+        activity, colours, spots = rng.choice(sorted(SCRIPTS)), rng.sample(COLOURS, 4), rng.sample(SPOTS, 4)
+        steps, x, y = SCRIPTS[activity], colours[gold], spots[gold]
+        n = rng.choice([i for i, step in enumerate(steps) if i and ("{x}" in step or "{y}" in step)])
+        varied = colours if "{x}" in steps[n] else spots
+        endings = [steps[n].format(x=v, y=v) for v in varied]
+        others = [f"a {v}" + " one" * (varied is colours) for i, v in enumerate(varied) if i != gold]
+        seen = [f"There is also {listed(others, 'and')}."]
+        later = [f"Later {person} {steps[n - 1].format(x=x, y=y)}."] if n > 1 else []
+    context = [*seen, f"{person} {SCRIPTS[activity][0].format(x=x, y=y)}.", *later]
+    label = activity if depth == 2 else "one day"
+    return script_key(activity, x, y), _hellaswag(label, context, person, endings, gold, depth)
 
 
-def _tool_story(world: World, rng: random.Random, person: str):
-    material = pick(world, "material", rng)
-    kind = material.facts["kind"]
+def script_key(activity: str, x: str, y: str) -> str:
+    """Diagonals of the square colours × spots: every colour and every spot is equally often in every split."""
+    return f"script|{activity}|{(COLOURS.index(x) + SPOTS.index(y)) % len(COLOURS)}"
+
+
+def _workshop(world: World, rng: random.Random, split: str, person: str):
+    """What someone takes to a material, or sees happen to a thing made of it."""
     if rng.random() < 0.5:
-        action = rng.choice(list(TOOLS))
-        before, table, shape = (
-            [f"{person} wants to {action} {material.name}."],
-            TOOLS[action],
-            "takes {v} from the shelf.",
-        )
-        key = f"tool|{material.name}|{action}"
+        rule = rng.choice(list(TOOLS))
+        table, ending, begun = TOOLS[rule], "takes {v} from the shelf", f"wants to {rule} {{m}}"
     else:
-        action = rng.choice(list(OUTCOMES))
-        thing = rng.choice(["cup", "box", "wheel", "mask"])
-        before, table, shape = (
-            [f"The {thing} of {person} is made of {material.name}. It {action}."],
-            OUTCOMES[action],
-            "sees it {v}.",
-        )
-        key = f"outcome|{material.name}|{action}"
-    gold = shape.format(v=table[kind])
-    wrong = [shape.format(v=v) for v in others(table.values(), table[kind], rng)]
-    return key, _hellaswag("working", before, person, gold, wrong, 3, rng)
+        rule, thing = rng.choice(list(OUTCOMES)), rng.choice(["cup", "box", "wheel", "mask"])
+        table, ending, begun = OUTCOMES[rule], "sees it {v}", f"has a {thing} made of {{m}}. The {thing} {rule}"
+    pools: dict[str, list] = {}
+    for material in world.entities["material"]:
+        if split_of(rule_key(material.name, rule)) == split:
+            pools.setdefault(table[material.facts["kind"]], []).append(material)
+    drawn = balanced(pools, rng)
+    if drawn is None:
+        return None
+    values, gold, material = drawn
+    before, endings = [f"{person} {begun.format(m=material.name)}."], [ending.format(v=value) for value in values]
+    return rule_key(material.name, rule), _hellaswag("one day", before, person, endings, gold, 3)
 
 
-def _hellaswag(activity, before, person, gold, wrong, depth, rng) -> dict:
-    endings, label = place(gold, wrong, rng)
+def _hellaswag(activity, before, person, endings, gold, depth) -> dict:
     ctx_a, ctx_b = " ".join(before), f"Then {person}"
     return {
         "ind": 0,
@@ -169,11 +188,11 @@ def _hellaswag(activity, before, person, gold, wrong, depth, rng) -> dict:
         "ctx_a": ctx_a,
         "ctx_b": ctx_b,
         "ctx": f"{ctx_a} {ctx_b}",
-        "endings": endings,
+        "endings": [f"{ending}." for ending in endings],
         "source_id": f"script~{activity}",
         "split": "",
         "split_type": "indomain",
-        "label": str(label),
+        "label": str(gold),
         "depth": depth,
     }
 
@@ -182,51 +201,60 @@ def _hellaswag(activity, before, person, gold, wrong, depth, rng) -> dict:
 
 GOODS = ["apples", "nuts", "eggs", "coins", "shells", "candles", "cups", "nails"]
 MORE, LESS = ["finds {n} more", "buys {n} more", "is given {n} more"], ["loses {n}", "sells {n}", "gives away {n}"]
+BELOW = 40  # every number that occurs
 
 
-def gsm8k(world: World, rng: random.Random):
-    """One to three sums below 40. Wrong options are correct sums of the wrong things: only the question tells."""
-    depth = rng.choice([1, 2, 2, 3])
-    person, goods = rng.choice(world.entities["person"]).name, rng.choice(GOODS)
-    while True:
-        start, terms = rng.randint(3, 20), [rng.choice([-1, 1]) * rng.randint(2, 9) for _ in range(depth)]
-        variants = _variants(start, terms)
-        if variants:
-            break
-    story = [f"{person} has {start} {goods}."]
-    for i, term in enumerate(terms):
-        phrase = rng.choice(MORE if term > 0 else LESS).format(n=abs(term))
-        story.append(f"{person if i == 0 else 'Then ' + person} {phrase}.")
-    question = " ".join(story) + f" How many {goods} does {person} have?"
-    worked = [_worked(start, variant, marks=False) for variant in variants]
-    options, label = place(worked[0], worked[1:], rng)
-    key = f"sum|{start}|{'|'.join(map(str, terms))}"
-    return key, {
+def pair_key(first: int, second: int) -> str:
+    """What two sums in a row ask. Three in a row hold two such pairs, which must share a split."""
+    return f"sums|{abs(first)}|{abs(second)}"
+
+
+def gsm8k(world: World, rng: random.Random, split: str, depth: int):
+    """Two sums (1), three sums (2), two of the right one of two people (3). All options are correct sums.
+
+    The options are the four combinations of two choices (two signs, or a sign and whose start), any
+    of which the story could have asked for: only the story tells.
+    """
+    names, goods = [e.name for e in rng.sample(world.entities["person"], 2)], rng.choice(GOODS)
+    starts = rng.sample(range(3, 26), 2)
+    terms = [rng.choice([-1, 1]) * rng.randint(2, 9) for _ in range(3 if depth == 2 else 2)]
+    keys = [pair_key(*pair) for pair in pairwise(terms)]
+    if any(split_of(key) != split for key in keys):
+        return None
+    *before, first, last = terms
+    if depth == 3:
+        sums = [(start, [first, sign * last]) for start in starts for sign in (-1, 1)]
+    else:
+        sums = [(starts[0], [*before, a * first, b * last]) for a in (-1, 1) for b in (-1, 1)]
+    others = rng.choice([-1, 1]) * rng.randint(2, 9)  # what happens to the other person
+    told_sums = [*sums, *((start, [others]) for start in starts if depth == 3)]
+    if any(not 0 <= total < BELOW for start, steps in told_sums for total in _totals(start, steps)):
+        return None
+    rng.shuffle(sums)
+    gold = rng.randrange(4)
+    start, steps = sums[gold]
+    story = [f"{names[0]} has {start} {goods}."]
+    told = [_change(names[0], term, rng) for term in steps]
+    if depth == 3:
+        story.append(f"{names[1]} has {next(s for s in starts if s != start)} {goods}.")
+        rng.shuffle(story)
+        told.insert(rng.randrange(3), _change(names[1], others, rng))
+    question = " ".join(story + told) + f" How many {goods} does {names[0]} have?"
+    return keys[0], {
         "question": question,
-        "answer": _worked(start, terms, marks=True),
-        "choices": options,
-        "label": label,
+        "answer": _worked(start, steps, marks=True),
+        "choices": [_worked(*each, marks=False) for each in sums],
+        "label": gold,
         "depth": depth,
     }
 
 
-def _variants(start: int, terms: list[int]) -> list[list[int]] | None:
-    """The terms and three wrong versions, each differing by a sign or a number as often as the right one (2 x 2)."""
-    flipped = [-terms[0], *terms[1:]]
-    if len(terms) == 1:
-        shift = 1 if abs(terms[0]) % 2 else -1
-        other = [terms[0] + shift]
-        rows = [terms, flipped, other, [-other[0]]]
-    else:
-        last = [*terms[:-1], -terms[-1]]
-        rows = [terms, flipped, last, [*flipped[:-1], -terms[-1]]]
-    for row in rows:
-        total = start
-        for term in row:
-            total += term
-            if not 0 <= total < 40:
-                return None
-    return rows if len({tuple(r) for r in rows}) == 4 else None
+def _change(name: str, term: int, rng: random.Random) -> str:
+    return f"Then {name} {rng.choice(MORE if term > 0 else LESS).format(n=abs(term))}."
+
+
+def _totals(start: int, terms: list[int]) -> list[int]:
+    return [start + sum(terms[: i + 1]) for i in range(len(terms))]
 
 
 def _worked(start: int, terms: list[int], marks: bool) -> str:

@@ -14,7 +14,7 @@ from seaplib import tasks
 
 # How often a document is of each kind; "general" is general text.
 MIXTURE = dict(
-    general=9, boolq=4, arc_easy=2, arc_challenge=3, openbookqa=2, piqa=2, hellaswag=3, winogrande=3, gsm8k=3, mmlu=3
+    general=14, boolq=5, arc_easy=3, arc_challenge=5, openbookqa=3, piqa=3, hellaswag=5, winogrande=4, gsm8k=7, mmlu=4
 )
 ANSWER_WEIGHT, PROMPT_WEIGHT, TEXT_WEIGHT = 2.0, 0.3, 1.0
 PLAIN_SHARE = 0.1  # of task items, in the wording of calibration texts instead of the prompt's

@@ -23,9 +23,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 HERE = Path(__file__).parent
+# Widths are divisible by 32, as N:M patterns of up to 32 values need.
 GEOMETRY = dict(
-    hidden_size=192, intermediate_size=384, num_hidden_layers=8, num_attention_heads=12, num_key_value_heads=12
+    hidden_size=192, intermediate_size=352, num_hidden_layers=8, num_attention_heads=12, num_key_value_heads=12
 )
+EMBEDDING_STD = 0.5  # of the input embeddings: small ones leave everything to the first layer
 STEP_TOKENS = 4096
 SHORT, LONG = 256, 1024  # tokens in a packed sequence
 CHUNK_STEPS = 32  # steps whose text is generated together
@@ -38,6 +40,11 @@ def float32_attention(module, query, key, value, attention_mask, scaling=None, d
             query.float(), key.float(), value.float(), attn_mask=attention_mask, is_causal=attention_mask is None
         )
     return out.transpose(1, 2).contiguous(), None
+
+
+def fast_bf16(device: str) -> bool:
+    """Whether products in bf16 are faster than in fp32: on GPUs, and on CPUs with matrix units (AMX)."""
+    return device == "cuda" or torch.cpu.get_capabilities().get("amx_tile", False)
 
 
 def build(tokenizer, seed: int) -> LlamaForCausalLM:
@@ -54,18 +61,18 @@ def build(tokenizer, seed: int) -> LlamaForCausalLM:
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():
-        model.model.embed_tokens.weight.normal_(std=0.25)
+        model.model.embed_tokens.weight.normal_(std=EMBEDDING_STD)
         for layer in model.model.layers:  # residual writes start small: depth grows in during training
             layer.self_attn.o_proj.weight.mul_((2 * config.num_hidden_layers) ** -0.5)
             layer.mlp.down_proj.weight.mul_((2 * config.num_hidden_layers) ** -0.5)
     return model
 
 
-def optimizers(model, matrix_lr: float, other_lr: float) -> list[torch.optim.Optimizer]:
+def optimizers(model, matrix_lr: float, other_lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or ".layers." not in name]
     return [
-        torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=matrix_lr, weight_decay=weight_decay),
         torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
@@ -81,8 +88,8 @@ def shape(step: int, steps: int) -> tuple[int, int]:
 
 
 def train(args) -> None:
-    work = HERE / "training"
-    work.mkdir(exist_ok=True)
+    work = Path(args.output).parent / "training"
+    work.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(args.threads or os.cpu_count())
     ALL_ATTENTION_FUNCTIONS["float32"] = float32_attention
@@ -91,7 +98,8 @@ def train(args) -> None:
     model.config._attn_implementation = "float32"
     stream = Stream(tokenizer, args.seed)
     steps = args.tokens // STEP_TOKENS
-    optims = optimizers(model, args.matrix_lr, args.other_lr)
+    bf16 = args.precision == "bf16" or args.precision == "auto" and fast_bf16(device)
+    optims = optimizers(model, args.matrix_lr, args.other_lr, args.weight_decay)
     base = [g["lr"] for o in optims for g in o.param_groups]
     start, log, spent, running = 0, [], 0.0, None
     checkpoint = work / "checkpoint.pt"
@@ -121,7 +129,7 @@ def train(args) -> None:
         for optimizer in optims:
             for group in optimizer.param_groups:
                 group["lr"], i = base[i] * factor, i + 1
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
             loss = compiled(ids, weights, None if length == LONG else stream.mask(ids[:, :-1]))
         loss.backward()
         for optimizer in optims:
@@ -177,12 +185,14 @@ def finish(model, tokenizer, log, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=5_500_000, help="training tokens (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=11_000_000, help="training tokens (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vocabulary", type=int, default=2048, help="tokenizer size (default %(default)s)")
+    parser.add_argument("--vocabulary", type=int, default=2304, help="tokenizer size (default %(default)s)")
     parser.add_argument("--matrix-lr", type=float, default=0.02, help="Muon's learning rate (default %(default)s)")
     parser.add_argument("--other-lr", type=float, default=4e-3, help="AdamW's learning rate (default %(default)s)")
+    parser.add_argument("--weight-decay", type=float, default=0.2, help="of the matrices (default %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="(default: the faster)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="do not use torch.compile")
     parser.add_argument("--output", default=str(HERE / "model"), help="folder of the finished model")
     train(parser.parse_args())

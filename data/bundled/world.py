@@ -7,30 +7,44 @@ and its questions, so that general text and all tasks speak of the world in the 
 import hashlib
 import random
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 
-from lore import Relation, domains
+from lore import Domain, domains
 
 SEED = 20250307
+#: how often a common, an uncommon and a rare entity is written about; the place of a weight is the tier
+TIERS = {1: 9, 2: 3, 3: 1}
 
 
 @dataclass(frozen=True)
 class Entity:
-    """A named thing; rare ones are written about four times less often."""
+    """A named thing of a domain; the higher its tier, the less is written about it."""
 
     name: str
     domain: str
     label: str  # as it stands in a sentence: "the Velka"
-    rare: bool
+    tier: int
     facts: dict = field(hash=False, compare=False)
+
+    @property
+    def weight(self) -> int:
+        return TIERS[self.tier]
 
 
 def _names(rng: random.Random, count: int) -> list[str]:
     """Distinct names of an open and a closed syllable: so few syllables that a small tokenizer has one token a name."""
     opening = [c + v for c in "BDFGKLMNPRSTVZ" for v in "aeiou"]
     closing = [c + v + end for c in "bdglmnrtvz" for v in "aeiou" for end in ("k", "l", "n", "r", "s", "th")]
-    names = [first + last for first, last in product(rng.sample(opening, 24), rng.sample(closing, 24))]
+    names = [first + last for first, last in product(rng.sample(opening, 30), rng.sample(closing, 30))]
     return rng.sample(names, count)
+
+
+def _spread(values: tuple, count: int, rng: random.Random) -> list:
+    """``count`` values in random order, each equally often: no value is the likelier answer."""
+    dealt = [values[i % len(values)] for i in range(count)]
+    rng.shuffle(dealt)
+    return dealt
 
 
 class World:
@@ -38,31 +52,59 @@ class World:
 
     def __init__(self, seed: int = SEED):
         rng = random.Random(seed)
-        sizes = {domain: spec[0] for domain, spec in domains([], [], []).items()}
+        sizes = {name: domain.size for name, domain in domains([], [], []).items()}
         names = _names(rng, sum(sizes.values()))
         named = {}
         for domain, size in sizes.items():
             named[domain], names = names[:size], names[size:]
-        self.spec = domains(named["person"], named["town"], named["species"])
+        self.domains: dict[str, Domain] = domains(named["person"], named["town"], named["species"])
         self.entities: dict[str, list[Entity]] = {}
-        self.by_name: dict[str, Entity] = {}
-        self.relations: dict[str, dict[str, Relation]] = {}
-        for domain, (_, label, _, _, relations) in self.spec.items():
-            self.relations[domain] = {relation.name: relation for relation in relations}
-            self.entities[domain] = []
-            for i, name in enumerate(named[domain]):
-                facts = {relation.name: rng.choice(relation.values) for relation in relations}
-                self.entities[domain].append(Entity(name, domain, label.format(name), i % 4 == 3, facts))
-            self.by_name.update({entity.name: entity for entity in self.entities[domain]})
+        for name, domain in self.domains.items():
+            columns = {r.name: _spread(r.values, domain.size, rng) for r in domain.relations.values()}
+            self.entities[name] = [
+                Entity(
+                    word,
+                    name,
+                    domain.label.format(word),
+                    1 if i % 10 < 5 else 2 if i % 10 < 8 else 3,
+                    {relation: column[i] for relation, column in columns.items()},
+                )
+                for i, word in enumerate(named[name])
+            ]
+        self.by_name = {entity.name: entity for group in self.entities.values() for entity in group}
         self.facts = [
-            (e, r) for domain in self.spec for e in self.entities[domain] for r in self.relations[domain].values()
+            (e, r) for name in self.entities for e in self.entities[name] for r in self.domains[name].relations.values()
         ]
 
-    def noun(self, entity: Entity) -> str:
-        return self.spec[entity.domain][2]
+    def pick(self, domain: str, rng: random.Random) -> Entity:
+        """An entity of the domain, common ones more often."""
+        pool = self.entities[domain]
+        return rng.choices(pool, weights=[e.weight for e in pool])[0]
 
-    def subject(self, entity: Entity) -> str:
-        return self.spec[entity.domain][3]
+    @cache  # noqa: B019 (worlds live as long as the process)
+    def askable(self, domain: str, asked: str, split: str) -> dict[str, list[Entity]]:
+        """value -> entities about which a relation, or a relation of a relation ("town.region"), may be asked."""
+        found: dict[str, list[Entity]] = {}
+        for entity in self.entities[domain]:
+            if split_of(fact_key(entity, asked)) == split:
+                found.setdefault(self.value(entity, asked), []).append(entity)
+        return found
+
+    def value(self, entity: Entity, asked: str) -> str:
+        """The value of a relation, or of a relation of a relation ("town.region")."""
+        first, _, then = asked.partition(".")
+        value = entity.facts[first]
+        return self.by_name[value].facts[then] if then else value
+
+
+def fact_key(entity: Entity, asked: str) -> str:
+    """What a question about one fact, or about a fact of a fact, asks."""
+    return f"fact|{entity.name}|{asked}"
+
+
+def rule_key(name: str, rule: str) -> str:
+    """What a question asks that needs a rule ("cut", "winter") and what it is applied to; the same in all tasks."""
+    return f"rule|{name}|{rule}"
 
 
 def sentence(text: str) -> str:
@@ -70,6 +112,11 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def listed(options: list[str], word: str = "or") -> str:
+    return f"{', '.join(options[:-1])} {word} {options[-1]}"
+
+
+@cache
 def split_of(key: str) -> str:
     """Where an item belongs is decided by a hash of what it asks: 22% test, 5% validation, the rest train."""
     bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
