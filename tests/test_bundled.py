@@ -115,7 +115,7 @@ def test_nothing_asked_in_the_test_is_asked_in_training(task):
 
 
 def test_general_text_says_nothing_that_only_a_test_may_ask():
-    """Facts may be stated; what follows from several facts, or who of several it is, only where training asks for it."""
+    """Facts may be stated; what follows from several, or who of several it is, only where training asks for it."""
     world, rng = World(), generate.generator("general text in a test")
     text = " ".join(prose.document(world, rng) for _ in range(4000))
     hops = {"train": 0, "test": 0, "validation": 0}

@@ -1,9 +1,10 @@
-"""Measure the bundled model for its card: ``python data/bundled/card.py [--retrained folder …]``.
+"""Measure the bundled model for its card: ``python data/bundled/card.py [--retrained folder]``.
 
 Writes beside itself ``benchmark.csv`` (all test items by task and depth, beside chance and the five
-shortcuts), ``vocabulary.csv`` (words that tasks share), ``layers.csv`` (what each layer writes, and what is left without it), ``random.csv``
-(half removed at random), with ``--retrained`` also ``retrained.csv`` (another training run against
-this one), and ``model_card.png``, which shows the layers and the training log.
+shortcuts), ``vocabulary.csv`` (words that tasks share), ``layers.csv`` (what each layer writes, and
+what is left without it), ``random.csv`` (half removed at random), with ``--retrained`` also
+``retrained.csv`` (another training run against this one), and ``model_card.png``, which shows the
+layers and the training log.
 """
 
 import argparse
