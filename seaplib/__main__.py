@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from . import profiles, readme, runs
+from . import paths, profiles, readme, runs
 from .manifest import Ledger
 from .profiles import PlanError
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--profile", metavar="P")
     status.set_defaults(command=_status, only=None, force=False)
     commands.add_parser("list", help="show profiles and notebooks").set_defaults(command=_list)
-    commands.add_parser("readme", help="copy the exported tables into the README").set_defaults(command=_readme)
+    commands.add_parser("readme", help="copy tables into the README and the model card").set_defaults(command=_readme)
     return parser
 
 
@@ -108,7 +108,8 @@ def _list(_) -> int:
 
 
 def _readme(_) -> int:
-    print("README.md: tables refreshed" if readme.refresh() else "README.md: already up to date")
+    for name in readme.FILES:
+        print(f"{name}: " + ("tables refreshed" if readme.refresh(paths.root() / name) else "already up to date"))
     return 0
 
 

@@ -153,6 +153,8 @@ def _check_together(where: str, parameters: dict) -> None:
         raise PlanError(f"{where}: claims_preset {preset!r} must be one of presets ({', '.join(presets)})")
     if parameters.get("compiled") and parameters.get("cache") == "dynamic":
         raise PlanError(f"{where}: compiled needs cache: static")
+    if "overlap_needed" in parameters and len(parameters["seeds"]) < 2:
+        raise PlanError(f"{where}: seeds must be at least two, whose masks are compared, got {parameters['seeds']}")
 
 
 def _check_sparsity(where: str, parameters: dict, config: dict) -> None:

@@ -14,6 +14,7 @@ COLUMNS = (
     "claim_id", "claim", "measured", "low", "high", "null", "direction",
     "unit", "n", "p_value", "verdict", "paper", "where",
 )  # fmt: skip
+DECIMALS = 10  # of measured, low and high: sums of floats that cancel leave 1e-17 where there is nothing
 
 
 def claim(
@@ -35,9 +36,11 @@ def claim(
 
     ``low`` and ``high`` bound the 95% interval of ``measured``; ``p_value`` is two-sided against
     ``null`` (NaN: not tested); ``paper`` says what the paper reports, ``where`` names the product.
+    The three are rounded to ``DECIMALS``, and the verdict is that of the rounded interval.
     """
     if direction not in (1, -1):
         raise ValueError(f"direction is 1 or -1, got {direction}")
+    measured, low, high = (round(float(value), DECIMALS) + 0.0 for value in (measured, low, high))  # + 0.0: no -0
     verdict = comparison.verdict(low - null, high - null, direction)
     values = (claim_id, text, measured, low, high, null, direction, unit, n, p_value, verdict, paper, where)
     return dict(zip(COLUMNS, values, strict=True))

@@ -1,10 +1,9 @@
-"""Figures of pruned models' results: accuracy, perplexity, speed, the classifier and the scorecard.
+"""Figures of pruned models' results: accuracy, perplexity, speed and the classifier.
 
 They take the frames of ``evaluate``, ``perplexity`` and ``compare_speed`` as they are; means over
 calibration seeds and their standard errors come from ``tables.summary``.
 """
 
-import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -17,7 +16,6 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 from . import labels, tables
 from .figure_style import DENSE, DOUBLE, MARKERS, PALETTE, SINGLE, Z, name_ticks, styled, variant_styles
 
-VERDICTS = {"holds": (PALETTE[2], "o"), "undecided": ("0.5", "D"), "does not hold": (PALETTE[3], "X")}
 SPEED_TITLES = {"decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
 
 
@@ -279,36 +277,4 @@ def inference_speed(frame: pd.DataFrame) -> Figure:
         axes[0].set_yticks(range(len(names)), names, fontsize=6.5)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
         axes[0].set_ylabel(subject.replace(" (", "\n("), fontsize=7)
-    return fig
-
-
-@styled
-def scorecard(frame: pd.DataFrame) -> Figure:
-    """A forest plot of claims: ``measured`` with its interval ``low``-``high``, marked by ``verdict``.
-
-    Every row has its own scale, so that its interval fills the panel: what counts is on which side
-    of the line (no effect) it lies. ``unit`` is written behind the numbers; where the no-effect
-    value is not 0, column ``null`` holds it.
-    """
-    rows = frame.reset_index(drop=True)
-    null = rows["null"].fillna(0) if "null" in rows else 0.0
-    centred = rows[["measured", "low", "high"]].sub(null, axis=0)
-    scale = centred.abs().max(axis=1).replace(0, 1)
-    centred = centred.div(scale, axis=0)
-    fig, ax = plt.subplots(figsize=(DOUBLE, 0.2 * len(rows) + 0.6))
-    ax.axvline(0, color="0.4", linewidth=0.8)
-    for place, row in rows.iterrows():
-        colour, marker = VERDICTS.get(row["verdict"], ("0.5", "D"))
-        ax.hlines(place, centred["low"][place], centred["high"][place], color=colour)
-        ax.plot(centred["measured"][place], place, marker=marker, color=colour)
-        unit = f" {row['unit']}" if "unit" in rows and isinstance(row["unit"], str) else ""
-        text = f"{row['measured']:.3g} [{row['low']:.3g}, {row['high']:.3g}]{unit}" if row.notna()["measured"] else "–"
-        ax.annotate(text, (1.04, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=5.8)
-    texts = [textwrap.fill(claim, 72) for claim in rows["claim"]]
-    ax.set_yticks(range(len(rows)), texts, fontsize=5.8, linespacing=0.95)
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-1.1, 1.1), xticks=[0], xticklabels=["no effect"])
-    ax.tick_params(axis="y", length=0)
-    shown = [verdict for verdict in VERDICTS if verdict in set(rows["verdict"])]
-    handles = [ax.plot([], [], color=VERDICTS[v][0], marker=VERDICTS[v][1], label=v)[0] for v in shown]
-    fig.legend(handles=handles, loc="outside upper left", ncols=3)
     return fig

@@ -4,8 +4,8 @@ Nothing is computed here but what a picture needs (means over calibration seeds,
 dimensions that fit on paper), so a figure can be restyled without running a model. Intervals are
 drawn wherever the frame has them. Results of pruned models are drawn in ``figure_results``, those of
 sparse inputs in ``figure_sparsity``, those of routing in ``figure_routing``, studies of calibration in
-``figure_studies``; everything is reached
-through this module, ``save`` and ``style`` included.
+``figure_studies``, claims in ``figure_scorecard``; everything is reached through this module, ``save``
+and ``style`` included.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ from .figure_results import (
     confusion,
     inference_speed,
     perplexity,
-    scorecard,
     sparsity_settings,
     zero_shot,
 )
 from .figure_routing import abstention, routing_worth
+from .figure_scorecard import scorecard
 from .figure_sparsity import activations_against_weights, layer_errors, sparsity_rules
 from .figure_studies import calibration_size, effects, leave_one_out, logistic_grid, sensitivity, shares
 from .figure_style import (

@@ -39,6 +39,15 @@ def test_a_direction_is_one_or_minus_one():
         row(direction=0)
 
 
+def test_what_is_zero_but_for_rounding_is_recorded_as_zero():
+    found = row(measured=-2.5e-17, low=6e-18, high=1 / 3, p_value=1e-64)
+    assert found["verdict"] == "undecided"  # an interval that begins at 0 is not beyond it
+    assert str(found["measured"]) == "0.0" and found["low"] == 0 and found["high"] == 0.3333333333
+    assert found["p_value"] == 1e-64
+    file = next(file for file in tables.save(claims.frame([found]), "claims_x", "p") if file.suffix == ".csv")
+    assert ",0,0,0.333333," in file.read_text()
+
+
 def test_gathered_claims_are_sorted_and_corrected_over_all_tested_ones():
     some = claims.frame([row("06.10", p_value=0.03), row("06.02", p_value=0.01), row("06.01", p_value=np.nan)])
     tables.save(some, "claims_zero_shot", "p")

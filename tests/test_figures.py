@@ -99,6 +99,17 @@ def claims() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "measured", "low", "high", "verdict"]).assign(unit="points")
 
 
+def many_claims(per_notebook=(40, 3, 90, 60, 47)) -> pd.DataFrame:
+    """As many as the bundled profile has, of notebooks 01 to 05; the last was not measured."""
+    rng = np.random.default_rng(5)
+    ids = [f"{book:02d}.{i + 1:02d}" for book, n in enumerate(per_notebook, 1) for i in range(n)]
+    measured, half = rng.normal(0, 2, len(ids)), rng.uniform(0.1, 2, len(ids))
+    frame = pd.DataFrame({"claim_id": ids, "measured": measured, "low": measured - half, "high": measured + half})
+    frame.loc[len(ids) - 1, ["measured", "low", "high"]] = np.nan
+    decided = np.select([frame["low"] > 0, frame["high"] < 0], ["holds", "does not hold"], "undecided")
+    return frame.assign(claim="A beats B", verdict=decided, unit="points", null=0.0)
+
+
 def errors() -> pd.DataFrame:
     rows = [(plan, layer, role, 0.1 + 0.02 * layer) for plan in ("8:16", "8:16 wt", "8:16 VAR") for layer in range(4)
             for role in (*"qkvo", "gate", "up", "down", "residual stream")]  # fmt: skip
@@ -227,6 +238,7 @@ DRAWN = {
     "sparsity_rules": lambda: figures.sparsity_rules(sparse_rules()),
     "activations_against_weights": lambda: figures.activations_against_weights(sparse_rules()),
     "scorecard": lambda: figures.scorecard(claims()),
+    "scorecard, many claims": lambda: figures.scorecard(many_claims()),
     "effects": lambda: figures.effects(differences()),
     "effects, two sparsities": lambda: figures.effects(differences(("20%", "50%"))),
     "shares": lambda: figures.shares(analysed()),
@@ -349,6 +361,37 @@ def test_stated_numbers():
     card = words(DRAWN["scorecard"]())
     assert "-1 [-2, -0.1] points" in card and "does not hold" in card
     assert "mini-PIQA" in words(DRAWN["hidden_states"]())  # a bundled task never passes for the real one
+
+
+def test_many_claims_stand_on_one_page_by_number_under_their_notebooks(folder):
+    frame = many_claims()
+    fig = figures.scorecard(frame)
+    assert len(fig.axes) == 5 and fig.get_figheight() <= 9.2
+    drawn = [label.get_text() for ax in fig.axes for label in ax.get_yticklabels()]
+    assert drawn == frame["claim_id"].tolist()
+    titles = [[text.get_text() for text in ax.texts] for ax in fig.axes]
+    assert titles[0] == ["notebook 01", "notebook 02", "notebook 03"] and titles[1] == ["notebook 03"]  # it goes on
+    assert "A beats B" not in words(fig) and "does not hold" in words(fig)
+    for ax in fig.axes:  # no number touches the next
+        boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+        assert all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:], strict=False))
+    assert figures.save(fig, "card", "p")[1].stat().st_size < 500_000
+
+
+def test_claims_are_drawn_on_the_line_of_their_number():
+    frame = many_claims()
+    frame.loc[5, ["measured", "low", "high", "null"]] = [1.5, 1.25, 2.0, 1.0]
+    ax = figures.scorecard(frame).axes[0]
+    line = dict(zip((label.get_text() for label in ax.get_yticklabels()), ax.get_yticks(), strict=True))["01.06"]
+    (mark,) = [one for one in ax.lines if list(one.get_ydata()) == [line]]
+    assert mark.get_xdata()[0] == 0.5  # half of the way from the null value to the far end
+
+
+def test_a_scorecard_without_numbers_keeps_its_words():
+    frame = many_claims().drop(columns="claim_id")
+    assert words(figures.scorecard(frame)).count("A beats B") == len(frame)
+    few = many_claims((12, 28))
+    assert words(figures.scorecard(few)).count("A beats B") == 40
 
 
 def test_perplexities_of_other_windows_and_seeds_are_not_mixed_up():

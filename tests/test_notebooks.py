@@ -130,6 +130,16 @@ def test_nothing_belongs_to_one_machine(path):
         assert not re.search(r"(^|[\s'\"(])/(home|Users|tmp|work|root|mnt)/", cell.source), cell.source
 
 
+@unit
+def test_notebook_13_says_that_it_needs_two_seeds_before_it_loads_a_model():
+    (path,) = [path for path in NOTEBOOKS if path.stem.startswith("13")]
+    (setup,) = [cell.source for cell in cells(path, "code") if "seaplib.load(" in cell.source]
+    before = setup.partition("lm, tokenizer = ")[0]
+    exec(before, {"seeds": [0, 1]})
+    with pytest.raises(AssertionError, match=r"seeds must be at least two, .* got \[0\]"):
+        exec(before, {"seeds": [0]})
+
+
 # --- executed -----------------------------------------------------------------------------------
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import seaplib
-from seaplib import models, readme
+from seaplib import __main__, models, readme
 
 pytestmark = pytest.mark.unit
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
 
 
 def program() -> str:
@@ -83,14 +84,17 @@ def test_the_program_with_experts(tmp_path, monkeypatch):
 @pytest.fixture
 def committed_figures():
     """The README quotes the committed run; after another one here, its numbers are that run's to refresh."""
-    command = ["git", "diff", "--quiet", "HEAD", "--", "figures/embedded", "figures/bench"]
-    if subprocess.run(command, cwd=README.parent, capture_output=True).returncode == 1:
+    folders = ["figures/embedded", "figures/embedded_full", "figures/bench"]
+    command = ["git", "diff", "--quiet", "HEAD", "--", *folders]
+    if subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 1:
         pytest.skip("figures were regenerated here; `python -m seaplib readme` copies its tables")
 
 
-def test_marked_blocks_are_the_exported_tables(committed_figures):
-    text = README.read_text("utf-8")
-    assert readme.BLOCK.search(text), "the README shows no exported table"
+@pytest.mark.parametrize("name", readme.FILES)
+def test_marked_blocks_are_the_exported_tables(name, committed_figures):
+    text = (ROOT / name).read_text("utf-8")
+    if name == "README.md":
+        assert readme.BLOCK.search(text), "the README shows no exported table"
     assert readme.refreshed(text) == text, "run: python -m seaplib readme"
 
 
@@ -102,8 +106,68 @@ def test_a_stale_block_is_noticed(tmp_path):
         readme.refreshed(stale.replace("table.md", "other.md"), tmp_path)
 
 
-def test_verdicts_in_prose_are_the_scorecards(committed_figures):
-    cited = re.findall(r"\((\d\d\.\d+) (holds|does not hold|undecided)\)", README.read_text("utf-8"))
-    scorecard = pd.read_csv(README.parent / "figures" / "embedded" / "scorecard.csv", dtype={"claim_id": str})
+def test_a_csv_becomes_a_table(tmp_path):
+    lines = ["claim_id,task,acc,n,change,all", "06.50,a|b,0.25,100,-1e-05,1", "06.51,,1,,0.12345,0", "10.10,x,,7,,1"]
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    text = readme.refreshed("<!-- from table.csv -->\nold\n<!-- end -->", tmp_path)
+    assert text.startswith("<!-- from table.csv -->\n| claim_id ") and text.endswith("|\n<!-- end -->")
+    shown = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines()[1:-1]]
+    assert shown[0] == ["claim_id", "task", "acc", "n", "change", "all"] and set("".join(shown[1])) <= set(":-")
+    assert shown[2:] == [
+        ["06.50", r"a\|b", "0.250", "100", "0.000", "1"],
+        ["06.51", "", "1.000", "", "0.123", "0"],
+        ["10.10", "x", "", "7", "", "1"],
+    ]
+    assert readme.refreshed(text, tmp_path) == text
+
+
+def test_the_command_refreshes_both_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEAP_ROOT", str(tmp_path))
+    (tmp_path / "data" / "bundled").mkdir(parents=True)
+    (tmp_path / "table.csv").write_text("n\n3\n")
+    block = "<!-- from table.csv -->\nold\n<!-- end -->\n"
+    (tmp_path / "README.md").write_text("no block\n")
+    (tmp_path / "data" / "bundled" / "MODEL_CARD.md").write_text(block)
+    assert __main__.main(["readme"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["README.md: already up to date", "data/bundled/MODEL_CARD.md: tables refreshed"]
+    assert (tmp_path / "README.md").read_text() == "no block\n"
+    assert "| 3 " in (tmp_path / "data" / "bundled" / "MODEL_CARD.md").read_text()
+
+
+#: profile → the README's section whose verdicts are that profile's; "": all others
+SECTIONS = {"embedded": "", "embedded_full": "### The full grid"}
+
+
+def section(text: str, heading: str) -> str | None:
+    """What stands under exactly this ``heading``, None without it; for "" what stands under none of ``SECTIONS``."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)  # a comment in a program is no heading
+    parts = [(part.partition("\n")[0], part) for part in re.split(r"^(?=#{1,3} )", text, flags=re.MULTILINE)]
+    if heading:
+        return dict(parts).get(heading)
+    return "".join(part for name, part in parts if name not in SECTIONS.values())
+
+
+def citations(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"\((\d\d\.\d+) (holds|does not hold|undecided)\)", text)
+
+
+@pytest.mark.parametrize("profile", SECTIONS)
+def test_verdicts_in_prose_are_the_scorecards(profile, committed_figures):
+    file = ROOT / "figures" / profile / "scorecard.csv"
+    text = section(README.read_text("utf-8"), SECTIONS[profile])
+    if profile != "embedded" and text is None:
+        pytest.skip(f"the README has no section {SECTIONS[profile]!r}")
+    if profile != "embedded" and not file.exists():
+        pytest.skip(f"there is no {file.relative_to(ROOT)}: that profile's figures are not kept here")
+    cited, scorecard = citations(text), pd.read_csv(file, dtype={"claim_id": str})
     verdicts = dict(zip(scorecard["claim_id"], scorecard["verdict"], strict=True))
-    assert cited and dict(cited) == {name: verdicts[name] for name, _ in cited}
+    assert cited and cited == [(name, verdicts.get(name, "is no claim")) for name, _ in cited]
+
+
+def test_citations_belong_to_the_section_they_stand_in():
+    text = "# a\n(06.1 holds)\n### The full grid\n(06.2 undecided)\n```sh\n# no heading\n```\n#### more\n(06.3 holds)\n"
+    text += "### The full grid, again\n(06.4 does not hold)\n## b\n(06.5 holds)\n"
+    assert citations(section(text, "### The full grid")) == [("06.2", "undecided"), ("06.3", "holds")]
+    assert [name for name, _ in citations(section(text, ""))] == ["06.1", "06.4", "06.5"]
+    assert section("# a\n", "### The full grid") is None

@@ -410,6 +410,19 @@ def test_values_are_looked_at(name, value, message):
         checks._check_value("here", name, value)
 
 
+def test_notebook_13_is_refused_with_a_single_seed_before_anything_runs():
+    from dataclasses import replace
+
+    from seaplib import checks, profiles
+
+    plan = profiles.load("smoke")
+    (notebook,) = (one for one in plan.notebooks if one.name.startswith("13"))
+    asked = replace(notebook, parameters=notebook.parameters | {"seeds": [0]})
+    with pytest.raises(profiles.PlanError, match=r"13_open_questions: seeds must be at least two, .* got \[0\]$"):
+        checks.check(replace(plan, notebooks=(asked,)))
+    checks.check(plan)  # other notebooks run with one
+
+
 def test_other_methods_and_texts_may_be_none():
     from seaplib import profiles
 
