@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--profile", metavar="P")
     status.set_defaults(command=_status, only=None, force=False)
     commands.add_parser("list", help="show profiles and notebooks").set_defaults(command=_list)
-    commands.add_parser("readme", help="copy tables into the README and the model card").set_defaults(command=_readme)
+    commands.add_parser("readme", help="copy tables into the README and the cards").set_defaults(command=_readme)
     return parser
 
 

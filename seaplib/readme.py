@@ -1,4 +1,4 @@
-"""Numbers in the README and the model card come from files: their marked blocks are copies of tables.
+"""Numbers in the README and the cards come from files: their marked blocks are copies of tables.
 
 A block begins with the line ``<!-- from figures/embedded/scorecard.md -->`` and ends with the line
 ``<!-- end -->``; between them stands the named file, seen from the project's root: a text as it is, a
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import paths
 
-FILES = ("README.md", "data/bundled/MODEL_CARD.md")
+FILES = ("README.md", "data/bundled/DATA_CARD.md", "data/bundled/MODEL_CARD.md")
 BLOCK = re.compile(r"(<!-- from (?P<file>[^\s]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 INTEGER = r"-?(0|[1-9]\d*)"  # 06.51 is no number
 NUMBER = INTEGER + r"(\.\d+)?(e[+-]?\d+)?"

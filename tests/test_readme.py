@@ -121,16 +121,18 @@ def test_a_csv_becomes_a_table(tmp_path):
     assert readme.refreshed(text, tmp_path) == text
 
 
-def test_the_command_refreshes_both_files(tmp_path, monkeypatch, capsys):
+def test_the_command_refreshes_all_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SEAP_ROOT", str(tmp_path))
     (tmp_path / "data" / "bundled").mkdir(parents=True)
     (tmp_path / "table.csv").write_text("n\n3\n")
     block = "<!-- from table.csv -->\nold\n<!-- end -->\n"
     (tmp_path / "README.md").write_text("no block\n")
+    (tmp_path / "data" / "bundled" / "DATA_CARD.md").write_text("no block either\n")
     (tmp_path / "data" / "bundled" / "MODEL_CARD.md").write_text(block)
     assert __main__.main(["readme"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said == ["README.md: already up to date", "data/bundled/MODEL_CARD.md: tables refreshed"]
+    fresh, cards = ": already up to date", "data/bundled"
+    assert said == [f"README.md{fresh}", f"{cards}/DATA_CARD.md{fresh}", f"{cards}/MODEL_CARD.md: tables refreshed"]
     assert (tmp_path / "README.md").read_text() == "no block\n"
     assert "| 3 " in (tmp_path / "data" / "bundled" / "MODEL_CARD.md").read_text()
 
