@@ -25,7 +25,7 @@ ERRANDS = [
     ("town", "market", "To shop at the market of {e},", "be there on {v} in the morning."),
     ("river", "crossing", "To get across {e},", "use {v} and hold on."),
     ("planet", "season", "To see {e},", "look up in {v} on a clear evening."),
-    ("festival", "month", "To be at {e},", "arrive in {v} and stay a week."),
+    ("festival", "month", "To be at {e},", "arrive in {v} and stay to the end."),
     ("dish", "spice", "To cook {e},", "keep some {v} at hand."),
 ]
 

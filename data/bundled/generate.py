@@ -18,7 +18,7 @@ import reading
 import stories
 from draw import Balance
 from prompts import Prompt
-from world import SEED, World, split_of
+from world import SEED, World, inflected, split_of
 
 #: task -> its maker, and how often an item of depth 1, 2 and 3 is drawn
 MAKERS = {
@@ -56,7 +56,8 @@ def items(world: World, task: str, split: str, rng: random.Random):
     while True:
         depth = rng.choices((1, 2, 3), weights=weights)[0]
         draws = (make(world, rng, split, depth) for _ in range(10_000))
-        yield next(made[1] for made in draws if made and split_of(made[0]) == split)
+        row = next(made[1] for made in draws if made and split_of(made[0]) == split)
+        yield {column: inflected(value) if isinstance(value, str) else value for column, value in row.items()}
 
 
 def rows(world: World, task: str, split: str) -> list[dict]:

@@ -49,7 +49,10 @@ def two_hops(world: World, rng: random.Random, split: str):
 
 
 def both(world: World, rng: random.Random, split: str):
-    """Four are named, each with its own pair of two values of two relations: who has both of these?"""
+    """Four are named, each with its own pair of two values of two relations: who has both of these?
+
+    Both facts may be asked in the split.
+    """
     domain = rng.choice(["species", "plant", "town", "material"])
     first, second = rng.sample(list(world.domains[domain].relations.values()), 2)
     found = grid(world.entities[domain], first.name, second.name, rng)
@@ -58,25 +61,25 @@ def both(world: World, rng: random.Random, split: str):
     rng.shuffle(found)
     gold = rng.randrange(4)
     chosen, names = found[gold], [entity.name for entity in found]
+    keys = [fact_key(chosen, r.name) for r in (first, second)]
+    if any(split_of(key) != split for key in keys):
+        return None
     a, b = (r.which.format(v=chosen.facts[r.name]) for r in (first, second))
     question = f"Which {world.domains[domain].noun} {a} and {b}: {listed(names)}?"
-    return f"both|{chosen.name}|{'|'.join(sorted([first.name, second.name]))}", question, names, gold, chosen
+    return keys[0], question, names, gold, chosen
 
 
 def reverse(world: World, rng: random.Random, split: str):
     """From the value back to the entity: four with different values are listed, one of which is asked for."""
     domain = rng.choices(list(world.domains), weights=[d.size * len(d.relations) for d in world.domains.values()])[0]
     relation = rng.choice([r for r in world.domains[domain].relations.values() if r.closed])
-    pools: dict[str, list[Entity]] = {}
-    for entity in world.entities[domain]:
-        if split_of(f"reverse|{entity.name}|{relation.name}") == split:
-            pools.setdefault(entity.facts[relation.name], []).append(entity)
+    pools = world.askable(domain, relation.name, split)
     if len(pools) < 4:
         return None
     found = [rng.choice(pools[value]) for value in rng.sample(sorted(pools), 4)]
     gold = rng.randrange(4)
     question = f"Which {world.domains[domain].noun} {relation.which.format(v=found[gold].facts[relation.name])}?"
-    return f"reverse|{found[gold].name}|{relation.name}", question, [e.name for e in found], gold, found[gold]
+    return fact_key(found[gold], relation.name), question, [e.name for e in found], gold, found[gold]
 
 
 def _arc(prefix: str, drawn, depth: int):

@@ -169,7 +169,7 @@ def domains(people: list[str], towns: list[str], species: list[str]) -> dict[str
             ("use", ["roofs", "boats", "bells", "coats", "bowls", "doors", "lamps", "toys"],
              ["{e} is used for {v}.", "People make {v} from {e}."], ["What do people make from {e}?"], "is used for {v}"),
             ("measure", ["pound", "sack", "cart", "piece", "yard", "barrel"], ["{e} is sold by the {v}.", "Traders sell {e} by the {v}."],
-             ["How is {e} sold?"], "is sold by the {v}"),
+             ["By what measure is {e} sold?"], "is sold by the {v}"),
             ("price", ["gold", "silver", "copper", "grain", "salt"], ["{e} is paid for in {v}.", "The price of {e} is asked in {v}."],
              ["What is {e} paid for in?"], "is paid for in {v}")]),
         "town": _domain(70, "{}", "town", "geography", [
@@ -212,7 +212,7 @@ def domains(people: list[str], towns: list[str], species: list[str]) -> dict[str
              ["How do people cross {e}?"], "is crossed by {v}")]),
         "planet": _domain(60, "the planet {}", "planet", "astronomy", [
             ("light", COLOURS, ["{e} shines {v}.", "The light of {e} is {v}."], ["What colour is the light of {e}?"], "shines {v}"),
-            ("moons", NUMBERS, ["{e} has {v} moons.", "The number of moons of {e} is {v}."], ["How many moons does {e} have?"],
+            ("moons", [NUMBERS[0], *NUMBERS[2:]], ["{e} has {v} moons.", "The number of moons of {e} is {v}."], ["How many moons does {e} have?"],
              "has {v} moons"),
             ("season", SEASONS, ["{e} is seen in {v}.", "{e} stands in the sky in {v}."], ["When is {e} seen?"], "is seen in {v}"),
             ("size", SIZES, ["{e} is {v} in size.", "By size {e} is {v}."], ["How big is {e}?"], "is {v} in size"),

@@ -11,7 +11,7 @@ import random
 from lore import CLASS_RULES, COLOURS, HOPS, KINDS, OUTCOMES, RULE_PROSE, TOOLS, WEATHER
 from reading import FRAMES, SKILLS, THINGS
 from stories import SCRIPTS, SPOTS, script_key
-from world import World, fact_key, listed, sentence, split_of
+from world import World, fact_key, inflected, listed, sentence, split_of
 
 OPENINGS = [
     "Here is what is known.",
@@ -68,7 +68,7 @@ def _contrasts(world: World, rng: random.Random) -> list[str]:
         entity = world.pick(domain, rng)
         value = entity.facts[relation.name]
         others = [e for e in world.entities[domain] if e.facts[relation.name] != value]
-        if not _trained(f"reverse|{entity.name}|{relation.name}"):
+        if not _trained(fact_key(entity, relation.name)):
             continue
         group = rng.sample(others, rng.randint(1, 3)) + [entity]
         rng.shuffle(group)
@@ -146,4 +146,4 @@ def document(world: World, rng: random.Random) -> str:
     lines = make(world, rng)
     if make is _article:
         lines += _article(world, rng)
-    return " ".join(lines)
+    return inflected(" ".join(lines))

@@ -37,7 +37,7 @@ def boolq(world: World, rng: random.Random, split: str, depth: int):
         question = f"is the {thing} of {names[asked]} {colours[asked if label else 1 - asked]}"
     passage = " ".join(lines)
     row = {"question": question, "passage": passage, "idx": 0, "label": int(label), "depth": depth}
-    return f"boolq|{passage}|{question}", row
+    return f"boolq|{'|'.join(sorted(lines))}", row
 
 
 # --- WinoGrande: who is meant ---------------------------------------------------------------------

@@ -6,6 +6,7 @@ and its questions, so that general text and all tasks speak of the world in the 
 
 import hashlib
 import random
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -15,6 +16,10 @@ from lore import Domain, domains
 SEED = 20250307
 #: how often a common, an uncommon and a rare entity is written about; the place of a weight is the tier
 TIERS = {1: 9, 2: 3, 3: 1}
+
+
+#: what the syllables would make and the real world has
+REAL = set("Boris Karel Koran Labor Lamer Lazar Lenin Libor Linen Luton Muzak Paris Sumer".split())
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ def _names(rng: random.Random, count: int) -> list[str]:
     opening = [c + v for c in "BDFGKLMNPRSTVZ" for v in "aeiou"]
     closing = [c + v + end for c in "bdglmnrtvz" for v in "aeiou" for end in ("k", "l", "n", "r", "s", "th")]
     names = [first + last for first, last in product(rng.sample(opening, 30), rng.sample(closing, 30))]
-    return rng.sample(names, count)
+    return rng.sample([name for name in names if name not in REAL], count)
 
 
 def _spread(values: tuple, count: int, rng: random.Random) -> list:
@@ -112,12 +117,17 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def inflected(text: str) -> str:
+    """"a" becomes "an" before a vowel: wordings have "a" before whatever value is filled in."""
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+
+
 def listed(options: list[str], word: str = "or") -> str:
     return f"{', '.join(options[:-1])} {word} {options[-1]}"
 
 
 @cache
 def split_of(key: str) -> str:
-    """Where an item belongs is decided by a hash of what it asks: 22% test, 5% validation, the rest train."""
+    """Where an item belongs is decided by a hash of what it asks: 22% test, 8% validation, the rest train."""
     bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
-    return "test" if bucket < 22 else "validation" if bucket < 27 else "train"
+    return "test" if bucket < 22 else "validation" if bucket < 30 else "train"
