@@ -1,7 +1,8 @@
 """Write the bundled benchmark and general text: ``python data/bundled/generate.py [folder]``.
 
 Same seed, same bytes. Every task's rows have the hub's columns; ``depth`` is ours. An item's split
-follows from a hash of what it asks, so nothing asked in a test file is asked in training.
+follows from a hash of what it asks, so nothing asked in a test file is asked in training (what that
+means, task by task, is in DATA_CARD.md).
 """
 
 import random
