@@ -25,9 +25,10 @@ import prose  # noqa: E402
 import stories  # noqa: E402
 from lore import HOPS, OUTCOMES, TOOLS  # noqa: E402
 from prompts import Prompt  # noqa: E402
-from world import World, fact_key, sentence, split_of  # noqa: E402
+from world import World, fact_key, inflected, sentence, split_of  # noqa: E402
 
 TASKS = list(generate.MAKERS)
+SPLITS = tuple(generate.SIZES)
 CHOICES = "struct<label: list<element: string>, text: list<element: string>>"
 # The hub's columns and types; ``depth`` (and GSM8K's options) are ours.
 SCHEMAS = {
@@ -121,9 +122,14 @@ def test_general_text_says_nothing_that_only_a_test_may_ask():
     hops = {"train": 0, "test": 0, "validation": 0}
     for domain, first, then, _, wording in HOPS:
         for entity in world.entities[domain]:
-            stated = sentence(wording.format(e=entity.label, v=world.value(entity, f"{first}.{then}")))
+            stated = inflected(sentence(wording.format(e=entity.label, v=world.value(entity, f"{first}.{then}"))))
             hops[split_of(fact_key(entity, f"{first}.{then}"))] += text.count(stated)
     assert hops["train"] > 100 and not hops["test"] and not hops["validation"], hops
+    contrasts = {"train": 0, "test": 0, "validation": 0}
+    for entity, relation in world.facts:
+        stated = inflected(f", only {entity.name} {relation.which.format(v=entity.facts[relation.name])}.")
+        contrasts[split_of(fact_key(entity, relation.name))] += text.count(stated)
+    assert contrasts["train"] > 100 and not contrasts["test"] and not contrasts["validation"], contrasts
     for task in TASKS:
         prompt = Prompt(task)
         asked = [prompt(row) for row in rows(task, "test")]
@@ -181,7 +187,7 @@ def test_what_a_rule_is_asked_of_has_one_split_in_all_tasks():
     asked: dict[tuple, dict[str, set]] = {}
     for task in ("piqa", "hellaswag", "openbookqa", "arc_challenge"):
         prompt = Prompt(task)
-        for split in ("train", "test", "validation"):
+        for split in SPLITS:
             for context in (prompt(row)[0] for row in rows(task, split)):
                 found = re.findall(rf"\b({names})\b", context)
                 if not found or "pet" in context or "There is" in context:
@@ -192,6 +198,36 @@ def test_what_a_rule_is_asked_of_has_one_split_in_all_tasks():
     shared = [where for where in asked.values() if len(set().union(*where.values())) > 1]
     assert len(shared) > 100, "no rule is asked of the same thing by two tasks: this test sees nothing"
     assert not [(what, where) for what, where in asked.items() if len(where) > 1]
+
+
+def test_a_fact_is_asked_forward_and_backward_in_one_split():
+    """Also where two facts are asked of one of four: both facts are then of the split."""
+    world = World()
+    for task in ("mmlu", "arc_challenge"):
+        for split in SPLITS:
+            backward = [row for row in rows(task, split) if row["depth"] == 3]
+            assert len(backward) >= 5
+            for row in backward:
+                _, options, gold = Prompt(task)(row)
+                entity = world.by_name[options[gold]]
+                asked = [
+                    relation
+                    for relation in world.domains[entity.domain].relations.values()
+                    if inflected(f" {relation.which.format(v=entity.facts[relation.name])}") in row["question"]
+                ]
+                assert len(asked) == (1 if task == "mmlu" else 2), row
+                assert {split_of(fact_key(entity, relation.name)) for relation in asked} == {split}, row
+
+
+def test_passages_of_the_test_are_never_in_training():
+    said = {split: {"|".join(sorted(row["passage"].split(". "))) for row in rows("boolq", split)} for split in SPLITS}
+    assert not (said["train"] & said["test"] or said["train"] & said["validation"] or said["validation"] & said["test"])
+
+
+def test_articles_fit_the_words_after_them():
+    text = " ".join(str(rows(task, split)) for task in SCHEMAS for split in SPLITS)
+    assert len(re.findall(r"\b[Aa] [^aeiou\W]\w+", text)) > 1000 and len(re.findall(r"\b[Aa]n [aeiou]\w+", text)) > 100
+    assert not re.findall(r"\b[Aa] [aeiou]\w+|\b[Aa]n [^aeiou\W]\w+", text)
 
 
 def test_pairs_of_sums_of_the_test_are_never_in_training():
