@@ -314,14 +314,14 @@ def test_the_model_leaves_room_above_and_below():
     error = (table["chance"] * (1 - table["chance"]) / table["n"]) ** 0.5
     assert (table["acc"] > table["chance"] + 4 * error).all()
     assert table["acc"].between(0.8, 0.96).sum() >= 7
-    assert (table["exact_match"] >= 0.7).sum() >= 5
+    assert (table["exact_match"] >= 0.7).sum() >= 7
     halved = pd.read_csv(BUNDLED / "random.csv").set_index("model")["exact_match"]
     assert (halved.drop("whole") <= halved["whole"] / 2).all()
     layers = pd.read_csv(BUNDLED / "layers.csv").set_index("layer")
     cost = layers.loc[-1, "exact_match"] - layers.drop(-1)["exact_match"]
-    assert (cost > 0.01).sum() >= 5 and layers["exact_match"].min() > 0.25
+    assert (cost > 0.01).all() and layers["exact_match"].min() > layers.loc[-1, "exact_match"] / 2
     retrained = pd.read_csv(BUNDLED / "retrained.csv")
-    assert (retrained["in_errors"].abs() <= 2).all()
+    assert len(retrained) == 2 * len(TASKS) and (retrained["in_errors"].abs() <= 2).mean() > 0.85
 
 
 def test_the_model_is_small_and_its_context_long():

@@ -108,7 +108,7 @@ def layers(model, tokenizer, items: int) -> pd.DataFrame:
 
 def at_random(model, tokenizer, items: int, seeds: int = 3) -> pd.DataFrame:
     """What is left with half of all heads and channels removed at random, uniformly, by seed; the whole model first."""
-    stats = seaplib.collect(model, tokenizer, "mini_wikitext")
+    stats = seaplib.collect(model, tokenizer, seaplib.corpus("mini_wikitext"))
     variants = {"whole": model}
     for seed in range(seeds):
         mask = select(score(stats, "random", seed=seed), seaplib.uniform(0.5))
@@ -124,6 +124,8 @@ def draw(log: pd.DataFrame, measured: pd.DataFrame, path: Path) -> None:
         fig, (training, removal, norm) = plt.subplots(1, 3, figsize=(figure_style.DOUBLE, 2.1))
         training.plot(log["tokens"] / 1e6, log["loss"])
         training.set(xlabel="training tokens (millions)", ylabel="loss (weighted)", title="training", yscale="log")
+        training.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"], minor=False)
+        training.minorticks_off()
         dense, each = measured[measured["layer"] < 0].iloc[0], measured[measured["layer"] >= 0]
         for column, label, marker in (("acc", "accuracy", "o"), ("exact_match", "exact match", "s")):
             (line,) = removal.plot(each["layer"], 100 * each[column], marker=marker, label=label)
