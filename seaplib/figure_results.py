@@ -113,10 +113,11 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
                 ax.axvline(dense[task], color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
             if task in guessed:
                 ax.axvline(guessed[task], color="0.4", linestyle=":", linewidth=0.8, zorder=0)
-            ax.set_xlim(right=max(ax.get_xlim()[1], ax.get_xlim()[0] + 0.1))  # all zero is a result too
             ax.xaxis.set_major_formatter(lambda value, _: f"{round(100 * value)}")
         row[0].set_ylabel(f"{labels.sparsity(sparsity)} sparsity")
     for ax, task in zip(axes[0], tasks, strict=True):
+        # after all blocks are drawn: a limit that is set no longer grows; all zero is a result too
+        ax.set_xlim(right=max(ax.get_xlim()[1], ax.get_xlim()[0] + 0.1))
         if task != tables.AVERAGE:
             ax.xaxis.set_major_locator(FixedLocator(_two_ticks(*ax.get_xlim())))
         name = "average" if task == tables.AVERAGE else labels.task(task).replace("mini-", "mini-\n")

@@ -425,6 +425,18 @@ def test_accuracy_by_sparsity_starts_dense_and_dashes_what_is_protected():
     np.testing.assert_allclose(lines["uniform"].get_ydata(), [dense, *expected])
 
 
+def test_zero_shot_shows_every_dot_of_every_block():
+    """Columns share their axis between sparsities: the first block's range is not the second's."""
+    frame = results()
+    much = frame["requested_sparsity"] == frame["requested_sparsity"].max()
+    frame.loc[much, "value"] *= 0.2
+    fig = figures.zero_shot(frame)
+    for ax in fig.axes:
+        low, high = ax.get_xlim()
+        dots = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
+        assert dots and all(low <= x <= high for x in dots)
+
+
 def test_zero_shot_dots_are_the_means_of_the_summary():
     frame = results()
     fig = figures.zero_shot(frame)
