@@ -321,7 +321,7 @@ def test_the_model_leaves_room_above_and_below():
     cost = layers.loc[-1, "exact_match"] - layers.drop(-1)["exact_match"]
     assert (cost > 0.01).all() and layers["exact_match"].min() > layers.loc[-1, "exact_match"] / 2
     retrained = pd.read_csv(BUNDLED / "retrained.csv")
-    assert len(retrained) == 2 * len(TASKS) and (retrained["in_errors"].abs() <= 2).mean() > 0.85
+    assert len(retrained) == 2 * len(TASKS) and (retrained["in_errors"].abs() <= 2).mean() > 0.8
 
 
 def test_the_model_is_small_and_its_context_long():
