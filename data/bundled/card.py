@@ -42,18 +42,17 @@ def benchmark(items: pd.DataFrame) -> pd.DataFrame:
     """By task and depth, and over all depths ("all"): n, accuracy, exact match, chance, the five shortcuts."""
     fooled = pd.concat([check.shortcuts(task) for task in MAKERS], ignore_index=True)
     measures = {**check.MEASURES, **{name: (name, "mean") for name in check.SHORTCUTS}}
-    both = pd.concat([items, fooled], axis=1)
-    whole = both.assign(depth="all")
-    table = pd.concat([whole, both]).groupby(["task", "depth"], sort=False).agg(**measures).reset_index()
-    order = {task: i for i, task in enumerate(MAKERS)}
-    return table.sort_values(["task", "depth"], key=lambda c: c.map(order) if c.name == "task" else c.astype(str))
+    both = pd.concat([items, fooled], axis=1).astype({"depth": str})
+    both["task"] = pd.Categorical(both["task"], list(MAKERS))
+    groups = pd.concat([both, both.assign(depth="all")]).groupby(["task", "depth"], observed=True)
+    return groups.agg(**measures).reset_index()
 
 
 def retrained(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Two models on the same items: difference of accuracy and exact match, in its standard errors.
 
-    The standard error is that of the mean of paired differences over items, which takes the models as
-    given: between seeds of training, two of these are the least that one can expect.
+    The standard error is that of the mean of paired differences over items. It takes both models as given:
+    what differs between training runs comes on top.
     """
     rows = []
     for task in MAKERS:

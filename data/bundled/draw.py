@@ -6,7 +6,7 @@ construction and not by luck.
 """
 
 import random
-from collections import Counter
+from collections import defaultdict
 
 from world import Entity
 
@@ -46,7 +46,7 @@ class Balance:
     """
 
     def __init__(self):
-        self._surplus: Counter = Counter()  # times right × number of options − times offered
+        self._surplus: dict = defaultdict(int)  # times right × number of options − times offered
 
     def admits(self, options: list[str], gold: int) -> bool:
         after = {
@@ -56,6 +56,5 @@ class Balance:
         }
         if any(abs(value) > 2 * len(options) for value in after.values()):
             return False
-        for what, value in after.items():
-            self._surplus[what] = value
+        self._surplus.update(after)
         return True

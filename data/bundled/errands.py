@@ -7,7 +7,7 @@ import random
 
 from draw import balanced
 from lore import CLASS_RULES, KINDS, TOOLS, WEATHER
-from world import World, fact_key, rule_key, split_of
+from world import World, fact_key, rule_key
 
 # (domain, relation, goal, way of solving): errands that need one fact.
 ERRANDS = [
@@ -41,22 +41,14 @@ def _fact(world: World, rng: random.Random, split: str, depth: int):
     return fact_key(entity, relation), goal.format(e=entity.label), ways, gold, min(entity.tier, 2)
 
 
-def _rule(pools: dict, outcome: dict, rule: str, goal: str, way: str, split: str, rng: random.Random):
+def _rule(pools: dict, outcome: dict, rule: str, goal: str, way: str, rng: random.Random):
     """(key, goal, ways, gold, 2): entity -> its class, kind or weather -> what to do."""
-    allowed = {v: [e for e in pool if split_of(rule_key(e.name, rule)) == split] for v, pool in pools.items()}
-    drawn = balanced({v: pool for v, pool in allowed.items() if pool}, rng, 2)
+    drawn = balanced(pools, rng, 2)
     if drawn is None:
         return None
     values, gold, entity = drawn
     ways = [way.format(v=outcome[value]) for value in values]
     return rule_key(entity.name, rule), goal.format(e=entity.label), ways, gold, 2
-
-
-def _grouped(world: World, domain: str, relation: str) -> dict[str, list]:
-    groups: dict[str, list] = {}
-    for entity in world.entities[domain]:
-        groups.setdefault(entity.facts[relation], []).append(entity)
-    return groups
 
 
 TOPICS = {1: {"fact": 7, "kind": 1}, 2: {"fact": 3, "tool": 3, "catch": 2, "weather": 2}, 3: {"pet": 1}}
@@ -68,15 +60,14 @@ def _errand(world: World, rng: random.Random, split: str, depth: int):
         return _fact(world, rng, split, depth)
     action = rng.choice(list(TOOLS))
     if topic == "tool":
-        groups = _grouped(world, "material", "kind")
-        goal, way = f"To {action} {{e}},", "use {v} and take care."
-        return _rule(groups, TOOLS[action], action, goal, way, split, rng)
+        pools = world.ruled("material", "kind", action, split)
+        return _rule(pools, TOOLS[action], action, f"To {action} {{e}},", "use {v} and take care.", rng)
     if topic == "catch":
-        groups = _grouped(world, "species", "class")
-        return _rule(groups, CLASS_RULES["catch"], "catch", "To catch {e},", "take {v} and be quick.", split, rng)
+        pools = world.ruled("species", "class", "catch", split)
+        return _rule(pools, CLASS_RULES["catch"], "catch", "To catch {e},", "take {v} and be quick.", rng)
     if topic == "weather":
-        groups = _grouped(world, "town", "weather")
-        return _rule(groups, WEATHER, "visit", "To visit {e},", "{v} and start early.", split, rng)
+        pools = world.ruled("town", "weather", "visit", split)
+        return _rule(pools, WEATHER, "visit", "To visit {e},", "{v} and start early.", rng)
     if topic == "kind":
         (kind, wrong), thing = rng.sample(KINDS, 2), rng.choice(["plate", "block", "sheet", "ring", "bar", "strip"])
         ways = [f"use {TOOLS[action][k]} and take care." for k in (kind, wrong)]

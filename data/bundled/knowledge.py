@@ -9,7 +9,7 @@ import random
 
 from draw import LETTERS, balanced, grid
 from lore import CLASS_RULES, HOPS, KINDS, OUTCOMES, RULE_QUESTION
-from world import Entity, World, fact_key, listed, rule_key, sentence, split_of
+from world import World, fact_key, listed, rule_key, sentence, split_of
 
 
 def one_fact(world: World, rng: random.Random, split: str, tier: int):
@@ -27,11 +27,8 @@ def one_fact(world: World, rng: random.Random, split: str, tier: int):
 def class_rule(world: World, rng: random.Random, split: str):
     """Entity -> class -> what the class implies."""
     rule = rng.choice(list(CLASS_RULES))
-    pools: dict[str, list[Entity]] = {}
-    for entity in world.entities["species"]:
-        if split_of(rule_key(entity.name, rule)) == split:
-            pools.setdefault(CLASS_RULES[rule][entity.facts["class"]], []).append(entity)
-    drawn = balanced(pools, rng)
+    pools = world.ruled("species", "class", rule, split)
+    drawn = balanced({CLASS_RULES[rule][kind]: pool for kind, pool in pools.items()}, rng)
     if drawn is None:
         return None
     options, gold, entity = drawn
@@ -122,8 +119,7 @@ def openbookqa(world: World, rng: random.Random, split: str, depth: int):
     if depth == 1:
         stem, key = f"A {kind} {thing} {event}. The {thing} will", rule_key(f"{kind} {thing}", event)
     else:
-        pool = [m for m in world.entities["material"] if m.facts["kind"] == kind]
-        pool = [m for m in pool if split_of(rule_key(m.name, event)) == split]
+        pool = world.ruled("material", "kind", event, split).get(kind)
         if not pool:
             return None
         material = rng.choice(pool)

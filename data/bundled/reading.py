@@ -7,7 +7,7 @@ import random
 
 from draw import balanced
 from lore import COLOURS
-from world import World
+from world import World, sentence
 
 # --- BoolQ: what the passage says of someone, not what is known of them ----------------------------
 
@@ -19,13 +19,13 @@ TIMES = ["at first", "in the end"]
 def boolq(world: World, rng: random.Random, split: str, depth: int):
     """When someone could do something (1), which of two people can (2), whether a thing has a colour (3).
 
-    Every passage says as often that someone can as that someone cannot: its mood is no hint.
+    A passage says once that someone can and once that someone cannot, or names two colours: alone it is no hint.
     """
     names, skill = [e.name for e in rng.sample(world.entities["person"], 2)], rng.choice(SKILLS)
     label, asked = rng.random() < 0.5, rng.randrange(2)
     mood = ["can", "cannot"] if label == (asked == 0) else ["cannot", "can"]
     if depth == 1:
-        lines = [f"At first {names[0]} {mood[0]} {skill}.", f"In the end {names[0]} {mood[1]} {skill}."]
+        lines = [sentence(f"{time} {names[0]} {says} {skill}.") for time, says in zip(TIMES, mood, strict=True)]
         question = f"can {names[0]} {skill} {TIMES[asked]}"
     elif depth == 2:
         lines = [f"{name} {says} {skill}." for name, says in zip(names, mood, strict=True)]

@@ -168,11 +168,8 @@ def _workshop(world: World, rng: random.Random, split: str, person: str):
     else:
         rule, thing = rng.choice(list(OUTCOMES)), rng.choice(["cup", "box", "wheel", "mask"])
         table, ending, begun = OUTCOMES[rule], "sees it {v}", f"has a {thing} made of {{m}}. The {thing} {rule}"
-    pools: dict[str, list] = {}
-    for material in world.entities["material"]:
-        if split_of(rule_key(material.name, rule)) == split:
-            pools.setdefault(table[material.facts["kind"]], []).append(material)
-    drawn = balanced(pools, rng)
+    pools = world.ruled("material", "kind", rule, split)
+    drawn = balanced({table[kind]: pool for kind, pool in pools.items()}, rng)
     if drawn is None:
         return None
     values, gold, material = drawn

@@ -95,6 +95,15 @@ class World:
                 found.setdefault(self.value(entity, asked), []).append(entity)
         return found
 
+    @cache  # noqa: B019
+    def ruled(self, domain: str, relation: str, rule: str, split: str) -> dict[str, list[Entity]]:
+        """value -> entities to which a rule that goes by their value of the relation may be applied in a question."""
+        found: dict[str, list[Entity]] = {}
+        for entity in self.entities[domain]:
+            if split_of(rule_key(entity.name, rule)) == split:
+                found.setdefault(entity.facts[relation], []).append(entity)
+        return found
+
     def value(self, entity: Entity, asked: str) -> str:
         """The value of a relation, or of a relation of a relation ("town.region")."""
         first, _, then = asked.partition(".")
