@@ -28,7 +28,7 @@ MAKERS = {
     "arc_challenge": (knowledge.arc_challenge, (5, 4, 1)),
     "openbookqa": (knowledge.openbookqa, (3, 4, 3)),
     "piqa": (errands.piqa, (4, 4, 2)),
-    "hellaswag": (stories.hellaswag, (2, 4, 4)),
+    "hellaswag": (stories.hellaswag, (2, 3, 5)),
     "winogrande": (reading.winogrande, (4, 4, 2)),
     "gsm8k": (stories.gsm8k, (4, 3, 3)),
     "mmlu": (knowledge.mmlu, (5, 4, 1)),

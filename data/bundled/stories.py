@@ -50,8 +50,8 @@ SCRIPTS = {
     "painting a room": [
         "opens the {x} paint and starts at the {y}",
         "dips the brush into the paint",
-        "paints the wall {x}",
-        "waits for the wall to dry",
+        "paints the room {x}",
+        "waits for the room to dry",
         "paints the frame around the {y}",
         "cleans the brush",
     ],
@@ -128,12 +128,14 @@ TELLING = {
 
 
 def hellaswag(world: World, rng: random.Random, split: str, depth: int):
-    """What belongs to what has begun (1), which colour or place it was (2), what suits a material (3).
+    """What belongs to what has begun (1), which colour or whose place it was (2), what suits a material (3).
 
     Wrong endings are later steps of other scripts, or name another colour or place that the context
-    names too: which words an ending shares with the context is no hint.
+    names too: which words an ending shares with the context is no hint. Other colours come before the
+    right one; other people's places before or after it, by a fair draw.
     """
-    person, seen, later = rng.choice(world.entities["person"]).name, [], []
+    person, *others = (e.name for e in rng.sample(world.entities["person"], 4))
+    around, later = [], []
     if depth == 3:
         return _workshop(world, rng, split, person)
     gold = rng.randrange(4)
@@ -145,12 +147,16 @@ def hellaswag(world: World, rng: random.Random, split: str, depth: int):
         activity, colours, spots = rng.choice(sorted(SCRIPTS)), rng.sample(COLOURS, 4), rng.sample(SPOTS, 4)
         steps, x, y = SCRIPTS[activity], colours[gold], spots[gold]
         n = rng.choice([i for i, step in enumerate(steps) if i and ("{x}" in step or "{y}" in step)])
-        varied = colours if "{x}" in steps[n] else spots
-        endings = [steps[n].format(x=v, y=v) for v in varied]
-        others = [f"a {v}" + " one" * (varied is colours) for i, v in enumerate(varied) if i != gold]
-        seen = [f"There is also {listed(others, 'and')}."]
+        if "{x}" in steps[n]:
+            endings = [steps[n].format(x=colour, y=y) for colour in colours]
+            around = [f"There is also {listed([f'a {colour} one' for colour in colours if colour != x], 'and')}."]
+        else:
+            endings = [steps[n].format(y=spot) for spot in spots]
+            elsewhere = [spot for spot in spots if spot != y]
+            around = [f"{other} waits by the {spot}." for other, spot in zip(others, elsewhere, strict=True)]
         later = [f"Later {person} {steps[n - 1].format(x=x, y=y)}."] if n > 1 else []
-    context = [*seen, f"{person} {SCRIPTS[activity][0].format(x=x, y=y)}.", *later]
+    begun = rng.randint(0, len(around)) if len(around) > 1 else len(around)
+    context = [*around[:begun], f"{person} {SCRIPTS[activity][0].format(x=x, y=y)}.", *around[begun:], *later]
     label = activity if depth == 2 else "one day"
     return script_key(activity, x, y), _hellaswag(label, context, person, endings, gold, depth)
 
@@ -207,7 +213,8 @@ def pair_key(first: int, second: int) -> str:
 
 
 def gsm8k(world: World, rng: random.Random, split: str, depth: int):
-    """Two sums (1), three sums (2), two of the right one of two people (3). All options are correct sums.
+    """Two sums (1), three sums (2), two of the right one of two people (3). All options are correct sums;
+    only one has the right result.
 
     The options are the four combinations of two choices (two signs, or a sign and whose start), any
     of which the story could have asked for: only the story tells.
@@ -230,6 +237,8 @@ def gsm8k(world: World, rng: random.Random, split: str, depth: int):
     rng.shuffle(sums)
     gold = rng.randrange(4)
     start, steps = sums[gold]
+    if [_totals(*each)[-1] for each in sums].count(_totals(start, steps)[-1]) > 1:
+        return None
     story = [f"{names[0]} has {start} {goods}."]
     told = [_change(names[0], term, rng) for term in steps]
     if depth == 3:
