@@ -2,7 +2,7 @@
 
 | symptom | reading | what to try |
 |---|---|---|
-| accuracy falls by more than ``drop`` points | layers were cut that cannot spare anything | protect more layers |
+| accuracy falls by more than ``drop`` points | layers were cut that can spare nothing | another allocation, or less |
 | perplexity rises, accuracy hardly falls | the tasks' texts do not need what general text needs | more general text |
 | masks change with the calibration seed | where they differ, the scores are noise | more calibration text |
 | routed experts answer no better than the general mask | there is nothing to route for | the general mask alone |
@@ -44,8 +44,8 @@ def mask_stability(runs: list[list]) -> pd.DataFrame:
 def accuracy_drops(results: pd.DataFrame, drop: float) -> pd.DataFrame:
     """Fires where the average over tasks lies more than ``drop`` points below the dense model's.
 
-    ``results`` is notebook 06's table. Where a row without protected layers stands beside, the
-    advice says what protecting the last layers did.
+    ``results`` is notebook 06's table. Only where a row without protected layers stands beside does the
+    advice speak of protecting layers: it says what protecting the last ones did.
     """
     averages, dense = _averages(plain(results)), _averages(results[results["requested_sparsity"] == 0])
     bare = results[results["allocation"].astype(str).str.endswith("protect 0+0")]
@@ -53,9 +53,9 @@ def accuracy_drops(results: pd.DataFrame, drop: float) -> pd.DataFrame:
     gains = 100 * (_averages(same_seeds) - _averages(bare)) if len(bare) else {}
     rows = []
     for key, value in averages.items():
-        measured, advice = 100 * (dense.iloc[0] - value), "protect more layers, or cut less"
+        measured, advice = 100 * (dense.iloc[0] - value), "try another allocation (notebook 07), or cut less"
         if (gain := gains.get(key, np.nan)) == gain:
-            advice = advice if gain > 0 else "protect other layers than the last, or cut less"
+            advice = f"protect {'more layers' if gain > 0 else 'other layers than the last'}, or cut less"
             advice += f" (their protection, as here, changed the average by {gain:+.1f} points)"
         rows.append(("accuracy drop", *key, measured, drop, "points", measured > drop, advice, "table1_zero_shot"))
     return _frame(rows)

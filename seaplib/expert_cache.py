@@ -86,6 +86,10 @@ class ExpertCache:
         storages = [p.untyped_storage() for one in self._kept.values() for p in one.parameters()]
         return sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in shared}.values())
 
+    def __repr__(self) -> str:
+        kept = f"{len(self._kept)} of {len(self.masks)} experts in memory ({', '.join(self._kept) or 'none'})"
+        return f"ExpertCache({kept}, {self.held_bytes:,} of {self.budget_bytes:,} bytes)"
+
     def check(self, names: Sequence[str]) -> None:
         """ValueError for a name that is no expert's."""
         if unknown := [name for name in names if name != WHOLE and name not in self.masks]:

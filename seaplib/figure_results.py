@@ -13,8 +13,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
-from . import labels, tables
-from .figure_style import DENSE, DOUBLE, MARKERS, PALETTE, SINGLE, Z, name_ticks, styled, variant_styles
+from . import comparison, labels, tables
+from .figure_style import DENSE, DIVERGING, DOUBLE, MARKERS, PALETTE, SINGLE, Z, name_ticks, styled, variant_styles
 
 SPEED_TITLES = {"decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
 
@@ -127,10 +127,11 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
 
 
 def _dots(ax, rows, order, looks) -> None:
-    """One dot with its 95% interval per label, the first label on top."""
+    """One dot with its 95% interval per label, the first label on top; a share lies between 0 and 1."""
     for place, (label, cell) in enumerate(zip(order, rows, strict=True)):
         error = Z * cell["stderr"]
-        ax.errorbar(cell["value"], [place] * len(cell), xerr=error, linestyle="", elinewidth=0.8, **looks[label])
+        ends = [np.minimum(error, cell["value"]), np.minimum(error, 1 - cell["value"])]
+        ax.errorbar(cell["value"], [place] * len(cell), xerr=ends, linestyle="", elinewidth=0.8, **looks[label])
     _rows(ax, order)
 
 
@@ -240,6 +241,37 @@ def _protected(allocation: str) -> bool:
     """Whether an allocation of that name leaves the last layers alone; unless it says so, only logistic does."""
     curve, _, protection = allocation.partition(", protect ")
     return not protection.endswith("+0") if protection else curve == "logistic"
+
+
+@styled
+def differences_by_task(frame: pd.DataFrame) -> Figure:
+    """Paired differences in points: rows are pairs (a − b), columns tasks and their mean; a panel per sparsity.
+
+    Takes one metric of ``comparison.crossed``'s frame across tasks. Bold where the 95% interval excludes 0.
+    """
+    frame = frame.assign(pair=frame["a"] + " − " + frame["b"])
+    pairs, sparsities = list(dict.fromkeys(frame["pair"])), sorted(frame["requested_sparsity"].unique())
+    tasks = labels.task_order(name for name in frame["task"] if name != comparison.POOLED)
+    columns, top = [*tasks, comparison.POOLED], max(float(frame["difference"].abs().max()), 0.01)
+    size = (DOUBLE, len(sparsities) * (0.16 * len(pairs) + 0.25) + 0.6)
+    fig, axes = plt.subplots(len(sparsities), 1, figsize=size, squeeze=False, sharex=True)
+    for ax, sparsity in zip(axes.flat, sparsities, strict=True):
+        part = frame[frame["requested_sparsity"] == sparsity]
+        square = part.pivot(index="pair", columns="task", values="difference").reindex(index=pairs, columns=columns)
+        text = square.map(lambda value: "" if np.isnan(value) else f"{100 * value:+.0f}".replace("-", "−"))
+        look = {"cmap": DIVERGING, "vmin": -top, "vmax": top, "cbar": False, "linewidths": 0.5}
+        sns.heatmap(square, annot=text, fmt="", annot_kws={"fontsize": 6.5}, ax=ax, **look)
+        decided = {(row.pair, row.task) for row in part.itertuples() if row.low > 0 or row.high < 0}
+        cells = [(pair, task) for pair in pairs for task in columns if text.loc[pair, task]]
+        for cell, written in zip(cells, [t for t in ax.texts if t.get_text()], strict=True):
+            written.set_fontweight("bold" if cell in decided else "normal")
+        ax.axvline(len(tasks), color="white", linewidth=3)
+        ax.set_yticks(np.arange(len(pairs)) + 0.5, pairs, rotation=0, fontsize=6.5)
+        ax.set_xticks(np.arange(len(columns)) + 0.5, [*(labels.task(task) for task in tasks), "mean"], rotation=30)
+        ax.tick_params(length=0)
+        ax.tick_params(axis="x", labelsize=6.5, labelbottom=ax is axes[-1, 0])
+        ax.set(xlabel="", ylabel="", title=f"{labels.sparsity(sparsity)} sparsity")
+    return fig
 
 
 @styled

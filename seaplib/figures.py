@@ -23,6 +23,7 @@ from .figure_pipeline import pipeline
 from .figure_results import (
     accuracy_by_sparsity,
     confusion,
+    differences_by_task,
     inference_speed,
     perplexity,
     sparsity_settings,
@@ -53,8 +54,8 @@ from .figure_style import (
 
 __all__ = [
     "abstention", "accuracy_by_sparsity", "activations_against_weights", "allocation_curves", "calibration_size",
-    "confusion", "corpus_lengths", "effects", "hidden_states", "inference_speed", "layer_errors", "leave_one_out",
-    "logistic_grid", "mask_overlap", "masks", "norm_heatmaps", "perplexity", "pipeline", "remove_test",
+    "confusion", "corpus_lengths", "differences_by_task", "effects", "hidden_states", "inference_speed", "layer_errors",
+    "leave_one_out", "logistic_grid", "mask_overlap", "masks", "norm_heatmaps", "perplexity", "pipeline", "remove_test",
     "routing_worth", "save", "scorecard", "sensitivity", "separability", "shares", "sparsity_rules",
     "sparsity_settings", "style", "vocabulary_overlap", "zero_shot",
 ]  # fmt: skip

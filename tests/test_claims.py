@@ -166,6 +166,13 @@ def test_a_large_drop_fires_and_says_what_protection_did():
     assert "+10.0 points" in found.at["FLAP", "advice"] and found.at["SEAP", "advice"] == "–"
 
 
+def test_where_protection_was_not_measured_it_is_not_recommended():
+    frame = results()
+    bare = frame["allocation"].astype(str).str.endswith("0+0")
+    advice = diagnostics.accuracy_drops(frame[~bare], drop=10).set_index("method").at["FLAP", "advice"]
+    assert "protect" not in advice and advice.startswith("try another allocation")
+
+
 def test_protection_that_did_harm_is_not_recommended():
     frame = results()
     frame.loc[frame["allocation"].str.endswith("0+0"), "value"] = 0.75

@@ -203,6 +203,17 @@ def sensitive(tasks) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "task", "calibration_seed", "drop"])
 
 
+def by_task() -> pd.DataFrame:
+    rows = [
+        (G, a, "FLAP ($s_F$)", task, value, value - 0.05, value + 0.05)
+        for G in (0.2, 0.5)
+        for a in ("SEAP ($s_F$)", "random")
+        for task, value in zip([*TASKS, "pooled"], np.linspace(-0.2, 0.4, len(TASKS) + 1), strict=True)
+        if (a, task) != ("random", TASKS[0])
+    ]
+    return pd.DataFrame(rows, columns=["requested_sparsity", "a", "b", "task", "difference", "low", "high"])
+
+
 BOTH = ("primary", "exact_match")
 CONFUSION = pd.DataFrame(np.eye(6, dtype=int) * 200 + 3, index=TASKS[:6], columns=TASKS[:6])
 LENGTHS = pd.DataFrame({"task": TASKS, "tokens_p10": 5, "tokens_median": 20, "tokens_p90": 60, "tokens_max": 400})
@@ -230,6 +241,7 @@ DRAWN = {
     "zero_shot": lambda: figures.zero_shot(results()),
     "zero_shot, chance": lambda: figures.zero_shot(results().assign(chance=0.25)),
     "sparsity_settings": lambda: figures.sparsity_settings(results(("uniform", "logistic", "adaptive"))),
+    "differences_by_task": lambda: figures.differences_by_task(by_task()),
     "inference_speed": lambda: figures.inference_speed(speeds()),
     "inference_speed, two models": lambda: figures.inference_speed(
         pd.concat([speeds().assign(model=model) for model in ("bundled (3.7 M)", "random weights (60 M)")])
@@ -423,6 +435,20 @@ def test_accuracy_by_sparsity_starts_dense_and_dashes_what_is_protected():
     expected = cell.groupby("requested_sparsity")["value"].mean()
     np.testing.assert_allclose(lines["uniform"].get_xdata(), [0, 0.2, 0.5])
     np.testing.assert_allclose(lines["uniform"].get_ydata(), [dense, *expected])
+
+
+def test_differences_by_task_are_bold_where_the_interval_excludes_zero():
+    frame = by_task()
+    upper, lower = figures.differences_by_task(frame).axes
+    assert [label.get_text() for label in lower.get_xticklabels()][-1] == "mean"
+    for ax in (upper, lower):
+        cells = {(text.get_position(), text.get_text()): text.get_fontweight() for text in ax.texts if text.get_text()}
+        part = frame[frame["requested_sparsity"] == 0.2]
+        assert len(cells) == len(part) == 2 * len(TASKS) + 1
+        decided = (part["low"] > 0) | (part["high"] < 0)
+        assert sorted(text for (_, text), weight in cells.items() if weight == "bold") == sorted(
+            f"{100 * value:+.0f}".replace("-", "−") for value in part.loc[decided, "difference"]
+        )
 
 
 def test_zero_shot_shows_every_dot_of_every_block():
