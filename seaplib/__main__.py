@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from . import paths, profiles, readme, runs
+from . import profiles, readme, runs
 from .manifest import Ledger
 from .profiles import PlanError
 
@@ -108,8 +108,12 @@ def _list(_) -> int:
 
 
 def _readme(_) -> int:
-    for name in readme.FILES:
-        print(f"{name}: " + ("tables refreshed" if readme.refresh(paths.root() / name) else "already up to date"))
+    try:
+        changed = readme.refresh()
+    except (OSError, ValueError) as error:
+        raise PlanError(str(error)) from error
+    for name, new in changed.items():
+        print(f"{name}: " + ("tables refreshed" if new else "already up to date"))
     return 0
 
 

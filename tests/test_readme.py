@@ -106,6 +106,36 @@ def test_a_stale_block_is_noticed(tmp_path):
         readme.refreshed(stale.replace("table.md", "other.md"), tmp_path)
 
 
+def test_an_empty_block_is_filled(tmp_path):
+    (tmp_path / "table.md").write_text("| new |\n")
+    empty, full = ("<!-- from table.md -->\n" + middle + "<!-- end -->" for middle in ("", "| new |\n"))
+    assert readme.refreshed(empty, tmp_path) == readme.refreshed(full, tmp_path) == full
+    assert readme.refreshed(f"{empty}\n{empty}\n", tmp_path) == f"{full}\n{full}\n"
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("a\n<!-- from t.md -->\nold\nprose\n<!-- from t.md -->\nold\n<!-- end -->\n", 2),  # no end
+        ("<!-- from t.md -->\nold\n<!-- end -->\nprose\n<!-- end -->\n", 5),  # no beginning
+        ("<!-- form t.md -->\nold\n<!-- end -->\n", 3),
+        ("<!-- from t.md -->\nold\n<!-- ende -->\n", 1),
+        ("<!-- from t.md -->\nold\n<!--end-->\n", 1),
+        ("<!-- from t.md --> \nold\n<!-- end -->\n", 1),
+        (" <!-- from t.md -->\nold\n<!-- end -->\n", 1),
+        ("<!--from t.md -->\nold\n<!-- end -->\n", 1),
+        ("<!-- From t.md -->\nold\n<!-- end -->\n", 1),
+        ("<!-- from my t.md -->\nold\n<!-- end -->\n", 1),
+        ("<!-- from t.md -->\nold\nprose <!-- end -->\n", 1),
+        ("prose <!-- from t.md -->\nold\n<!-- end -->\n", 3),
+    ],
+)
+def test_a_marker_that_is_no_half_of_a_block_is_an_error(tmp_path, text, line):
+    (tmp_path / "t.md").write_text("| new |\n")
+    with pytest.raises(ValueError, match=rf"^CARD.md:{line}: '.*' does not begin or end a block; write"):
+        readme.refreshed(text, tmp_path, "CARD.md")
+
+
 def test_a_csv_becomes_a_table(tmp_path):
     lines = ["claim_id,task,acc,n,change,all", "06.50,a|b,0.25,100,-1e-05,1", "06.51,,1,,0.12345,0", "10.10,x,,7,,1"]
     (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
@@ -135,6 +165,36 @@ def test_the_command_refreshes_all_files(tmp_path, monkeypatch, capsys):
     assert said == [f"README.md{fresh}", f"{cards}/DATA_CARD.md{fresh}", f"{cards}/MODEL_CARD.md: tables refreshed"]
     assert (tmp_path / "README.md").read_text() == "no block\n"
     assert "| 3 " in (tmp_path / "data" / "bundled" / "MODEL_CARD.md").read_text()
+
+
+def test_the_command_writes_all_files_or_none(tmp_path, monkeypatch, capsys):
+    """Whatever is wrong is said in one line, and what comes before it is left alone."""
+    monkeypatch.setenv("SEAP_ROOT", str(tmp_path))
+    (tmp_path / "data" / "bundled").mkdir(parents=True)
+    (tmp_path / "table.csv").write_text("n\n3\n")
+    (tmp_path / "empty.csv").write_text("")
+    block = "<!-- from table.csv -->\nold\n<!-- end -->\n"
+    for name in readme.FILES[:-1]:
+        (tmp_path / name).write_text(block)
+    card = tmp_path / readme.FILES[-1]
+
+    def refused() -> str:
+        assert __main__.main(["readme"]) == 2
+        assert all((tmp_path / name).read_text() == block for name in readme.FILES[:-1])
+        out, err = capsys.readouterr()
+        assert not out and err.count("\n") == 1
+        return err
+
+    assert refused().startswith(f"seaplib: {tmp_path} has no data/bundled/MODEL_CARD.md;")
+    card.write_text("\n" + block.replace("table", "absent"))
+    assert refused().startswith("seaplib: data/bundled/MODEL_CARD.md:2: there is no absent.csv;")
+    card.write_text(block.replace("table", "empty"))
+    assert f"{tmp_path / 'empty.csv'} is no table (No columns to parse from file)" in refused()
+    card.write_text(block.replace("end", "end of it"))
+    assert refused().startswith("seaplib: data/bundled/MODEL_CARD.md:1: '<!-- from table.csv -->'")
+    card.write_text(block)
+    assert __main__.main(["readme"]) == 0
+    assert all("| 3 " in (tmp_path / name).read_text() for name in readme.FILES)
 
 
 #: profile → the README's section whose verdicts are that profile's; "": all others

@@ -4,7 +4,7 @@ Writes beside itself ``benchmark.csv`` (all test items by task and depth, beside
 shortcuts), ``vocabulary.csv`` (words that tasks share), ``layers.csv`` (what each layer writes, and
 what is left without it), ``random.csv`` (half removed at random), with ``--retrained`` also
 ``retrained.csv`` (another training run against this one), and ``model_card.png``, which shows the
-layers and the training log.
+layers and the training log. Nothing is written before everything is measured.
 """
 
 import argparse
@@ -138,21 +138,25 @@ def draw(log: pd.DataFrame, measured: pd.DataFrame, path: Path) -> None:
         plt.close(fig)
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=200, help="test items per task for what is pruned (%(default)s)")
     parser.add_argument("--retrained", help="folder of a model of another training run, to be compared on all items")
-    args = parser.parse_args()
-    model, tokenizer = seaplib.load("bundled")
+    args = parser.parse_args(given)
+    if args.items < 1:
+        parser.error("--items must be at least 1")
+    log = pd.read_csv(HERE / "training_log.csv")
+    other = check.load(parser, args.retrained) if args.retrained else None
+    model, tokenizer = check.load(parser, "bundled")
     items = answered(model, tokenizer)
-    write(benchmark(items), "benchmark.csv")
-    write(check.vocabulary(), "vocabulary.csv", digits=2)
-    if args.retrained:
-        write(retrained(items, answered(*seaplib.load(args.retrained))), "retrained.csv")
-    measured = layers(model, tokenizer, args.items)
-    write(measured, "layers.csv")
-    write(at_random(model, tokenizer, args.items), "random.csv")
-    draw(pd.read_csv(HERE / "training_log.csv"), measured, HERE / "model_card.png")
+    tables = {"benchmark.csv": benchmark(items), "vocabulary.csv": check.vocabulary()}
+    if other:
+        tables["retrained.csv"] = retrained(items, answered(*other))
+    tables["layers.csv"] = layers(model, tokenizer, args.items)
+    tables["random.csv"] = at_random(model, tokenizer, args.items)
+    draw(log, tables["layers.csv"], HERE / "model_card.png")
+    for name, table in tables.items():
+        write(table, name, digits=2 if name == "vocabulary.csv" else 3)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,23 @@ from prompts import Prompt
 from scipy.stats import binom
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
-from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import seaplib
+from seaplib.models import ModelError
 
 HERE = Path(__file__).parent
 MEASURES = dict(n=("acc", "size"), acc=("acc", "mean"), exact_match=("exact_match", "mean"), chance=("chance", "mean"))
 SHORTCUTS = ("longest", "frequent", "position", "blind", "words")
+
+
+def load(parser: argparse.ArgumentParser, name: str):
+    """(model, tokenizer), on the CPU, of a folder or "bundled"; where there is none, the error of ``parser``."""
+    if name != "bundled" and not Path(name).is_dir():  # nothing is looked for on the hub
+        parser.error(f"there is no folder {name}; name one that holds a model, or say bundled")
+    try:
+        return seaplib.load(name, device="cpu")
+    except ModelError as error:
+        parser.error(str(error))
 
 
 def read(task: str, split: str = "test") -> list[dict]:
@@ -145,21 +157,23 @@ def chance_interval(n: int, chance: float, tests: int = 1) -> tuple[float, float
     return float(binom.ppf(tail, n, chance) / n), float(binom.ppf(1 - tail, n, chance) / n)
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=str(HERE / "model"))
+    parser.add_argument("--model", default=str(HERE / "model"), help="folder of a model (default: the bundled one's)")
     parser.add_argument("--items", type=int, help="test items per task (default: all)")
-    parser.add_argument("--tasks", nargs="+", default=list(MAKERS), choices=list(MAKERS))
+    parser.add_argument("--tasks", nargs="+", default=list(MAKERS), choices=list(MAKERS), help="(default: all)")
     parser.add_argument("--shortcuts", action="store_true", help="also what the five shortcut predictors reach")
-    args = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(args.model).eval()
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    frames = [evaluate(model, tokenizer, task, limit=args.items) for task in args.tasks]
+    args = parser.parse_args(given)
+    if args.items is not None and args.items < 1:
+        parser.error("--items must be at least 1")
+    tasks = list(dict.fromkeys(args.tasks))  # one named twice counts once in the average
+    model, tokenizer = load(parser, args.model)
+    frames = [evaluate(model, tokenizer, task, limit=args.items) for task in tasks]
     items = pd.concat(frames)
     print(items.groupby(["task", "depth"]).agg(**MEASURES).round(3).reset_index().to_string(index=False))
     table = items.groupby("task", sort=False).agg(**MEASURES)
     if args.shortcuts:
-        table = table.join(pd.DataFrame({task: shortcuts(task).mean() for task in args.tasks}).T)
+        table = table.join(pd.DataFrame({task: shortcuts(task).mean() for task in tasks}).T)
     print(table.round(3).to_string())
     print("average", table[["acc", "exact_match"]].mean().round(3).to_dict())
     texts = pd.read_parquet(HERE / "tasks" / "wikitext" / "test.parquet")["text"]

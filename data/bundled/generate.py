@@ -5,8 +5,9 @@ follows from a hash of what it asks, so nothing asked in a test file is asked in
 means, task by task, is in DATA_CARD.md).
 """
 
+import argparse
+import os
 import random
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -86,14 +87,17 @@ def documents(world: World, split: str) -> list[dict]:
     return [{"text": prose.document(world, rng)} for _ in range(DOCUMENTS[split])]
 
 
-def write(folder: Path, data: list[dict]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+def write(file: Path, data: list[dict]) -> None:
+    """Write a whole file or, where that is interrupted, leave the one that was there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(data)
     for column, kind in NARROW.items():
         if column in table.column_names:
             i = table.column_names.index(column)
             table = table.set_column(i, column, table[column].cast(kind))
-    pq.write_table(table, folder, compression="zstd", compression_level=19)
+    fresh = file.with_suffix(".tmp")
+    pq.write_table(table, fresh, compression="zstd", compression_level=19)
+    os.replace(fresh, file)
 
 
 def main(target: Path) -> None:
@@ -105,5 +109,17 @@ def main(target: Path) -> None:
     print(f"{len(world.facts)} facts about {len(world.by_name)} entities: {len(MAKERS)} tasks and text in {target}")
 
 
+def arguments(given: list[str] | None = None) -> Path:
+    """The folder that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).resolve().parent / "tasks"
+    parser.add_argument("folder", nargs="?", type=Path, default=default, help="to write to (default: %(default)s)")
+    folder = parser.parse_args(given).folder.resolve()
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            parser.error(f"{place} is a file; name a folder")
+    return folder
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "tasks")
+    main(arguments())

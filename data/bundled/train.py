@@ -1,8 +1,12 @@
 """Train the bundled model: ``python data/bundled/train.py`` (see --help).
 
 A stream of general text and task items is generated on the fly (never an item of the validation or
-test splits), packed, and seen once. Muon updates the matrices, AdamW embeddings and norms. A killed
-run resumes from its last checkpoint; weights, tokenizer and log are replaced only at the end.
+test splits), packed, and seen once. Muon updates the matrices, AdamW embeddings and norms.
+
+A run that was stopped, with Ctrl-C or otherwise, is resumed by the same command, bit for bit as if it
+had not been stopped: after the first step and then every minute a checkpoint is written to the folder
+``<output>.training``, which goes away when the model is finished. Weights, tokenizer and log are
+replaced only then. Exit status: 0 finished, 2 this cannot be done, 130 interrupted.
 """
 
 import os
@@ -11,7 +15,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve e
 
 import argparse
 import csv
+import math
 import shutil
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +29,8 @@ from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+SHIPPED = HERE / "model"
 # Widths are divisible by 32, as N:M patterns of up to 32 values need.
 GEOMETRY = dict(
     hidden_size=192, intermediate_size=352, num_hidden_layers=8, num_attention_heads=12, num_key_value_heads=12
@@ -31,6 +39,49 @@ EMBEDDING_STD = 0.5  # of the input embeddings: small ones leave everything to t
 STEP_TOKENS = 4096
 SHORT, LONG = 256, 1024  # tokens in a packed sequence
 CHUNK_STEPS = 32  # steps whose text is generated together
+CHECKPOINT_SECONDS = 60
+#: Arguments that say which model comes out. Threads, compilation and device only round differently.
+OPTIONS = ("tokens", "seed", "vocabulary", "matrix_lr", "other_lr", "weight_decay", "precision")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that this run cannot go on from; the message is one line and says what to do."""
+
+
+class Checkpoint:
+    """The state of an unfinished run in a file, and the options that it belongs to; ``step``: of the last one."""
+
+    def __init__(self, path: Path, options: dict):
+        self.path, self.options, self.step = path, options, None
+
+    def load(self) -> dict | None:
+        """What was saved last, None where nothing was.
+
+        Raises :class:`CheckpointError` for a damaged file, and for one of a run with other options.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            options, self.step = dict(state["options"]), state["step"]
+        except Exception as error:  # what torch raises about a damaged file is not one class
+            raise CheckpointError(f"{self.path} is no checkpoint of this program, or damaged: delete it") from error
+        if differing := [name for name in self.options if options.get(name) != self.options[name]]:
+            theirs, ours = (
+                " ".join(f"--{name.replace('_', '-')} {values.get(name)}" for name in differing)
+                for values in (options, self.options)
+            )
+            raise CheckpointError(
+                f"the checkpoint {self.path} is of a run with {theirs}, not {ours}: delete it, or give the same options"
+            )
+        return state
+
+    def save(self, step: int, **state) -> None:
+        """Replace what was saved; a run killed meanwhile leaves the previous one."""
+        fresh = self.path.with_suffix(".tmp")
+        torch.save(dict(state, step=step, options=self.options), fresh)
+        os.replace(fresh, self.path)
+        self.step = step
 
 
 def float32_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
@@ -87,30 +138,30 @@ def shape(step: int, steps: int) -> tuple[int, int]:
     return (STEP_TOKENS // LONG, LONG) if step % 8 == 7 else (STEP_TOKENS // SHORT, SHORT)
 
 
-def train(args) -> None:
-    work = Path(args.output).parent / "training"
-    work.mkdir(parents=True, exist_ok=True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def train(args, checkpoint: Checkpoint) -> None:
+    """Train to the end, from the checkpoint if there is one, and write the model.
+
+    Raises :class:`CheckpointError` where that cannot be gone on from.
+    """
+    state = checkpoint.load()
+    device, steps = args.device, args.tokens // STEP_TOKENS
+    resumed = f", going on after step {checkpoint.step}" if state else ""
+    print(f"{steps} steps of {STEP_TOKENS} tokens on {device} in {args.precision}{resumed}")
+    print(f"checkpoint: {checkpoint.path}\nmodel: {args.output}", flush=True)
     torch.set_num_threads(args.threads or os.cpu_count())
     ALL_ATTENTION_FUNCTIONS["float32"] = float32_attention
     tokenizer = train_tokenizer(args.vocabulary)
     model = build(tokenizer, args.seed).to(device)
     model.config._attn_implementation = "float32"
     stream = Stream(tokenizer, args.seed)
-    steps = args.tokens // STEP_TOKENS
-    bf16 = args.precision == "bf16" or args.precision == "auto" and fast_bf16(device)
     optims = optimizers(model, args.matrix_lr, args.other_lr, args.weight_decay)
     base = [g["lr"] for o in optims for g in o.param_groups]
     start, log, spent, running = 0, [], 0.0, None
-    checkpoint = work / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state["tokens"] == args.tokens and state["seed"] == args.seed:
-            model.load_state_dict(state["model"])
-            for optimizer, saved in zip(optims, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            start, log, spent, running = (state[k] for k in ("step", "log", "seconds", "running"))
-            print(f"resuming at step {start} of {steps}")
+    if state:
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optims, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        start, log, spent, running = (state[k] for k in ("step", "log", "seconds", "running"))
 
     def loss_of(ids, weights, mask):
         logits = model(input_ids=ids[:, :-1], attention_mask=mask, use_cache=False).logits.float()
@@ -118,75 +169,75 @@ def train(args) -> None:
         return (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
 
     compiled = torch.compile(loss_of) if args.compile and shutil.which("g++") else loss_of
-    began, saved_at = time.monotonic() - spent, time.monotonic()
-    bar = tqdm(range(start, steps), initial=start, total=steps, unit="step", mininterval=5)
-    for step in bar:
-        if step % CHUNK_STEPS == 0 or step == start:
-            chunk = stream.chunk(step // CHUNK_STEPS, CHUNK_STEPS * STEP_TOKENS)
-        rows, length = shape(step, steps)
-        ids, weights = (part.to(device) for part in stream.batch(chunk, step % CHUNK_STEPS, rows, length))
-        factor, i = schedule(step, steps), 0
-        for optimizer in optims:
-            for group in optimizer.param_groups:
-                group["lr"], i = base[i] * factor, i + 1
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-            loss = compiled(ids, weights, None if length == LONG else stream.mask(ids[:, :-1]))
-        loss.backward()
-        for optimizer in optims:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        value = loss.item()
-        running = value if running is None else 0.95 * running + 0.05 * value
-        if (step + 1) % 20 == 0 or step + 1 == steps:
-            seconds = time.monotonic() - began
-            speed = (step + 1) * STEP_TOKENS / seconds
-            log.append([step + 1, (step + 1) * STEP_TOKENS, round(running, 4), round(seconds, 1), round(speed)])
-            bar.set_postfix(loss=f"{running:.3f}", tokens_per_s=round(speed))
-        if time.monotonic() - saved_at > 60:
-            saved_at = time.monotonic()
-            save_checkpoint(checkpoint, model, optims, step + 1, args, log, time.monotonic() - began, running)
-    finish(model, tokenizer, log, Path(args.output))
-    checkpoint.unlink(missing_ok=True)
+    # The first checkpoint comes right after the first step, as its compilation takes a minute.
+    began, saved_at = time.monotonic() - spent, -math.inf
+    with tqdm(range(start, steps), initial=start, total=steps, unit="step", mininterval=5) as bar:
+        for step in bar:
+            if step % CHUNK_STEPS == 0 or step == start:
+                chunk = stream.chunk(step // CHUNK_STEPS, CHUNK_STEPS * STEP_TOKENS)
+            rows, length = shape(step, steps)
+            ids, weights = (part.to(device) for part in stream.batch(chunk, step % CHUNK_STEPS, rows, length))
+            factor, i = schedule(step, steps), 0
+            for optimizer in optims:
+                for group in optimizer.param_groups:
+                    group["lr"], i = base[i] * factor, i + 1
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+                loss = compiled(ids, weights, None if length == LONG else stream.mask(ids[:, :-1]))
+            loss.backward()
+            for optimizer in optims:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            value = loss.item()
+            running = value if running is None else 0.95 * running + 0.05 * value
+            if (step + 1) % 20 == 0 or step + 1 == steps:
+                seconds = time.monotonic() - began
+                speed = (step + 1) * STEP_TOKENS / seconds
+                log.append([step + 1, (step + 1) * STEP_TOKENS, round(running, 4), round(seconds, 1), round(speed)])
+                bar.set_postfix(loss=f"{running:.3f}", tokens_per_s=round(speed))
+            if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                checkpoint.save(
+                    step + 1,
+                    model=model.state_dict(),
+                    optimizers=[o.state_dict() for o in optims],
+                    log=log,
+                    seconds=time.monotonic() - began,
+                    running=running,
+                )
+                saved_at = time.monotonic()
+    finish(model, tokenizer, log, args.output, checkpoint.path)
 
 
-def save_checkpoint(path: Path, model, optims, step, args, log, seconds, running) -> None:
-    state = dict(
-        model=model.state_dict(),
-        optimizers=[o.state_dict() for o in optims],
-        step=step,
-        tokens=args.tokens,
-        seed=args.seed,
-        log=log,
-        seconds=seconds,
-        running=running,
-    )
-    torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
-
-
-def finish(model, tokenizer, log, output: Path) -> None:
-    """Write model, tokenizer and log beside the old ones, then swap."""
-    fresh = output.with_name(output.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
+def finish(model, tokenizer, log, output: Path, checkpoint: Path) -> None:
+    """Write model and tokenizer beside the checkpoint, then swap them for the old ones; write the log, tidy up."""
+    fresh = checkpoint.with_name("finished")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed just here
     model.config._attn_implementation = "sdpa"
     model.to("cpu").save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
-    output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(exist_ok=True)
     for file in fresh.iterdir():
         file.chmod(0o644)
         os.replace(file, output / file.name)
     fresh.rmdir()
-    with open(output.parent / "training_log.csv", "w", newline="") as out:
+    with open((HERE if output == SHIPPED else output) / "training_log.csv", "w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["step", "tokens", "loss", "seconds", "tokens_per_second"])
         writer.writerows(log)
+    for file in (checkpoint, checkpoint.with_suffix(".tmp")):
+        file.unlink(missing_ok=True)
+    if not any(checkpoint.parent.iterdir()):  # else someone keeps other files there
+        checkpoint.parent.rmdir()
     print(f"saved to {output}; {log[-1][3] / 60:.1f} minutes, {log[-1][4]} tokens/s, loss {log[-1][2]}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with everything that can be wrong about it found before any work is done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="A run that was stopped is resumed by the same command, from its checkpoint in <output>.training.",
+    )
     parser.add_argument("--tokens", type=int, default=11_000_000, help="training tokens (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and text (default %(default)s)")
     parser.add_argument("--vocabulary", type=int, default=2304, help="tokenizer size (default %(default)s)")
     parser.add_argument("--matrix-lr", type=float, default=0.02, help="Muon's learning rate (default %(default)s)")
     parser.add_argument("--other-lr", type=float, default=4e-3, help="AdamW's learning rate (default %(default)s)")
@@ -194,9 +245,50 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="(default: the faster)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="do not use torch.compile")
-    parser.add_argument("--output", default=str(HERE / "model"), help="folder of the finished model")
-    train(parser.parse_args())
+    parser.add_argument(
+        "--output",
+        default=SHIPPED,
+        type=Path,
+        help="folder of the finished model and, except for the bundled model's, its log (default: the bundled model's)",
+    )
+    args = parser.parse_args(given)
+    smallest = dict(tokens=STEP_TOKENS, seed=0, vocabulary=512, matrix_lr=0, other_lr=0, weight_decay=0, threads=0)
+    for name, least in smallest.items():
+        if not getattr(args, name) >= least:  # nan is not
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    args.output = args.output.resolve()
+    args.work = Path(f"{args.output}.training")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output {args.output} is a file; name a folder")
+    try:  # to write, where it will be written in an hour
+        if args.output.exists():
+            tempfile.TemporaryFile(dir=args.output).close()
+        args.work.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.work).close()
+    except OSError as error:
+        parser.error(f"cannot write to --output {args.output} and {args.work} beside it ({error.strerror})")
+    args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.precision == "auto":
+        args.precision = "bf16" if fast_bf16(args.device) else "fp32"
+    return args
+
+
+def main(given: list[str] | None = None) -> int:
+    args = arguments(given)
+    options = {name: getattr(args, name) for name in OPTIONS}
+    checkpoint = Checkpoint(args.work / "checkpoint.pt", options)
+    try:
+        train(args, checkpoint)
+    except CheckpointError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        there = f"the last checkpoint is of step {checkpoint.step}; the same command goes on from there"
+        none = "there is no checkpoint yet; the same command begins again"
+        print(f"train.py: interrupted; {there if checkpoint.step else none}", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
