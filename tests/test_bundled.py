@@ -290,10 +290,36 @@ def test_numbers_in_the_data_card():
     card = (BUNDLED / "DATA_CARD.md").read_text("utf-8")
     world = World()
     assert f"{len(world.by_name)} entities" in card and f"{len(world.facts):,} facts" in card
-    goals = {row["goal"] for row in rows("piqa", "test") if row["depth"] == 3}
+    assert "/".join(f"{size:,}" for size in generate.SIZES.values()) + " items" in card
+    assert f"sums below {stories.BELOW}" in card and f"all {len(TASKS) * len(check.SHORTCUTS)} of" in card
+
+
+def test_questions_are_counted_in_these_data():
+    table = pd.read_csv(BUNDLED / "questions.csv")
+    pd.testing.assert_frame_equal(table, check.questions())
+    counted = table.set_index(["task", "depth"])["questions"]
+    assert (table["questions"] <= table["items"]).all() and (table.groupby("task")["items"].sum() == 500).all()
+    for depth in (1, 2, 3):
+        goals = {row["goal"] for row in rows("piqa", "test") if row["depth"] == depth}
+        assert counted["piqa", depth] == len(goals)
     hard = [row for row in rows("winogrande", "test") if row["depth"] == 3]
     facts = {(row[f"option{row['answer']}"], row["sentence"].split(" _ ")[1]) for row in hard}
-    assert f"({len(goals)} in\nPIQA's depth 3, {len(facts)} in WinoGrande's)" in card
+    assert counted["winogrande", 3] == len(facts)
+
+
+def test_colours_come_last_and_places_anywhere():
+    """What the data card says HellaSwag's depth 2 tests."""
+    places = []
+    for row in (row for row in rows("hellaswag", "test") if row["depth"] == 2):
+        differ = [set(re.findall(r"\w+", ending)) for ending in row["endings"]]
+        named = [(words - set.intersection(*differ)).pop() for words in differ]
+        last = sorted(named, key=lambda word: row["ctx_a"].rindex(f" {word}"))
+        if named[0] in stories.SPOTS:
+            places.append(last.index(named[int(row["label"])]))
+        else:
+            assert last[-1] == named[int(row["label"])], row
+    low, high = check.chance_interval(len(places), 1 / 4, tests=4)
+    assert all(low <= places.count(place) / len(places) <= high for place in range(4)), Counter(places)
 
 
 def test_tables_of_the_cards_are_of_these_data():

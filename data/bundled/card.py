@@ -147,6 +147,7 @@ def main() -> None:
     items = answered(model, tokenizer)
     write(benchmark(items), "benchmark.csv")
     write(check.vocabulary(), "vocabulary.csv", digits=2)
+    write(check.questions(), "questions.csv")
     if args.retrained:
         write(retrained(items, answered(*seaplib.load(args.retrained))), "retrained.csv")
     measured = layers(model, tokenizer, args.items)
