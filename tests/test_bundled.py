@@ -152,13 +152,13 @@ def test_right_answers_are_spread_evenly(task):
 
 @cache
 def shortcuts(task):
-    return check.shortcuts(task).mean()
+    return check.shortcuts(task)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_shortcuts_are_at_chance(task):
     """Longest option, option frequency, position, options without their question, bags of shared words."""
-    reached = shortcuts(task)
+    reached = shortcuts(task).mean()
     chance = 1 / len(Prompt(task)(rows(task, "test")[0])[1])
     low, high = check.chance_interval(len(rows(task, "test")), chance, tests=len(TASKS) * len(reached))
     assert tuple(reached.index) == check.SHORTCUTS and reached.between(low, high).all(), reached
@@ -226,7 +226,10 @@ def test_a_fact_is_asked_forward_and_backward_in_one_split():
 
 
 def test_passages_of_the_test_are_never_in_training():
-    said = {split: {"|".join(sorted(row["passage"].split(". "))) for row in rows("boolq", split)} for split in SPLITS}
+    def lines(row):  # in any order
+        return frozenset(row["passage"].removesuffix(".").split(". "))
+
+    said = {split: {lines(row) for row in rows("boolq", split)} for split in SPLITS}
     assert not (said["train"] & said["test"] or said["train"] & said["validation"] or said["validation"] & said["test"])
 
 
@@ -287,20 +290,181 @@ def test_numbers_in_the_data_card():
     card = (BUNDLED / "DATA_CARD.md").read_text("utf-8")
     world = World()
     assert f"{len(world.by_name)} entities" in card and f"{len(world.facts):,} facts" in card
-    goals = {row["goal"] for row in rows("piqa", "test") if row["depth"] == 3}
+    assert "/".join(f"{size:,}" for size in generate.SIZES.values()) + " items" in card
+    assert f"sums below {stories.BELOW}" in card and f"all {len(TASKS) * len(check.SHORTCUTS)} of" in card
+
+
+def test_questions_are_counted_in_these_data():
+    table = pd.read_csv(BUNDLED / "questions.csv")
+    pd.testing.assert_frame_equal(table, check.questions())
+    counted = table.set_index(["task", "depth"])["questions"]
+    assert (table["questions"] <= table["items"]).all() and (table.groupby("task")["items"].sum() == 500).all()
+    for depth in (1, 2, 3):
+        goals = {row["goal"] for row in rows("piqa", "test") if row["depth"] == depth}
+        assert counted["piqa", depth] == len(goals)
     hard = [row for row in rows("winogrande", "test") if row["depth"] == 3]
     facts = {(row[f"option{row['answer']}"], row["sentence"].split(" _ ")[1]) for row in hard}
-    assert f"({len(goals)} in\nPIQA's depth 3, {len(facts)} in WinoGrande's)" in card
+    assert counted["winogrande", 3] == len(facts)
 
 
-def test_tables_of_the_cards_are_of_these_data():
-    table = pd.read_csv(BUNDLED / "benchmark.csv").set_index(["task", "depth"])
-    assert (table.xs("all", level="depth")["n"] >= 500).all()
-    for task in TASKS:
-        reached = shortcuts(task)
-        assert np.allclose(table.loc[(task, "all"), list(check.SHORTCUTS)].astype(float), reached, atol=6e-4), task
-    shares = pd.read_csv(BUNDLED / "vocabulary.csv").set_index("task")
-    assert np.allclose(shares, check.vocabulary().set_index("task"), atol=6e-3)
+def test_colours_come_last_and_places_anywhere():
+    """What the data card says HellaSwag's depth 2 tests."""
+    places = []
+    for row in (row for row in rows("hellaswag", "test") if row["depth"] == 2):
+        differ = [set(re.findall(r"\w+", ending)) for ending in row["endings"]]
+        named = [(words - set.intersection(*differ)).pop() for words in differ]
+        last = sorted(named, key=lambda word: row["ctx_a"].rindex(f" {word}"))
+        if named[0] in stories.SPOTS:
+            places.append(last.index(named[int(row["label"])]))
+        else:
+            assert last[-1] == named[int(row["label"])], row
+    low, high = check.chance_interval(len(places), 1 / 4, tests=4)
+    assert all(low <= places.count(place) / len(places) <= high for place in range(4)), Counter(places)
+
+
+@cache
+def benchmark():
+    return pd.read_csv(BUNDLED / "benchmark.csv", dtype={"depth": str}).set_index(["task", "depth"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_benchmark_is_of_these_data(task):
+    """n, chance and the shortcuts, of all items and at every depth."""
+    asked = rows(task, "test")
+    chance = 1 / len(Prompt(task)(asked[0])[1])
+    items = shortcuts(task).assign(depth=[str(row["depth"]) for row in asked], chance=chance)
+    groups = pd.concat([items, items.assign(depth="all")]).groupby("depth")
+    found, table = groups.mean(), benchmark().loc[task]
+    pd.testing.assert_series_equal(table["n"], groups.size(), check_names=False)
+    pd.testing.assert_frame_equal(table[found.columns], found, check_names=False, rtol=0, atol=6e-4)
+
+
+def test_depths_of_the_benchmark_add_up_to_all():
+    for metric in ("acc", "exact_match"):
+        right = (benchmark()[metric] * benchmark()["n"]).round()
+        assert np.allclose(benchmark()[metric], right / benchmark()["n"], atol=6e-4), "no whole number of items"
+        summed = right.drop("all", level="depth").groupby("task", sort=False).sum()
+        pd.testing.assert_series_equal(summed, right.xs("all", level="depth"), check_names=False)
+
+
+def test_shared_vocabulary_is_of_these_data():
+    shares = pd.read_csv(BUNDLED / "vocabulary.csv")
+    pd.testing.assert_frame_equal(shares, check.vocabulary(), rtol=0, atol=6e-3)
+
+
+def test_tables_of_the_cards_agree():
+    measured = benchmark().xs("all", level="depth")
+    again = pd.read_csv(BUNDLED / "retrained.csv").set_index(["task", "metric"])
+    shipped = measured[["acc", "exact_match"]].stack()
+    pd.testing.assert_series_equal(again["shipped"], shipped, check_names=False)
+    assert again["n"].tolist() == measured.loc[again.index.get_level_values("task"), "n"].tolist()
+    assert np.allclose(again["difference"], again["retrained"] - again["shipped"], atol=1.6e-3)
+    rounding = 6e-4 * (1 + again["in_errors"].abs() + again["standard_error"])
+    assert ((again["in_errors"] * again["standard_error"] - again["difference"]).abs() <= rounding).all()
+    layers = pd.read_csv(BUNDLED / "layers.csv").set_index("layer")
+    halved = pd.read_csv(BUNDLED / "random.csv").set_index("model")
+    assert layers.loc[-1, ["acc", "exact_match"]].tolist() == halved.loc["whole", ["acc", "exact_match"]].tolist()
+
+
+# --- numbers in the model card's prose -------------------------------------------------------------
+
+WORDS = "no one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+WORDS = [*WORDS.split(), "seventeen", "eighteen", "nineteen", "twenty"]
+#: as the cards write the tasks' names
+NAMES = {
+    "BoolQ": "boolq",
+    "ARC-Easy": "arc_easy",
+    "ARC-Challenge": "arc_challenge",
+    "OpenBookQA": "openbookqa",
+    "PIQA": "piqa",
+    "HellaSwag": "hellaswag",
+    "WinoGrande": "winogrande",
+    "GSM8K": "gsm8k",
+    "MMLU": "mmlu",
+}
+
+
+def in_words(number: int) -> str:
+    return WORDS[number] if number < len(WORDS) else str(number)
+
+
+def says(pattern: str) -> tuple[re.Match, str]:
+    """The only place of the model card, whose lines are joined, that fits a pattern, and the sentence it is in."""
+    card = (BUNDLED / "MODEL_CARD.md").read_text("utf-8")
+    text = re.sub(r"<!-- from .*?<!-- end -->", "", card, flags=re.DOTALL)
+    found = [
+        (match, line)
+        for line in re.split(r"(?<=[.:;])\s+|\n\n|\|\n", text)
+        for match in re.finditer(pattern, " ".join(line.split()))
+    ]
+    assert len(found) == 1, f"MODEL_CARD.md says {pattern!r} {len(found)} times; change the card or this pin"
+    return found[0]
+
+
+def check_written(written: str, value: float, sentence: str) -> None:
+    """A number in words or digits is the value, rounded to the places that are written (2,860: to tens; 60: ones)."""
+    if written.isalpha():
+        assert written.lower() == in_words(round(value)), f"{in_words(round(value))}, not {written}, in: {sentence}"
+        return
+    digits = written.replace(",", "")
+    places = len(digits.partition(".")[2]) or (len(digits.rstrip("0")) - len(digits) if "," in written else 0)
+    assert abs(float(digits) - value) <= 0.5001 * 10.0**-places, f"{value:g}, not {written}, in: {sentence}"
+
+
+def test_a_wrong_number_in_prose_is_seen():
+    for written, value in (("Seven", 7), ("2,860", 2862), ("64", 64.05), ("3.69", 3.6897), ("21", 21)):
+        check_written(written, value, "")
+    for written, value in (("Seven", 8), ("2,860", 2866), ("64", 64.6), ("3.69", 3.696), ("2,685", 2686), ("60", 64)):
+        with pytest.raises(AssertionError, match="not .* in: this sentence"):
+            check_written(written, value, "this sentence")
+
+
+def test_the_card_tells_the_training_of_the_log():
+    last = pd.read_csv(BUNDLED / "training_log.csv").iloc[-1]
+    steps, sentence = says(r"([\d,]+) steps of ([\d,]+)")
+    check_written(steps[1], last["step"], sentence)
+    check_written(steps[2], last["tokens"] / last["step"], sentence)
+    for pattern, value in (
+        (r"([\d.,]+) M generated tokens", last["tokens"] / 1e6),
+        (r"([\d.,]+) minutes on", last["seconds"] / 60),
+        (r"([\d,]+) tokens/s", last["tokens_per_second"]),
+    ):
+        found, sentence = says(pattern)
+        check_written(found[1], value, sentence)
+    assert abs(last["tokens"] / last["seconds"] - last["tokens_per_second"]) < 1
+
+
+def test_the_card_tells_the_size_of_the_file():
+    file = BUNDLED / "model" / "model.safetensors"
+    with file.open("rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+    header.pop("__metadata__", None)
+    assert {tensor["dtype"] for tensor in header.values()} == {"F32"}
+    found, sentence = says(r"([\d.]+) M, stored in fp32 \(([\d.]+) MB\)")
+    check_written(found[1], sum(np.prod(tensor["shape"]) for tensor in header.values()) / 1e6, sentence)
+    check_written(found[2], file.stat().st_size / 1e6, sentence)
+
+
+def test_the_card_counts_as_its_tables():
+    measured = benchmark().xs("all", level="depth")
+    found, sentence = says(r"(\w+) of the nine tasks lie between (\d+) and (\d+)%")
+    check_written(found[1], measured["acc"].between(int(found[2]) / 100, int(found[3]) / 100).sum(), sentence)
+    found, sentence = says(r"exact match is at least (\d+)% on all( but .*)?")
+    below = {name for name, task in NAMES.items() if measured.loc[task, "exact_match"] < int(found[1]) / 100}
+    named = {name for name in NAMES if name in (found[2] or "")}
+    assert named == below, f"all but {sorted(below)} in: {sentence}"
+    card = " ".join((BUNDLED / "MODEL_CARD.md").read_text("utf-8").split())
+    for name, percent in re.findall(rf"({'|'.join(NAMES)}) \((\d+)%", card):
+        check_written(percent, 100 * measured.loc[NAMES[name], "acc"], f"{name} ({percent}%")
+    again = pd.read_csv(BUNDLED / "retrained.csv")["in_errors"].abs()
+    found, sentence = says(r"(\w+) of (\w+) differences are within two standard errors")
+    check_written(found[1], (again <= 2).sum(), sentence)
+    check_written(found[2], len(again), sentence)
+    matches = pd.read_csv(BUNDLED / "layers.csv").set_index("layer")["exact_match"]
+    found, sentence = says(r"without layer 0 .* without another one (\d+) to (\d+)%")
+    left = 100 * matches.drop([-1, 0]) / matches.loc[-1]
+    check_written(found[1], left.min(), sentence)
+    check_written(found[2], left.max(), sentence)
 
 
 @pytest.fixture(scope="module")

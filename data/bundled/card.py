@@ -1,10 +1,11 @@
 """Measure the bundled model for its card: ``python data/bundled/card.py [--retrained folder]``.
 
 Writes beside itself ``benchmark.csv`` (all test items by task and depth, beside chance and the five
-shortcuts), ``vocabulary.csv`` (words that tasks share), ``layers.csv`` (what each layer writes, and
-what is left without it), ``random.csv`` (half removed at random), with ``--retrained`` also
-``retrained.csv`` (another training run against this one), and ``model_card.png``, which shows the
-layers and the training log. Nothing is written before everything is measured.
+shortcuts), ``vocabulary.csv`` (words that tasks share), ``questions.csv`` (how many questions are
+distinct), ``layers.csv`` (what each layer writes, and what is left without it), ``random.csv`` (half
+removed at random), with ``--retrained`` also ``retrained.csv`` (another training run against this
+one), and ``model_card.png``, which shows the layers and the training log. Nothing is written before
+everything is measured.
 """
 
 import argparse
@@ -149,7 +150,11 @@ def main(given: list[str] | None = None) -> None:
     other = check.load(parser, args.retrained) if args.retrained else None
     model, tokenizer = check.load(parser, "bundled")
     items = answered(model, tokenizer)
-    tables = {"benchmark.csv": benchmark(items), "vocabulary.csv": check.vocabulary()}
+    tables = {
+        "benchmark.csv": benchmark(items),
+        "vocabulary.csv": check.vocabulary(),
+        "questions.csv": check.questions(),
+    }
     if other:
         tables["retrained.csv"] = retrained(items, answered(*other))
     tables["layers.csv"] = layers(model, tokenizer, args.items)

@@ -151,6 +151,37 @@ def vocabulary() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def questions() -> pd.DataFrame:
+    """How many different questions the test items of a task and depth ask: items that share one are not independent.
+
+    A question is what is asked, whatever the wrong options. One fact, or one rule and what it is applied to, is
+    one question in all wordings and stories: the name asked about, and what is right.
+    """
+    fact = r"^(?!Which ).*[a-z] ([A-Z]\w+)"
+    rule = r"(\w+) made of (\w+)\b.* The \1 |wants to [a-z ]+ ([A-Z]\w+)"
+    about = dict(arc_easy=fact, arc_challenge=fact, mmlu=fact, openbookqa=rule, hellaswag=rule)
+    items = []
+    for task in MAKERS:
+        prompt = Prompt(task)
+        for row in sorted(read(task), key=lambda row: row["depth"]):
+            _, options, gold = prompt(row)
+            right, depth = options[gold], row["depth"]
+            columns = ("passage", "question", "question_stem", "goal", "sentence", "ctx")
+            asked = " ".join(row[column] for column in columns if column in row)
+            named = task in about and re.search(about[task], asked)
+            if named:
+                asked = f"{named[named.lastindex]}: {right}"
+            elif (task, depth) == ("hellaswag", 1):  # what belongs to what has begun
+                asked = right
+            elif (task, depth) == ("winogrande", 3):  # of whom the cue is true
+                asked = f"{right}: {asked.split(' _ ')[1]}"
+            elif (task, depth) == ("mmlu", 3):  # of whom it is true
+                asked = f"{asked} {right}"
+            items.append(dict(task=task, depth=depth, question=asked))
+    groups = pd.DataFrame(items).groupby(["task", "depth"], sort=False)["question"]
+    return groups.agg(items="size", questions="nunique").reset_index()
+
+
 def chance_interval(n: int, chance: float, tests: int = 1) -> tuple[float, float]:
     """Between which accuracies a guesser ends with 95% probability, in all of ``tests`` tests together (Bonferroni)."""
     tail = 0.025 / tests
