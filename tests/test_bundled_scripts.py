@@ -246,6 +246,6 @@ def test_the_card_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["training_log.csv"]
     monkeypatch.setattr(card, "at_random", lambda *_: measured)
     card.main(["--retrained", "bundled"])
-    tables = {"benchmark.csv", "vocabulary.csv", "retrained.csv", "layers.csv", "random.csv"}
+    tables = {"benchmark.csv", "vocabulary.csv", "questions.csv", "retrained.csv", "layers.csv", "random.csv"}
     assert set(os.listdir(tmp_path)) == {*tables, "model_card.png", "training_log.csv"}
     assert (tmp_path / "vocabulary.csv").read_text() == "task,boolq\npiqa,0.12\n"
