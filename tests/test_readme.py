@@ -227,6 +227,14 @@ def test_verdicts_in_prose_are_the_scorecards(profile, committed_figures):
     assert cited and cited == [(name, verdicts.get(name, "is no claim")) for name, _ in cited]
 
 
+def test_decided_claims_are_counted(committed_figures):
+    scorecard = pd.read_csv(ROOT / "figures" / "embedded" / "scorecard.csv")
+    decided = scorecard[scorecard["verdict"] != "undecided"]
+    survive = (decided["p_holm"] < 0.05).sum()
+    said = f"of {len(decided)} decided claims of {len(scorecard)}, {survive} survive Holm's correction"
+    assert said in README.read_text("utf-8"), said
+
+
 def test_citations_belong_to_the_section_they_stand_in():
     text = "# a\n(06.1 holds)\n### The full grid\n(06.2 undecided)\n```sh\n# no heading\n```\n#### more\n(06.3 holds)\n"
     text += "### The full grid, again\n(06.4 does not hold)\n## b\n(06.5 holds)\n"

@@ -155,6 +155,7 @@ def hellaswag(world: World, rng: random.Random, split: str, depth: int):
             elsewhere = [spot for spot in spots if spot != y]
             around = [f"{other} waits by the {spot}." for other, spot in zip(others, elsewhere, strict=True)]
         later = [f"Later {person} {steps[n - 1].format(x=x, y=y)}."] if n > 1 else []
+    # the sentence about other colours comes first
     begun = rng.randint(0, len(around)) if len(around) > 1 else len(around)
     context = [*around[:begun], f"{person} {SCRIPTS[activity][0].format(x=x, y=y)}.", *around[begun:], *later]
     label = activity if depth == 2 else "one day"

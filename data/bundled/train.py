@@ -3,10 +3,11 @@
 A stream of general text and task items is generated on the fly (never an item of the validation or
 test splits), packed, and seen once. Muon updates the matrices, AdamW embeddings and norms.
 
-A run that was stopped, with Ctrl-C or otherwise, is resumed by the same command, bit for bit as if it
-had not been stopped: after the first step and then every minute a checkpoint is written to the folder
-``<output>.training``, which goes away when the model is finished. Weights, tokenizer and log are
-replaced only then. Exit status: 0 finished, 2 this cannot be done, 130 interrupted.
+A run that was stopped, with Ctrl-C or otherwise, is resumed by the same command, as if it had not been
+stopped (bit for bit, tested on the CPU without compilation): after the first step and then every
+minute a checkpoint is written to the folder ``<output>.training``, which goes away when the model is
+finished. Weights, tokenizer and log are replaced only then. Exit status: 0 finished, 2 this cannot be
+done, 130 interrupted.
 """
 
 import os
