@@ -258,7 +258,7 @@ def differences_by_task(frame: pd.DataFrame) -> Figure:
     for ax, sparsity in zip(axes.flat, sparsities, strict=True):
         part = frame[frame["requested_sparsity"] == sparsity]
         square = part.pivot(index="pair", columns="task", values="difference").reindex(index=pairs, columns=columns)
-        text = square.map(lambda value: "" if np.isnan(value) else f"{100 * value:+.0f}".replace("-", "−"))
+        text = square.map(lambda value: "" if np.isnan(value) else f"{round(100 * value):+d}".replace("-", "−"))
         look = {"cmap": DIVERGING, "vmin": -top, "vmax": top, "cbar": False, "linewidths": 0.5}
         sns.heatmap(square, annot=text, fmt="", annot_kws={"fontsize": 6.5}, ax=ax, **look)
         decided = {(row.pair, row.task) for row in part.itertuples() if row.low > 0 or row.high < 0}

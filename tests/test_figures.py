@@ -447,7 +447,7 @@ def test_differences_by_task_are_bold_where_the_interval_excludes_zero():
         assert len(cells) == len(part) == 2 * len(TASKS) + 1
         decided = (part["low"] > 0) | (part["high"] < 0)
         assert sorted(text for (_, text), weight in cells.items() if weight == "bold") == sorted(
-            f"{100 * value:+.0f}".replace("-", "−") for value in part.loc[decided, "difference"]
+            f"{round(100 * value):+d}".replace("-", "−") for value in part.loc[decided, "difference"]
         )
 
 
