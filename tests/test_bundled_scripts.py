@@ -245,7 +245,9 @@ def test_the_card_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         card.main([])
     assert os.listdir(tmp_path) == ["training_log.csv"]
     monkeypatch.setattr(card, "at_random", lambda *_: measured)
-    card.main(["--retrained", "bundled"])
+    card.main(["--retrained", "bundled", "bundled"])
     tables = {"benchmark.csv", "vocabulary.csv", "questions.csv", "retrained.csv", "layers.csv", "random.csv"}
     assert set(os.listdir(tmp_path)) == {*tables, "model_card.png", "training_log.csv"}
     assert (tmp_path / "vocabulary.csv").read_text() == "task,boolq\npiqa,0.12\n"
+    runs = pd.read_csv(tmp_path / "retrained.csv").groupby("run")
+    assert {run: len(rows) for run, rows in runs} == dict.fromkeys((1, 2), 2 * len(generate.MAKERS))

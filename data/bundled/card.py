@@ -1,9 +1,9 @@
-"""Measure the bundled model for its card: ``python data/bundled/card.py [--retrained folder]``.
+"""Measure the bundled model for its card: ``python data/bundled/card.py [--retrained folder ...]``.
 
 Writes beside itself ``benchmark.csv`` (all test items by task and depth, beside chance and the five
 shortcuts), ``vocabulary.csv`` (words that tasks share), ``questions.csv`` (how many questions are
 distinct), ``layers.csv`` (what each layer writes, and what is left without it), ``random.csv`` (half
-removed at random), with ``--retrained`` also ``retrained.csv`` (another training run against this
+removed at random), with ``--retrained`` also ``retrained.csv`` (other training runs against this
 one), and ``model_card.png``, which shows the layers and the training log. Nothing is written before
 everything is measured.
 """
@@ -142,12 +142,14 @@ def draw(log: pd.DataFrame, measured: pd.DataFrame, path: Path) -> None:
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=200, help="test items per task for what is pruned (%(default)s)")
-    parser.add_argument("--retrained", help="folder of a model of another training run, to be compared on all items")
+    parser.add_argument(
+        "--retrained", nargs="+", default=[], metavar="FOLDER", help="models of other trainings, compared on all items"
+    )
     args = parser.parse_args(given)
     if args.items < 1:
         parser.error("--items must be at least 1")
     log = pd.read_csv(HERE / "training_log.csv")
-    other = check.load(parser, args.retrained) if args.retrained else None
+    others = [check.load(parser, folder) for folder in args.retrained]
     model, tokenizer = check.load(parser, "bundled")
     items = answered(model, tokenizer)
     tables = {
@@ -155,8 +157,9 @@ def main(given: list[str] | None = None) -> None:
         "vocabulary.csv": check.vocabulary(),
         "questions.csv": check.questions(),
     }
-    if other:
-        tables["retrained.csv"] = retrained(items, answered(*other))
+    if others:
+        runs = {run: retrained(items, answered(*other)) for run, other in enumerate(others, start=1)}
+        tables["retrained.csv"] = pd.concat(runs, names=["run"]).reset_index("run")
     tables["layers.csv"] = layers(model, tokenizer, args.items)
     tables["random.csv"] = at_random(model, tokenizer, args.items)
     draw(log, tables["layers.csv"], HERE / "model_card.png")
