@@ -22,6 +22,7 @@ import check  # noqa: E402
 import generate  # noqa: E402
 import train  # noqa: E402
 
+GEOMETRY = train.GEOMETRY
 TINY = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2)
 STEPS, STOPPED = 9, 5  # the eighth step is a long one
 OPTIONS = f"--tokens {STEPS * train.STEP_TOKENS} --vocabulary 512 --threads 1 --precision fp32 --no-compile".split()
@@ -117,6 +118,33 @@ def test_a_checkpoint_of_other_options_is_kept_and_said(tmp_path, stopped, capsy
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{file} is no checkpoint of this program, or damaged: delete it" in line
         assert file.read_bytes() == damaged
+
+
+def test_the_default_command_begins_as_the_bundled_model_did(tmp_path, monkeypatch, capsys):
+    """Its first logged loss, but for rounding: program, text and tokenizer are still those that made the model."""
+    first = pd.read_csv(BUNDLED / "training_log.csv").iloc[0]
+    monkeypatch.setattr(train, "GEOMETRY", GEOMETRY)
+    found = {}
+
+    def stop(self, at, **state):
+        if at == first["step"]:
+            found.update(state)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Checkpoint, "save", stop)
+    assert train.main(["--no-compile", "--output", str(tmp_path / "again")]) == 130
+    assert train.torch.get_num_threads() == 1 and " in fp32\n" in capsys.readouterr().out
+    step, tokens, loss, *_ = found["log"][-1]
+    assert (step, tokens) == (first["step"], first["tokens"]) and abs(loss - first["loss"]) < 0.001  # other text: 0.005
+
+
+def test_no_compiler_is_said(tmp_path, monkeypatch, capsys):
+    given = ["--output", str(tmp_path / "model")]
+    assert train.arguments(given).compile == bool(shutil.which("g++")) and not train.arguments(OPTIONS).compile
+    monkeypatch.setattr(train.shutil, "which", lambda name: None)
+    capsys.readouterr()
+    assert not train.arguments(given).compile
+    assert capsys.readouterr().err == "train.py: there is no g++, so nothing is compiled: slower, and another model\n"
 
 
 def test_the_bundled_models_log_stands_beside_it(monkeypatch, capsys):

@@ -3,9 +3,9 @@
 A stream of general text and task items is generated on the fly (never an item of the validation or
 test splits), packed, and seen once. Muon updates the matrices, AdamW embeddings and norms.
 
-The defaults are how the bundled model was made: one thread, fp32. Training is chaotic: what rounds
-differently (more threads, another kind of processor, other versions of the libraries) ends in another
-model, about as good. ``--threads 0 --precision auto`` is faster and does.
+The defaults are how the bundled model was made: one thread, fp32, compiled. Training is chaotic: what
+rounds differently (more threads, another kind of processor, other versions of the libraries) ends in
+another model, about as good. ``--threads 0 --precision auto`` is faster and does.
 
 A run that was stopped, with Ctrl-C or otherwise, is resumed by the same command, as if it had not been
 stopped (bit for bit, tested on the CPU without compilation): after the first step and then every
@@ -45,7 +45,7 @@ STEP_TOKENS = 4096
 SHORT, LONG = 256, 1024  # tokens in a packed sequence
 CHUNK_STEPS = 32  # steps whose text is generated together
 CHECKPOINT_SECONDS = 60
-#: Arguments that say which model comes out. Threads, compilation and device only round differently.
+#: Arguments that a run must keep. Threads, compilation and device only round differently.
 OPTIONS = ("tokens", "seed", "vocabulary", "matrix_lr", "other_lr", "weight_decay", "precision")
 
 
@@ -173,7 +173,7 @@ def train(args, checkpoint: Checkpoint) -> None:
         losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         return (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
 
-    compiled = torch.compile(loss_of) if args.compile and shutil.which("g++") else loss_of
+    compiled = torch.compile(loss_of) if args.compile else loss_of
     # The first checkpoint comes right after the first step, as its compilation takes a minute.
     began, saved_at = time.monotonic() - spent, -math.inf
     with tqdm(range(start, steps), initial=start, total=steps, unit="step", mininterval=5) as bar:
@@ -277,6 +277,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.precision == "auto":
         args.precision = "bf16" if fast_bf16(args.device) else "fp32"
+    if args.compile and not shutil.which("g++"):
+        print("train.py: there is no g++, so nothing is compiled: slower, and another model", file=sys.stderr)
+        args.compile = False
     return args
 
 
