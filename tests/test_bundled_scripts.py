@@ -79,7 +79,7 @@ def stopped(tmp_path, monkeypatch, capsys) -> Path:
         stop_after(STOPPED, patch)
         assert train.main([*OPTIONS, "--output", str(output)]) == 130
     said = capsys.readouterr()
-    where = f"9 steps of 4096 tokens on {'cuda' if train.torch.cuda.is_available() else 'cpu'} in fp32\n"
+    where = "9 steps of 4096 tokens on cpu in fp32, threads: 1, not compiled\n"
     assert said.out == f"{where}checkpoint: {output}.training/checkpoint.pt\nmodel: {output}\n"
     last = "train.py: interrupted; the last checkpoint is of step 5; the same command goes on from there"
     assert said.err.splitlines()[-1] == last and not output.exists()
@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stopped, capsys):
     someones.mkdir()
     (someones / "note").write_text("mine")
     assert train.main([*OPTIONS, "--output", str(stopped)]) == 0
-    assert "fp32, going on after step 5\n" in capsys.readouterr().out
+    assert "fp32, threads: 1, not compiled, going on after step 5\n" in capsys.readouterr().out
     assert train.main([*OPTIONS, "--output", str(tmp_path / "whole")]) == 0
     names = {file.name for file in stopped.iterdir()}
     assert names == {file.name for file in (tmp_path / "whole").iterdir()}
@@ -109,7 +109,8 @@ def test_a_checkpoint_of_other_options_is_kept_and_said(tmp_path, stopped, capsy
     assert train.main([*OPTIONS, "--output", str(stopped), "--seed", "1", "--matrix-lr", "0.01"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{file} is of a run with --seed 0 --matrix-lr 0.02, not --seed 1 --matrix-lr 0.01: delete it" in line
-    for option in ("--vocabulary 600", "--other-lr 1", "--weight-decay 1", "--precision bf16", "--tokens 8192"):
+    others = "--vocabulary 600", "--other-lr 1", "--weight-decay 1", "--precision bf16", "--tokens 8192"
+    for option in (*others, "--threads 2", "--compile"):
         assert train.main([*OPTIONS, "--output", str(stopped), *option.split()]) == 2
         assert f", not {option}" in capsys.readouterr().err
     for damaged in (before[: len(before) // 2], b"", b"no checkpoint"):
@@ -120,11 +121,26 @@ def test_a_checkpoint_of_other_options_is_kept_and_said(tmp_path, stopped, capsy
         assert file.read_bytes() == damaged
 
 
+def test_the_defaults_are_those_of_the_bundled_model(tmp_path, monkeypatch):
+    """Also where something else is possible: matrix units, more cores."""
+    monkeypatch.setattr(train, "fast_bf16", lambda device: True)
+    monkeypatch.setattr(train.shutil, "which", lambda name: name)
+    defaults = vars(train.arguments(["--output", str(tmp_path)]))
+    log = pd.read_csv(BUNDLED / "training_log.csv")
+    assert defaults["tokens"] // train.STEP_TOKENS == log["step"].iloc[-1] and defaults["vocabulary"] == 2304
+    assert [defaults[name] for name in ("device", "threads", "precision", "compile")] == ["cpu", 1, "fp32", True]
+    card = " ".join((BUNDLED / "MODEL_CARD.md").read_text("utf-8").split())
+    said = "Muon {matrix_lr} with weight decay {weight_decay} for matrices, AdamW {other_lr} for the rest"
+    assert said.format_map(defaults) in card and defaults["seed"] == 0
+    assert train.arguments(["--precision", "auto"]).precision == "bf16"
+
+
 def test_the_default_command_begins_as_the_bundled_model_did(tmp_path, monkeypatch, capsys):
     """Its first logged loss, but for rounding: program, text and tokenizer are still those that made the model."""
     first = pd.read_csv(BUNDLED / "training_log.csv").iloc[0]
     monkeypatch.setattr(train, "GEOMETRY", GEOMETRY)
-    found = {}
+    threads, found = [], {}
+    monkeypatch.setattr(train.torch, "set_num_threads", threads.append)
 
     def stop(self, at, **state):
         if at == first["step"]:
@@ -133,18 +149,25 @@ def test_the_default_command_begins_as_the_bundled_model_did(tmp_path, monkeypat
 
     monkeypatch.setattr(train.Checkpoint, "save", stop)
     assert train.main(["--no-compile", "--output", str(tmp_path / "again")]) == 130
-    assert train.torch.get_num_threads() == 1 and " in fp32\n" in capsys.readouterr().out
+    assert threads == [1] and "in fp32, threads: 1, not compiled\n" in capsys.readouterr().out
     step, tokens, loss, *_ = found["log"][-1]
     assert (step, tokens) == (first["step"], first["tokens"]) and abs(loss - first["loss"]) < 0.001  # other text: 0.005
 
 
-def test_no_compiler_is_said(tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_is_never_before_a_long_step(tmp_path, monkeypatch, capsys):
+    """What is compiled first is compiled for that shape alone: short steps, in a run that goes on, too."""
+    saved = []
+    monkeypatch.setattr(train.Checkpoint, "save", lambda self, at, **state: saved.append(at))
+    assert train.main([*OPTIONS, "--output", str(tmp_path / "model")]) == 0
+    assert saved == [1, 2, 3, 4, 5, 6, 8, 9] and train.shape(7, STEPS)[1] == train.LONG > train.shape(8, STEPS)[1]
+
+
+def test_without_a_compiler(tmp_path, monkeypatch, capsys):
     given = ["--output", str(tmp_path / "model")]
-    assert train.arguments(given).compile == bool(shutil.which("g++")) and not train.arguments(OPTIONS).compile
     monkeypatch.setattr(train.shutil, "which", lambda name: None)
-    capsys.readouterr()
-    assert not train.arguments(given).compile
-    assert capsys.readouterr().err == "train.py: there is no g++, so nothing is compiled: slower, and another model\n"
+    assert "no g++ to compile with: install it, or say --no-compile" in refused(train.arguments, given, capsys)
+    assert not list(tmp_path.iterdir())
+    assert not train.arguments([*given, "--no-compile"]).compile and capsys.readouterr().err == ""
 
 
 def test_the_bundled_models_log_stands_beside_it(monkeypatch, capsys):
@@ -176,6 +199,24 @@ def test_stopped_before_the_first_checkpoint(monkeypatch, capsys):
 def test_numbers_that_no_training_can_have(given, capsys):
     assert f"{given.split()[0]} must be at least" in refused(train.main, given.split(), capsys)
     assert not list(train.HERE.iterdir())
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("--threads 100000", "--threads must be at most 1024"),
+        ("--vocabulary 99999999999999", "--vocabulary must be at most 65536"),
+        ("--output=", "--output names no folder"),
+    ],
+)
+def test_what_would_end_in_a_crash_or_in_this_folder(given, said, capsys):
+    assert said in refused(train.main, given.split(), capsys)
+    assert not list(train.HERE.iterdir())
+
+
+@pytest.mark.skipif(train.torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(capsys):
+    assert "PyTorch sees no GPU here" in refused(train.main, ["--device", "cuda"], capsys)
 
 
 def test_outputs_that_cannot_be_written(tmp_path, capsys):

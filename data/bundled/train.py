@@ -1,14 +1,14 @@
-"""Train the bundled model: ``python data/bundled/train.py`` (see --help).
+"""Train the bundled model: ``python data/bundled/train.py``.
 
 A stream of general text and task items is generated on the fly (never an item of the validation or
 test splits), packed, and seen once. Muon updates the matrices, AdamW embeddings and norms.
 
-The defaults are how the bundled model was made: one thread, fp32, compiled. Training is chaotic: what
-rounds differently (more threads, another kind of processor, other versions of the libraries) ends in
-another model, about as good. ``--threads 0 --precision auto`` is faster and does.
+The defaults are how the bundled model was made: one thread of a processor, fp32, compiled. Training is
+chaotic: what rounds differently (more threads, another kind of processor, other versions of compiler and
+libraries) ends in another model, about as good. ``--threads 0 --precision auto`` is faster and does.
 
 A run that was stopped, with Ctrl-C or otherwise, is resumed by the same command, as if it had not been
-stopped (bit for bit, tested on the CPU without compilation): after the first step and then every
+stopped (bit for bit, tested on the CPU without compilation): after the first step and then about every
 minute a checkpoint is written to the folder ``<output>.training``, which goes away when the model is
 finished. Weights, tokenizer and log are replaced only then. Exit status: 0 finished, 2 this cannot be
 done, 130 interrupted.
@@ -45,8 +45,15 @@ STEP_TOKENS = 4096
 SHORT, LONG = 256, 1024  # tokens in a packed sequence
 CHUNK_STEPS = 32  # steps whose text is generated together
 CHECKPOINT_SECONDS = 60
-#: Arguments that a run must keep. Threads, compilation and device only round differently.
-OPTIONS = ("tokens", "seed", "vocabulary", "matrix_lr", "other_lr", "weight_decay", "precision")
+#: Arguments that say which model comes out: a run keeps them to its end. The last four round differently.
+OPTIONS = ("tokens", "seed", "vocabulary", "matrix_lr", "other_lr", "weight_decay")
+OPTIONS += ("precision", "device", "threads", "compile")
+
+
+def as_given(name: str, value) -> str:
+    """An option as it is written on the command line."""
+    option = name.replace("_", "-")
+    return f"--{option} {value}" if not isinstance(value, bool) else f"--{option}" if value else f"--no-{option}"
 
 
 class CheckpointError(ValueError):
@@ -73,8 +80,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} is no checkpoint of this program, or damaged: delete it") from error
         if differing := [name for name in self.options if options.get(name) != self.options[name]]:
             theirs, ours = (
-                " ".join(f"--{name.replace('_', '-')} {values.get(name)}" for name in differing)
-                for values in (options, self.options)
+                " ".join(as_given(name, values.get(name)) for name in differing) for values in (options, self.options)
             )
             raise CheckpointError(
                 f"the checkpoint {self.path} is of a run with {theirs}, not {ours}: delete it, or give the same options"
@@ -151,7 +157,8 @@ def train(args, checkpoint: Checkpoint) -> None:
     state = checkpoint.load()
     device, steps = args.device, args.tokens // STEP_TOKENS
     resumed = f", going on after step {checkpoint.step}" if state else ""
-    print(f"{steps} steps of {STEP_TOKENS} tokens on {device} in {args.precision}{resumed}")
+    how = f"{args.precision}, threads: {args.threads or os.cpu_count()}, {'' if args.compile else 'not '}compiled"
+    print(f"{steps} steps of {STEP_TOKENS} tokens on {device} in {how}{resumed}")
     print(f"checkpoint: {checkpoint.path}\nmodel: {args.output}", flush=True)
     torch.set_num_threads(args.threads or os.cpu_count())
     ALL_ATTENTION_FUNCTIONS["float32"] = float32_attention
@@ -199,7 +206,9 @@ def train(args, checkpoint: Checkpoint) -> None:
                 speed = (step + 1) * STEP_TOKENS / seconds
                 log.append([step + 1, (step + 1) * STEP_TOKENS, round(running, 4), round(seconds, 1), round(speed)])
                 bar.set_postfix(loss=f"{running:.3f}", tokens_per_s=round(speed))
-            if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+            # Never before a long step: the shape that comes first is compiled for itself, the second for
+            # any length, so that a run that went on with a long one would round its short ones differently.
+            if shape(step + 1, steps)[1] == SHORT and time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                 checkpoint.save(
                     step + 1,
                     model=model.state_dict(),
@@ -247,11 +256,18 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--matrix-lr", type=float, default=0.02, help="Muon's learning rate (default %(default)s)")
     parser.add_argument("--other-lr", type=float, default=4e-3, help="AdamW's learning rate (default %(default)s)")
     parser.add_argument("--weight-decay", type=float, default=0.2, help="of the matrices (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads, 0: all cores (default %(default)s)")
+    other = "; anything else makes another model"
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=f"(default %(default)s{other})")
+    parser.add_argument("--threads", type=int, default=1, help=f"0: all cores (default %(default)s{other})")
     parser.add_argument(
-        "--precision", choices=["auto", "bf16", "fp32"], default="fp32", help="auto: the faster (default %(default)s)"
+        "--precision",
+        choices=["auto", "bf16", "fp32"],
+        default="fp32",
+        help=f"auto: bf16 on a GPU or a CPU with matrix units, else fp32 (default %(default)s{other})",
     )
-    parser.add_argument("--no-compile", dest="compile", action="store_false", help="do not use torch.compile")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help=f"with torch.compile, by g++{other}"
+    )
     parser.add_argument(
         "--output",
         default=SHIPPED,
@@ -260,9 +276,18 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     args = parser.parse_args(given)
     smallest = dict(tokens=STEP_TOKENS, seed=0, vocabulary=512, matrix_lr=0, other_lr=0, weight_decay=0, threads=0)
+    largest = dict(vocabulary=2**16, threads=2**10)
     for name, least in smallest.items():
         if not getattr(args, name) >= least:  # nan is not
             parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+        if getattr(args, name) > largest.get(name, math.inf):
+            parser.error(f"--{name} must be at most {largest[name]}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no GPU here")
+    if args.compile and args.device == "cpu" and not shutil.which("g++"):
+        parser.error("there is no g++ to compile with: install it, or say --no-compile (slower, and another model)")
+    if not args.output.name:
+        parser.error("--output names no folder")
     args.output = args.output.resolve()
     args.work = Path(f"{args.output}.training")
     if args.output.exists() and not args.output.is_dir():
@@ -274,12 +299,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         tempfile.TemporaryFile(dir=args.work).close()
     except OSError as error:
         parser.error(f"cannot write to --output {args.output} and {args.work} beside it ({error.strerror})")
-    args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.precision == "auto":
         args.precision = "bf16" if fast_bf16(args.device) else "fp32"
-    if args.compile and not shutil.which("g++"):
-        print("train.py: there is no g++, so nothing is compiled: slower, and another model", file=sys.stderr)
-        args.compile = False
     return args
 
 
