@@ -122,7 +122,7 @@ def test_a_checkpoint_of_other_options_is_kept_and_said(tmp_path, stopped, capsy
 
 
 def test_the_defaults_are_those_of_the_bundled_model(tmp_path, monkeypatch):
-    """Also where something else is possible: matrix units, more cores."""
+    """Also where the processor has matrix units."""
     monkeypatch.setattr(train, "fast_bf16", lambda device: True)
     monkeypatch.setattr(train.shutil, "which", lambda name: name)
     defaults = vars(train.arguments(["--output", str(tmp_path)]))
