@@ -42,7 +42,7 @@ lab: $(VENV)/installed
 
 check: $(VENV)/installed
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest -q tests/test_project.py
+	$(RUN) -m pytest -q tests/project
 
 # Installed again only when what is to be installed has changed.
 $(VENV)/installed: pyproject.toml

@@ -7,46 +7,53 @@ Each arrow is one call of this module; see the README for the ten lines that mak
 import importlib
 import sys
 
+import lazy_loader
+
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "settings": ("Calibration", "Pruning", "Evaluation"),
-    "models": ("load", "geometry"),
-    "corpora": ("corpus", "Corpus", "questions"),
-    "activations": ("collect", "calibrate", "ActivationStats"),
-    "recording": ("capture",),
-    "scores": ("score", "aggregate", "Scores"),
-    "sparsity": ("logistic", "uniform", "adaptive", "energy", "Allocation"),
-    "masks": ("select", "PruningMask"),
-    "pruning": ("prune", "Variant"),
-    "checkpoints": ("save_pretrained",),
-    "input_sparsity": ("InputSparsity",),
-    "sparse_inputs": ("sparsity_plan", "sparsified", "SparsityPlan"),
-    "methods": ("Method", "variants"),
-    "routing": ("Router",),
-    "experts": ("ExpertModel",),
-    "evaluation": ("evaluate", "evaluate_items"),
-    "perplexity": ("perplexity",),
-    "manifest": ("provenance",),
-    "runs": ("load_results",),
-}
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
-        return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module 'seaplib' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
-
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "activations",
+        "evaluation",
+        "experts",
+        "hub",
+        "input_sparsity",
+        "models",
+        "paths",
+        "pruning",
+        "reports",
+        "settings",
+        "store",
+        "studies",
+        "texts",
+    ],
+    submod_attrs={
+        "activations.capture": ["capture"],
+        "activations.statistics": ["ActivationStats", "calibrate", "collect"],
+        "evaluation.accuracy": ["evaluate", "evaluate_items"],
+        "evaluation.perplexity": ["perplexity"],
+        "experts.model": ["ExpertModel"],
+        "experts.router": ["Router"],
+        "input_sparsity.plan": ["SparsityPlan", "sparsified", "sparsity_plan"],
+        "input_sparsity.rule": ["InputSparsity"],
+        "models.layers": ["geometry"],
+        "models.loading": ["load"],
+        "pruning.allocation": ["Allocation", "adaptive", "energy", "logistic", "uniform"],
+        "pruning.apply": ["Variant", "prune"],
+        "pruning.checkpoints": ["save_pretrained"],
+        "pruning.masks": ["PruningMask"],
+        "pruning.methods": ["Method", "variants"],
+        "pruning.scores": ["Scores", "aggregate", "score"],
+        "pruning.selection": ["select"],
+        "reports.tables": ["load_results"],
+        "runner.manifest": ["provenance"],
+        "settings": ["Calibration", "Evaluation", "Pruning"],
+        "texts.corpora": ["Corpus", "corpus", "questions"],
+    },
+)
 
 # Loading a pruned checkpoint needs its classes registered with transformers, so `import seaplib`
 # does that; only the runner (python -m seaplib), which loads no model, starts without it.
 if sys.argv[:1] != ["-m"]:
-    importlib.import_module(".checkpoints", __name__)
+    importlib.import_module(".pruning.checkpoints", __name__)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from . import profiles, readme, runs
-from .manifest import Ledger
-from .profiles import PlanError
+from .runner import plan, readme, run
+from .runner.manifest import Ledger
+from .runner.parameters import PlanError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,12 +54,12 @@ def _parser() -> argparse.ArgumentParser:
 def _reproduce(options) -> int:
     if options.dry_run:
         return _status(options)
-    ledger, outcomes = runs.reproduce(options.profile, options.only, options.force, options.jobs, options.gpu)
+    ledger, outcomes = run.reproduce(options.profile, options.only, options.force, options.jobs, options.gpu)
     _report(ledger, outcomes)
     return int(any(outcome.status in ("failed", "skipped") for outcome in outcomes.values()))
 
 
-def _report(ledger: Ledger, outcomes: dict[str, runs.Outcome]) -> None:
+def _report(ledger: Ledger, outcomes: dict[str, run.Outcome]) -> None:
     """The run table, what went wrong, and where to look."""
     rows = []
     for notebook in ledger.plan.notebooks:
@@ -82,7 +82,7 @@ def _report(ledger: Ledger, outcomes: dict[str, runs.Outcome]) -> None:
 
 
 def _status(options) -> int:
-    ledger, chosen, asked = runs.prepare(options.profile, options.only, getattr(options, "jobs", None), dry=True)
+    ledger, chosen, asked = run.prepare(options.profile, options.only, getattr(options, "jobs", None), dry=True)
     forced = asked if options.force else set()
     states = ledger.forecast(chosen, forced)
     rows = []
@@ -93,13 +93,13 @@ def _status(options) -> int:
     print(_table(rows, ["notebook", "status", "why", "seconds", "last run (UTC)", "products"]))
     stale = sum(state != "fresh" for state, _ in states.values())
     print(f"\nprofile {ledger.plan.profile}: {stale} of {len(rows)} notebooks to execute")
-    if hasattr(options, "gpu") and (text := runs.estimate(ledger, chosen, forced, options.gpu)):
+    if hasattr(options, "gpu") and (text := run.estimate(ledger, chosen, forced, options.gpu)):
         print(f"\n{text}")
     return 0
 
 
 def _list(_) -> int:
-    plans = profiles.load_all()
+    plans = plan.load_all()
     print(_table([[p.profile, len(p.notebooks), p.jobs, p.description] for p in plans.values()],
                  ["profile", "notebooks", "jobs", "description"]))  # fmt: skip
     titles = {notebook.name: notebook.title for plan in plans.values() for notebook in plan.notebooks}
@@ -117,7 +117,7 @@ def _readme(_) -> int:
     return 0
 
 
-def _products(notebook: profiles.Notebook) -> str:
+def _products(notebook: plan.Notebook) -> str:
     return ", ".join(notebook.files)
 
 

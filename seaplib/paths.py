@@ -12,7 +12,6 @@ Nothing is created here; whoever writes makes the directory.
 """
 
 import os
-import re
 from pathlib import Path
 
 
@@ -58,23 +57,3 @@ def figures_dir(profile: str | None = None) -> Path:
     """The directory of a profile's figures and tables; of all profiles' when none is named."""
     directory = _place("SEAP_FIGURES_DIR", root() / "figures")
     return directory / profile if profile else directory
-
-
-def split_files(folder: Path, split: str) -> list[Path]:
-    """The parquet file of a split in a data set's folder, or all its shards in order; empty where it has none.
-
-    ValueError where a shard is missing or is there twice: some of the rows would pass for all of them.
-    """
-    whole = folder / f"{split}.parquet"
-    if whole.exists():
-        return [whole]
-    shard = re.compile(re.escape(split) + r"-(\d+)-of-(\d+)(-\w+)?\.parquet")
-    found = [
-        (match, file)
-        for file in sorted(folder.glob(f"{split}-*-of-*.parquet"))
-        if (match := shard.fullmatch(file.name))
-    ]
-    for number, total in {(len(found), int(match[2])) for match, _ in found}:
-        if number != total or {int(match[1]) for match, _ in found} != set(range(total)):
-            raise ValueError(f"{folder} has {number} of the {total} files of the split {split!r}; copy it again")
-    return [file for _, file in found]

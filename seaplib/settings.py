@@ -113,3 +113,22 @@ class Evaluation(Settings):
         self._require(self.bos in (True, False, None), f"bos is true, false or null, got {self.bos!r}")
         known = self.chat_template in (True, False)
         self._require(known, f"chat_template is true or false, got {self.chat_template!r}")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Windows of ``window`` tokens, of which the last ``scored`` count (all but the first by default)."""
+
+    window: int
+    scored: int | None = None
+    random: int | None = None  # so many windows at random starts; None: one after the other
+
+
+PRESETS = {
+    "2048": Preset(2048),
+    "flap128": Preset(128),
+    # "128 random samples, each with a 2048-token context and a 512-token evaluation window": read as
+    # windows of 2048 of which the last 512 tokens count
+    "paper": Preset(2048, scored=512, random=128),
+    "authors512": Preset(512),  # what the published code runs
+}

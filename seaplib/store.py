@@ -24,13 +24,11 @@ from typing import TypeVar
 
 import filelock
 
-from seaplib import paths
+from . import paths
 
 T = TypeVar("T")
-
 # Modules that only present, locate or run: changing them cannot change a stored number.
-NOT_COMPUTING = {"__init__", "__main__", "checks", "claims", "diagnostics", "hub", "labels", "manifest", "paths"}
-NOT_COMPUTING |= {"profiles", "readme", "runs", "store", "tables", "worker"}
+NOT_COMPUTING = {"__init__.py", "__main__.py", "hub.py", "paths.py", "store.py", "reports", "runner"}
 LIBRARIES = ("torch", "transformers", "lm-eval")
 HASHED_BYTES = 256 * 2**20  # larger files are identified by path, size and time of change
 
@@ -87,9 +85,10 @@ def identity(path: Path, hashed_bytes: int = HASHED_BYTES) -> str:
 def code_hash() -> str:
     """Hash of the modules that compute: their code, so that a reworded comment costs nothing."""
     parts = []
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        if file.stem not in NOT_COMPUTING and not file.stem.startswith("figure"):
-            parts.append([file.stem, ast.dump(_without_docstrings(ast.parse(file.read_text("utf-8"))))])
+    package = Path(__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        if (place := file.relative_to(package)).parts[0] not in NOT_COMPUTING:
+            parts.append([place.as_posix(), ast.dump(_without_docstrings(ast.parse(file.read_text("utf-8"))))])
     return digest(parts)
 
 

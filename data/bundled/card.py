@@ -21,9 +21,9 @@ from prompts import Prompt
 from tqdm.auto import tqdm
 
 import seaplib
-from seaplib import figure_style
-from seaplib.masks import select
-from seaplib.scores import score
+from seaplib.pruning.scores import score
+from seaplib.pruning.selection import select
+from seaplib.reports.figures import style
 
 HERE = Path(__file__).parent
 
@@ -120,8 +120,8 @@ def at_random(model, tokenizer, items: int, seeds: int = 3) -> pd.DataFrame:
 
 
 def draw(log: pd.DataFrame, measured: pd.DataFrame, path: Path) -> None:
-    with figure_style.style():
-        fig, (training, removal, norm) = plt.subplots(1, 3, figsize=(figure_style.DOUBLE, 2.1))
+    with style.style():
+        fig, (training, removal, norm) = plt.subplots(1, 3, figsize=(style.DOUBLE, 2.1))
         training.plot(log["tokens"] / 1e6, log["loss"])
         training.set(xlabel="training tokens (millions)", ylabel="loss (weighted)", title="training", yscale="log")
         training.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"], minor=False)
@@ -133,7 +133,7 @@ def draw(log: pd.DataFrame, measured: pd.DataFrame, path: Path) -> None:
         removal.set(xlabel="layer taken out", ylabel="mean of nine tasks (%)", title="without a layer (dotted: whole)")
         removal.set(xticks=list(each["layer"]), ylim=(0, 100))
         removal.legend(loc="lower right")
-        norm.bar(measured["layer"], measured["residual_norm"], color=figure_style.DENSE)
+        norm.bar(measured["layer"], measured["residual_norm"], color=style.DENSE)
         norm.set(xlabel="after layer (−1: embeddings)", ylabel="mean norm", title="residual stream")
         fig.savefig(path, dpi=200)
         plt.close(fig)

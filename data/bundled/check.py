@@ -19,7 +19,7 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import seaplib
-from seaplib.models import ModelError
+from seaplib.models.architectures import ModelError
 
 HERE = Path(__file__).parent
 MEASURES = dict(n=("acc", "size"), acc=("acc", "mean"), exact_match=("exact_match", "mean"), chance=("chance", "mean"))

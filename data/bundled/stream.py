@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 from world import SEED, World
 
-from seaplib import tasks
+from seaplib.texts import tasks
 
 # How often a document is of each kind; "general" is general text.
 MIXTURE = dict(

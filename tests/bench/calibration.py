@@ -8,9 +8,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from seaplib import activations, batching, corpora, masks, recording, scores, sparsity
-from seaplib import models as adapters
+from seaplib import activations
+from seaplib.activations import capture
+from seaplib.models import layers, passes
+from seaplib.pruning import allocation, scores, selection
 from seaplib.settings import Calibration
+from seaplib.texts import corpora
 
 from . import common, plain
 
@@ -45,11 +48,11 @@ def texts(repeat: int = 1) -> list[corpora.Corpus]:
 @torch.inference_mode()
 def run_batches(model, encoded: list[list[list[int]]], hooks: bool) -> None:
     """The batched passes of every task alone, with or without hooks."""
-    device = adapters.input_device(model)
+    device = layers.input_device(model)
     for task in encoded:
-        with recording.capture(model) if hooks else nullcontext():
-            for ids, mask, _ in batching.batches(task, Calibration.batch_tokens, device):
-                adapters.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
+        with capture.capture(model) if hooks else nullcontext():
+            for ids, mask, _ in passes.batches(task, Calibration.batch_tokens, device):
+                layers.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
 def collect(model, words, tasks) -> dict[str, activations.ActivationStats]:
@@ -60,7 +63,7 @@ def collect(model, words, tasks) -> dict[str, activations.ActivationStats]:
 
 def padding(encoded: list[list[list[int]]], device="cpu") -> float:
     """Share of the batches' tokens that is padding."""
-    padded = [ids.numel() for task in encoded for ids, _, _ in batching.batches(task, Calibration.batch_tokens, device)]
+    padded = [ids.numel() for task in encoded for ids, _, _ in passes.batches(task, Calibration.batch_tokens, device)]
     return 1 - sum(len(ids) for task in encoded for ids in task) / sum(padded)
 
 
@@ -96,10 +99,10 @@ def precision(size: str, exact: dict, half: dict) -> list[dict]:
     """How far half precision moves statistics per unit, and the masks that follow from them."""
     within, differences, same, units = [], [], 0, 0
     for task in exact:
-        for module in recording.UNITS:
+        for module in capture.UNITS:
             a, b = exact[task].second_moment[module], half[task].second_moment[module]
             differences.append(((b - a).abs() / a).flatten())
-        chosen = [masks.select(scores.score(s[task], "s_F"), sparsity.logistic(0.5)) for s in (exact, half)]
+        chosen = [selection.select(scores.score(s[task], "s_F"), allocation.logistic(0.5)) for s in (exact, half)]
         for module in ("heads", "channels"):
             a, b = (getattr(mask, module) for mask in chosen)
             same, units = same + int((a == b).sum()), units + a.numel()
@@ -131,10 +134,10 @@ def measure(what: str) -> None:
     model = common.llama(MEMORY_SIZE)
     common.forget_peak()
     if what == "pass":
-        every = [batch for task in encoded for batch in batching.batches(task, Calibration.batch_tokens, "cpu")]
+        every = [batch for task in encoded for batch in passes.batches(task, Calibration.batch_tokens, "cpu")]
         ids, mask, _ = max(every, key=lambda batch: batch[0].numel())
         with torch.inference_mode():
-            adapters.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
+            layers.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
     else:
         collect(model, words, tasks)
     print(common.peak_bytes() - before)

@@ -14,7 +14,8 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from seaplib import speed, store
+from seaplib import store
+from seaplib.evaluation import speed
 
 LENGTHS = Path(__file__).with_name("lengths.csv")
 LIBRARIES = ("torch", "transformers", "lm-eval", "umap-learn", "numba", "numpy")

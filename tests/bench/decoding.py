@@ -6,8 +6,10 @@ import time
 import pandas as pd
 import torch
 
-from seaplib import masks, models, paths, pruning, sparsity, speed
-from seaplib.scores import Scores
+from seaplib import models, paths, pruning
+from seaplib.evaluation import speed
+from seaplib.pruning import allocation, masks, selection
+from seaplib.pruning.scores import Scores
 
 from . import common
 
@@ -31,7 +33,7 @@ def mask(model, ratio: float, seed: int = 0, round_to: int = 1) -> masks.Pruning
     g, draw = models.geometry(model), torch.Generator().manual_seed(seed)
     sizes = (g.layers, g.heads * g.head_dim), (g.layers, g.channels)
     scores = Scores(g, *(torch.rand(size, generator=draw, dtype=torch.float64) for size in sizes))
-    return masks.select(scores, sparsity.logistic(ratio), round_to=round_to)
+    return selection.select(scores, allocation.logistic(ratio), round_to=round_to)
 
 
 def bytes_read(model) -> int:

@@ -10,9 +10,13 @@ import numpy as np
 import torch
 
 import seaplib
-from seaplib import harness, likelihood, masks, models, pruning, sparsity, tasks
-from seaplib.scores import Scores
+from seaplib import models, pruning
+from seaplib.evaluation import lm_eval
+from seaplib.models import likelihood
+from seaplib.pruning import allocation, selection
+from seaplib.pruning.scores import Scores
 from seaplib.settings import Evaluation
+from seaplib.texts import tasks
 
 from . import common
 
@@ -37,10 +41,10 @@ def random_scores(seed: int) -> Scores:
 def remove_test() -> list[dict]:
     """All layers × four ratios × two tasks, from stored layer inputs and from the embeddings up."""
     model, tokenizer = bundled()
-    bench = harness.Bench(model, tokenizer, Evaluation(items=REMOVE_ITEMS))
+    bench = lm_eval.Bench(model, tokenizer, Evaluation(items=REMOVE_ITEMS))
     prepared = [bench.prepared(task) for task in REMOVE_TASKS]
     scores, layers = random_scores(0), models.geometry(model).layers
-    variants = [pruning.Variant({}, masks.single_layer(scores, i, r)) for i in range(layers) for r in RATIOS]
+    variants = [pruning.Variant({}, selection.single_layer(scores, i, r)) for i in range(layers) for r in RATIOS]
     sums = {}
 
     def test(shared: bool) -> None:
@@ -65,7 +69,7 @@ def remove_test() -> list[dict]:
 @contextmanager
 def stock_task():
     """lm-eval's own way to the task: a YAML file over parquet files, cut to the items that we draw."""
-    bench = harness.Bench(*bundled(), Evaluation(items=ITEMS))
+    bench = lm_eval.Bench(*bundled(), Evaluation(items=ITEMS))
     folder = Path(tempfile.mkdtemp())
     try:
         import pyarrow.parquet as pq
@@ -92,11 +96,11 @@ def sixteen_masks() -> list[dict]:
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
     model, tokenizer = bundled()
-    chosen = [masks.select(random_scores(seed), sparsity.logistic(0.2 + 0.02 * seed)) for seed in range(MASKS)]
+    chosen = [selection.select(random_scores(seed), allocation.logistic(0.2 + 0.02 * seed)) for seed in range(MASKS)]
     found = {}
 
     def ours() -> None:
-        bench = harness.Bench(model, tokenizer, Evaluation(items=ITEMS))
+        bench = lm_eval.Bench(model, tokenizer, Evaluation(items=ITEMS))
         task = bench.prepared(TASK)
         frames = [bench._score(task, pruning.Variant({}, mask).apply(model), 0) for mask in chosen]
         found["ours"] = [frame[frame["metric"] == "acc"]["value"].mean() for frame in frames]

@@ -5,7 +5,8 @@ import time
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from seaplib import pruning, speed
+from seaplib import pruning
+from seaplib.evaluation import speed
 
 from . import calibration, common, decoding
 

@@ -6,7 +6,7 @@ What the published codes do. It is timed against, and tests compare its numbers 
 import torch
 
 from seaplib import models
-from seaplib.recording import UNIT_ROLES
+from seaplib.activations.capture import UNIT_ROLES
 
 
 class Running:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from seaplib import corpora
+from seaplib.texts import corpora
 
 TASKS = ("piqa", "boolq", "openbookqa", "arc_challenge", "winogrande", "gsm8k", "mmlu", "hellaswag")
 FILE = Path(__file__).with_name("lengths.csv")

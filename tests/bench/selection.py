@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from seaplib import hidden_states, methods
-from seaplib.activations import ActivationStats
-from seaplib.shapes import Geometry
+from seaplib.activations import hidden_states
+from seaplib.activations.statistics import ActivationStats
+from seaplib.models.shapes import Geometry
+from seaplib.pruning import methods
 
 from . import common
 

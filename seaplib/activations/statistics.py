@@ -1,0 +1,263 @@
+"""Activation statistics of the prunable units (Eqs. 3-5), in one exact pass.
+
+A unit's activation is its coordinate of the input of a projection: attention units are read at
+the input of ``o``, MLP channels at the input of ``down``. Per coordinate we keep count, mean and
+variance (1/n) over token positions, padding excluded, merged by Chan's rule in double precision,
+so that the result does not depend on how the texts were batched or ordered. The norms of the
+output projections' columns lie beside them, so that scores need no model.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from .. import store
+from ..models import identity, shapes
+from ..models.layers import decoder, decoder_layers, geometry, input_device, weight
+from ..models.passes import Encoded, batches, encode
+from ..settings import Calibration
+from ..texts import corpora
+from .capture import UNITS, capture
+
+
+@dataclass(frozen=True)
+class ActivationStats:
+    """Statistics of one corpus under one model; ``modules`` are ``attention`` and ``mlp``.
+
+    ``mean``, ``var``, ``second_moment``: module → float64 [layers, dim], dim = heads·head_dim or
+    channels. ``weight_l1``, ``weight_l2sq``: ‖w‖₁ and ‖w‖₂² of the column each coordinate feeds.
+    ``count`` is the number of samples (tokens, or prompts with ``pooling="prompt"`` and ``"norm"``).
+    ``stream`` [layers], float64: the residual stream's size ‖x‖² where each layer reads it, as the harmonic
+    mean over token positions (whatever the pooling), which a few positions of huge norm do not dominate.
+    """
+
+    geometry: shapes.Geometry
+    count: int
+    mean: dict[str, torch.Tensor]
+    var: dict[str, torch.Tensor]
+    second_moment: dict[str, torch.Tensor]
+    weight_l1: dict[str, torch.Tensor]
+    weight_l2sq: dict[str, torch.Tensor]
+    provenance: dict = field(default_factory=dict)
+    stream: torch.Tensor | None = None
+
+    TENSORS = ("mean", "var", "second_moment", "weight_l1", "weight_l2sq")
+
+    def __repr__(self) -> str:
+        task = self.provenance.get("task", "?")
+        skipped = self.provenance.get("skipped", 0)
+        less = f", {skipped} empty texts skipped" if skipped else ""
+        return f"ActivationStats({task}: {self.count:,} samples, {self.geometry.layers} layers{less})"
+
+    def norms(self) -> dict[str, torch.Tensor]:
+        """Eq. 5, (1/n)·sqrt(Σh²) per coordinate: module → [layers, dim]."""
+        return {module: (self.second_moment[module] / self.count).sqrt() for module in self.second_moment}
+
+    def save(self, directory: Path) -> None:
+        tensors = {
+            f"{name}.{module}": t.contiguous() for name in self.TENSORS for module, t in getattr(self, name).items()
+        }
+        if self.stream is not None:
+            tensors["stream"] = self.stream.contiguous()
+        save_file(tensors, Path(directory) / "stats.safetensors")
+        about = {"geometry": self.geometry.as_dict(), "count": self.count, "provenance": self.provenance}
+        (Path(directory) / "stats.json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def load(cls, directory: Path) -> "ActivationStats":
+        about = json.loads((Path(directory) / "stats.json").read_text())
+        tensors = load_file(Path(directory) / "stats.safetensors")
+        parts = {name: {} for name in cls.TENSORS} | {"stream": tensors.pop("stream", None)}
+        for key, tensor in tensors.items():
+            name, module = key.split(".")
+            parts[name][module] = tensor
+        return cls(shapes.Geometry(**about["geometry"]), about["count"], provenance=about["provenance"], **parts)
+
+
+class Weights:
+    """What statistics take from the model itself, worked out when asked for and once for all corpora."""
+
+    def __init__(self, model):
+        self.model = model
+
+    @cached_property
+    def identity(self) -> str:
+        """The model's fingerprint."""
+        return identity.fingerprint(self.model)
+
+    @cached_property
+    def norms(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """‖w‖₁ and ‖w‖₂² of the output projections' columns: module → float64 [layers, dim] each."""
+        layers, found = decoder_layers(self.model), {}
+        for module, role in UNITS.items():
+            columns = [_column_norms(weight(layer, role)) for layer in layers]
+            found[module] = tuple(torch.stack(norms) for norms in zip(*columns, strict=True))
+        return found
+
+
+def collect(
+    model,
+    tokenizer,
+    corpus,
+    calibration: Calibration | None = None,
+    progress: bool = True,
+    weights: Weights | None = None,
+) -> ActivationStats:
+    """Run a corpus through the decoder (without LM head) and return its :class:`ActivationStats`.
+
+    The corpus' first ``calibration.samples`` texts are used, all of them without a ``calibration``.
+    Texts that tokenise to nothing are skipped, and counted in ``provenance["skipped"]``. ValueError
+    where activations are not finite, with the first layer, module and text, and where no text is left.
+    ``weights`` is the model's where other corpora share it: hashing and norms of all weights take a while.
+    """
+    if not isinstance(corpus, corpora.Corpus):
+        raise TypeError(f"collect takes a Corpus (seaplib.corpus(...)), got {type(corpus).__name__}")
+    calibration = calibration or Calibration(samples=max(len(corpus), 1))
+    weights = weights or Weights(model)
+    shape = geometry(model)
+    texts = corpus.first(calibration.samples)
+    encoded, kept, truncated = found = encode(model, tokenizer, texts.texts, calibration.max_length)
+    starts_with_bos = all(ids[0] == tokenizer.bos_token_id for ids in encoded)
+    if starts_with_bos and not calibration.bos and min(map(len, encoded)) < 2:
+        raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
+    device = input_device(model)
+    with (
+        torch.inference_mode(),
+        capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder,
+    ):
+        recorder.skip_first = starts_with_bos and not calibration.bos
+        if calibration.estimator != "exact":  # order matters to these, and they take prompts one by one
+            plan = ((torch.tensor([ids], device=device), None, [i]) for i, ids in enumerate(encoded))
+        else:
+            plan = batches(encoded, calibration.batch_tokens, device)
+        with tqdm(
+            total=len(encoded), desc=f"calibrating on {corpus.task}", unit="text", leave=False, disable=not progress
+        ) as bar:
+            for ids, mask, rows in plan:
+                decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
+                bar.update(len(rows))
+    parts = {name: {} for name in ActivationStats.TENSORS}
+    for module, role in UNITS.items():
+        count, parts["mean"][module], parts["var"][module], parts["second_moment"][module] = recorder.stacked(role)
+        if not torch.isfinite(parts["second_moment"][module]).all():
+            raise ValueError(f"{corpus.task}: {_not_finite(model, found, texts.ids)}")
+        parts["weight_l1"][module], parts["weight_l2sq"][module] = weights.norms[module]
+    provenance = {
+        "task": corpus.task,
+        "model": weights.identity,
+        "corpus": texts.fingerprint,
+        "ids": [texts.ids[i] for i in kept],
+        "texts": len(encoded),
+        "skipped": len(texts) - len(kept),
+        "tokens": sum(map(len, encoded)),
+        "truncated": truncated,
+        "starts_with_bos": starts_with_bos,
+        "calibration": calibration.as_dict(),
+    }
+    return ActivationStats(shape, count, provenance=provenance, stream=recorder.stream(), **parts)
+
+
+def _not_finite(model, found: Encoded, ids: tuple[str, ...]) -> str:
+    """Where activations stop being numbers: the first text, run by itself, and in it the first layer and module."""
+    device = input_device(model)
+    for place, tokens in zip(found.kept, found.ids, strict=True):
+        with torch.inference_mode(), capture(model) as recorder:
+            decoder(model)(input_ids=torch.tensor([tokens], device=device), use_cache=False)
+        for layer, modules in enumerate(zip(*(recorder.moments[role] for role in UNITS.values()), strict=True)):
+            for module, moments in zip(UNITS, modules, strict=True):
+                if not torch.isfinite(moments.m2).all():
+                    where = f"first in layer {layer} at text {ids[place]!r}"
+                    return f"the model's {module} activations are not finite (NaN or Inf): {where}"
+    return "activations are not finite (NaN or Inf) in a batch, though every text by itself is"
+
+
+def _column_norms(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """‖w‖₁ and ‖w‖₂² of the columns of ``weight`` [out, in], one layer's at a time in double precision."""
+    w = weight.double().cpu()
+    return w.abs().sum(0), w.square().sum(0)
+
+
+def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -> dict[str, ActivationStats]:
+    """Statistics of every task's corpus, task → stats, asking the store first.
+
+    ``calibration.samples`` texts a task are drawn with ``calibration.seed``.
+    """
+    if isinstance(tasks, str):
+        raise TypeError(f"calibrate takes a list of tasks, got the text {tasks!r}")
+    calibration = calibration or Calibration()
+    texts = {task: corpora.corpus(task, calibration.samples, calibration.seed) for task in tasks}
+    return calibrate_texts(model, tokenizer, texts, calibration)
+
+
+def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | None = None) -> dict:
+    """Statistics of every :class:`~seaplib.corpora.Corpus` in ``texts``, under the same keys, asking the store first.
+
+    As in :func:`collect`, all texts of each without a ``calibration``.
+    """
+    weights = Weights(model)
+    known = {"model": weights.identity, "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    out, many = {}, len(texts) > 20  # then one bar for all of them
+    for key, corpus in tqdm(texts.items(), desc="calibrating", unit="corpus", leave=False, disable=not many):
+        settings = calibration or Calibration(samples=max(len(corpus), 1))
+        spec = known | {"corpus": corpus.fingerprint, "calibration": settings.as_dict()}
+        make = partial(collect, model, tokenizer, corpus, settings, not many, weights)
+        out[key] = store.fetch("stats", spec, make, ActivationStats)
+    return out
+
+
+def weighted_mean(stats: dict[str, ActivationStats], weights: dict[str, float]) -> dict[str, torch.Tensor]:
+    """Mean activation over tasks, weighted as the general score is (Eq. 15): module → [layers, dim].
+
+    What compensation of a general mask adds back.
+    """
+    total = sum(weights[task] for task in stats)
+    modules = next(iter(stats.values())).mean
+    return {m: sum(weights[task] * one.mean[m] for task, one in stats.items()) / total for m in modules}
+
+
+def merge(parts: Sequence[ActivationStats]) -> ActivationStats:
+    """The statistics of several corpora as if they had been one; exact, whatever the order.
+
+    ValueError where there is none, where they are of different models or were collected in different
+    ways, and where they are the published codes' running estimates, which do not merge.
+    """
+    if not parts:
+        raise ValueError("there is nothing to merge: no statistics")
+    first = parts[0]
+    conditions = [_conditions(one) for one in parts]
+    if any(one != conditions[0] for one in conditions):
+        raise ValueError("statistics merge only if model, pooling and BOS are the same in all of them")
+    if conditions[0].get("estimator", "exact") != "exact":
+        raise ValueError("running estimates of the published codes do not merge; collect with estimator='exact'")
+    count = sum(one.count for one in parts)
+    mean, var, second = {}, {}, {}
+    for module in first.mean:
+        means = torch.stack([one.mean[module] for one in parts])
+        share = torch.tensor([one.count / count for one in parts], dtype=torch.float64)[:, None, None]
+        mean[module] = (share * means).sum(0)
+        spread = torch.stack([one.var[module] for one in parts]) + (means - mean[module]).square()
+        var[module] = (share * spread).sum(0)
+        second[module] = var[module] + mean[module].square()
+    about = [one.provenance for one in parts]
+    joined = {
+        "task": "+".join(dict.fromkeys(str(one.get("task", "?")) for one in about)),
+        "corpus": store.digest([one.get("corpus") for one in about]),
+        "ids": [i for one in about for i in one.get("ids", ())],
+    }
+    sums = {name: sum(one.get(name, 0) for one in about) for name in ("texts", "skipped", "tokens", "truncated")}
+    provenance = dict(first.provenance) | joined | sums
+    # the stream's size has no count of its own here, so it is not merged: the allocation "energy" refuses
+    return replace(first, count=count, mean=mean, var=var, second_moment=second, stream=None, provenance=provenance)
+
+
+def _conditions(stats: ActivationStats) -> dict:
+    """What must be the same in statistics that are merged."""
+    how = stats.provenance.get("calibration", {})
+    named = {name: how.get(name) for name in ("pooling", "bos", "estimator", "max_length") if name in how}
+    return named | {"model": stats.provenance.get("model"), "geometry": stats.geometry}

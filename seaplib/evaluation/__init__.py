@@ -1,0 +1,10 @@
+"""Accuracy, perplexity, generations and speed of a model, and paired comparisons of two."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "accuracy": ["DENSE", "aggregate", "evaluate", "evaluate_items", "label_of", "name_of"],
+    },
+)

@@ -1,0 +1,134 @@
+"""Zero-shot accuracy through lm-eval: prompts, metrics and versions are lm-eval's, the scoring is shared.
+
+A task's requests are built and tokenised once (``harness``) and serve every variant; options that
+begin alike share one forward pass (``likelihood``). Items stand beside their aggregates, so that
+methods can be compared item by item (``comparison``). Whatever was scored is in the store under
+everything that could change it: a killed run resumes where it was.
+"""
+
+import math
+from functools import lru_cache, partial
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from ..models import architectures, loading
+from ..settings import Evaluation
+from ..texts import tasks
+from .lm_eval import Bench
+
+DENSE = {
+    "method": "dense",
+    "score": "none",
+    "allocation": "none",
+    "budget": "none",
+    "requested_sparsity": 0.0,
+    "achieved_sparsity": 0.0,
+    "achieved_model_sparsity": 0.0,
+    "calibration": "none",
+    "calibration_seed": pd.NA,
+}
+SPARSITIES = ("requested_sparsity", "achieved_sparsity", "achieved_model_sparsity")
+
+
+def evaluate(model, tokenizer, tasks, variants=None, settings: Evaluation | None = None, progress: bool = True):
+    """Scores of variants on tasks: one row per variant × task × metric.
+
+    ``variants`` are objects with ``label`` (the columns that name them), ``tasks`` (None: all),
+    ``fingerprint`` and ``apply(model)``; None in their place, and by default, is ``model`` as it is
+    ("dense", or "pruned" where it was pruned before).
+
+    Columns: model, the label's (method … calibration_seed), task, metric, value (a share), stderr
+    (sample standard deviation / √n, as lm-eval's), n, task_version, bos (does a prompt begin with it),
+    chat_template (was it applied), primary (is it the metric that the paper's tables report),
+    truncated (items whose prompt did not fit the context).
+    """
+    items = evaluate_items(model, tokenizer, tasks, variants, settings, progress)
+    return aggregate(items, name_of(model))
+
+
+def aggregate(items: pd.DataFrame, model: str = "model") -> pd.DataFrame:
+    """``evaluate``'s rows from ``evaluate_items``'s."""
+    constant = [column for column in items.columns if column not in ("doc_id", "value", "truncated")]
+    parts = []
+    for key, cell in items.groupby(constant, sort=False, dropna=False):
+        row = {"model": model} | dict(zip(constant, key, strict=True))
+        n = len(cell)
+        row["value"] = cell["value"].mean()
+        row["stderr"] = cell["value"].std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+        parts.append(row | {"n": n, "truncated": int(cell["truncated"].sum())})
+    frame = pd.DataFrame(parts)
+    frame["primary"] = [tasks.get(row.task).metric == row.metric for row in frame.itertuples()]
+    frame["calibration_seed"] = frame["calibration_seed"].astype("Int64")
+    last = ["task", "metric", "value", "stderr", "n", "task_version", "bos", "chat_template", "primary", "truncated"]
+    return frame[[column for column in frame if column not in (*last, "variant")] + last]
+
+
+def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation | None = None, progress: bool = True):
+    """Item results: one row per variant × task × metric × test item.
+
+    Columns: variant (its place in ``variants``, or "dense" for ``model`` as it is), the label's, task,
+    bos, chat_template, task_version, metric, doc_id, value (0 or 1), truncated. Raises ValueError for an unknown task,
+    FileNotFoundError for a missing split, both before any model runs.
+    """
+    bench = Bench(model, tokenizer, settings or Evaluation())
+    names = distinct([tasks] if isinstance(tasks, str) else tasks, "task")
+    chosen = list(variants) if variants is not None else [None]
+    work = [(i, v, name) for i, v in enumerate(chosen) for name in names if v is None or not v.tasks or name in v.tasks]
+    for name in dict.fromkeys(name for _, _, name in work):
+        bench.identity(name)
+    frames, applied, current = [], None, None
+    bar = tqdm(work, desc="evaluating", unit="task", leave=False, disable=not progress)
+    for index, variant, name in bar:
+        if index != current:
+            applied, current = lru_cache(partial(_apply, variant, model)), index
+        label = label_of(model, variant)
+        bar.set_postfix_str(f"{label['method']} {name}")
+        frame = bench.items(name, variant, applied)
+        columns = {"variant": "dense" if variant is None else str(index)} | label | {"task": name} | bench.conditions
+        frames.append(frame.assign(**columns)[[*columns, *frame.columns]])
+    if not frames:
+        raise ValueError("nothing to evaluate: no variant is meant for any of the tasks " + ", ".join(names))
+    items = pd.concat(frames, ignore_index=True)
+    return items.astype({"calibration_seed": "Int64"})
+
+
+def distinct(values, what: str) -> list:
+    """``values`` as a list. ValueError where one stands in it twice: its items would count twice."""
+    values = list(values)
+    if double := [value for place, value in enumerate(values) if value in values[:place]]:
+        raise ValueError(f"{what} {double[0]!r} is named twice, so its items would count twice; name it once")
+    return values
+
+
+def label_of(model, variant=None) -> dict:
+    """The columns that name a variant, or ``model`` as it is: dense, or pruned beforehand."""
+    if variant is not None:
+        label, below = DENSE | variant.label, label_of(model)["method"]
+        return label if below == DENSE["method"] else label | {"method": f"{below} + {label['method']}"}
+    mask = getattr(model, "seap_mask", None)
+    if (own := getattr(model, "seap_label", None)) is not None:  # an ExpertModel
+        return DENSE | own
+    if getattr(model, "seap_sparsity", None):
+        return DENSE | dict.fromkeys(SPARSITIES, math.nan) | {"method": "sparsified"}
+    if mask is not None:
+        known = {key: str(value) for key, value in mask.provenance.items() if key in DENSE}
+        requested = math.nan if mask.requested is None else mask.requested
+        sizes = zip(SPARSITIES, (requested, mask.achieved, mask.achieved_model), strict=True)
+        return DENSE | known | dict(sizes) | {"method": "pruned"}
+    if model.config.model_type in architectures.PRUNED_TYPES:
+        return DENSE | dict.fromkeys(SPARSITIES, math.nan) | {"method": "pruned"}
+    return dict(DENSE)
+
+
+def name_of(model) -> str:
+    """A model's name in tables: "bundled", its hub id, or the last part of its path."""
+    path = model.config._name_or_path or type(model).__name__
+    if not Path(path).exists():
+        return path
+    return "bundled" if Path(path).resolve() == Path(loading.resolve("bundled")).resolve() else Path(path).name
+
+
+def _apply(variant, model):
+    return model if variant is None else variant.apply(model)

@@ -1,0 +1,235 @@
+"""Paired comparison of two methods on the same items, and what may be concluded from it.
+
+    Δ = mean over tasks of (mean over calibration seeds and items of a − b)
+
+The 95% interval is a percentile bootstrap that respects the design: items are resampled within
+their task, calibration seeds (shared by all tasks) once per draw, and an item keeps its results
+under every seed. Two methods that err on the same items thus differ by far less than their separate
+standard errors suggest.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..texts import tasks
+from .bootstrap import _bootstrap
+
+INHERENT = ("variant", "task", "doc_id", "value", "truncated")  # what differs between items of one variant
+POOLED = "pooled"
+
+
+def compare(
+    items: pd.DataFrame, a: Mapping, b: Mapping, metric: str = "primary", draws: int = 2000, seed: int = 0
+) -> dict:
+    """a − b on the items both have; ``a`` and ``b`` name the columns that single them out.
+
+    ``items`` is ``evaluate_items``'s frame; ``metric`` is "acc", "acc_norm", "exact_match" or
+    "primary" (each task's own). Calibration seeds are matched where both sides have them; a side
+    without, such as the dense model, is compared with every seed of the other.
+
+    Returns difference, low, high (95%), value_a, value_b, p (two-sided, from the bootstrap),
+    p_mcnemar (exact; NaN unless there is one task and one seed), n (items), tasks, seeds. Raises
+    ValueError where a side is empty or holds two variants, and where the sides share no item.
+    """
+    pairs = _paired(items, a, b, metric)
+    tables = {
+        task: cell.pivot(index="seed", columns="doc_id", values=["a", "b"]) for task, cell in pairs.groupby("task")
+    }
+    seeds = [tuple(table.index) for table in tables.values()]
+    if len(set(seeds)) > 1:
+        raise ValueError(f"tasks were run with different calibration seeds: {dict(zip(tables, seeds, strict=True))}")
+    first, second = ([table[side].to_numpy() for table in tables.values()] for side in "ab")
+    if any(np.isnan(values).any() for values in [*first, *second]):
+        raise ValueError("some items have results under some calibration seeds only")
+    differences = [x - y for x, y in zip(first, second, strict=True)]
+    drawn = _bootstrap(differences, draws, np.random.default_rng(seed))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    single = len(differences) == 1 and len(seeds[0]) == 1
+    return {
+        "difference": _average(differences),
+        "low": float(low),
+        "high": float(high),
+        "value_a": _average(first),
+        "value_b": _average(second),
+        "p": min(1.0, 2 * (1 + tail) / (1 + draws)),
+        "p_mcnemar": _mcnemar(first[0][0], second[0][0]) if single else float("nan"),
+        "n": sum(values.shape[1] for values in differences),
+        "tasks": len(differences),
+        "seeds": len(seeds[0]),
+    }
+
+
+def compare_all(items: pd.DataFrame, claims: Mapping[str, tuple[Mapping, Mapping]], **options) -> pd.DataFrame:
+    """``compare`` for every claim "a is better than b", with verdicts and Holm-adjusted p-values."""
+    frame = pd.DataFrame([{"claim": claim} | compare(items, a, b, **options) for claim, (a, b) in claims.items()])
+    frame["p_holm"] = holm(frame["p"])
+    frame["verdict"] = [verdict(row.low, row.high) for row in frame.itertuples()]
+    return frame
+
+
+def contrasts(
+    items: pd.DataFrame,
+    pairs: Iterable[tuple],
+    metrics: Sequence[str] = ("primary", "exact_match"),
+    draws: int = 2000,
+    single_draws: int = 2000,
+) -> pd.DataFrame:
+    """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
+
+    Columns: requested_sparsity, pair (its place), a, b (names), metric, task ("all", or one), those of ``compare`` (a
+    single task is compared at the first seed both have, where McNemar's test is exact), p_holm (p
+    over all rows of all tasks, p_mcnemar over all rows of single tasks), verdict of "a is better".
+    ``draws`` bound the smallest p-value over all tasks; single tasks, which have McNemar's, take at most
+    ``single_draws``.
+    """
+    rows, sides = [], [{"side": "a"}, {"side": "b"}]
+    for sparsity, part in items[items["requested_sparsity"] > 0].groupby("requested_sparsity"):
+        for place, pair in enumerate(pairs):
+            wanted = [{k: v for k, v in side.label(0).items() if k != "calibration_seed"} for side in pair]
+            found = [part[(part[list(w)] == pd.Series(w)).all(axis=1)] for w in wanted]
+            both = pd.concat([one.assign(**side) for one, side in zip(found, sides, strict=True)])
+            seed = min(set(found[0]["calibration_seed"]) & set(found[1]["calibration_seed"]), default=None)
+            differ = [k for k in wanted[0] if k in ("method", "score") or wanted[0][k] != wanted[1][k]]
+            a, b = (", ".join(dict.fromkeys(w[k] for k in differ if k != "calibration")) for w in wanted)
+            for metric in metrics:
+                head = {"requested_sparsity": sparsity, "pair": place, "a": a, "b": b, "metric": metric}
+                rows.append(head | {"task": "all"} | compare(both, *sides, metric, draws))
+                for task, cell in both[both["calibration_seed"] == seed].groupby("task", sort=False):
+                    if metric == "primary" or metric in set(cell["metric"]):
+                        rows.append(head | {"task": task} | compare(cell, *sides, metric, min(draws, single_draws)))
+    frame = pd.DataFrame(rows)
+    overall = frame["task"] == "all"
+    frame["p_holm"] = np.where(overall, holm(frame["p"].where(overall)), holm(frame["p_mcnemar"].where(~overall)))
+    return frame.assign(verdict=[verdict(row.low, row.high) for row in frame.itertuples()])
+
+
+def crossed(
+    items: pd.DataFrame,
+    pairs: Iterable[tuple],
+    factor: str,
+    across: str,
+    pool: Sequence | None = None,
+    metrics: Sequence[str] = ("primary", "exact_match"),
+    draws: int = 2000,
+    pooled_draws: int | None = None,
+) -> pd.DataFrame:
+    """``compare`` in a grid: a − b in column ``factor`` at every level of column ``across``, and pooled over them.
+
+    ``pairs`` are values (a, b) of ``factor``. For the pooled rows an item's results are averaged over
+    the levels at which both sides were run (of those in ``pool``, by default all), so that it counts
+    once. A level without one of the sides has no row. ``pooled_draws`` (default: ``draws``) are the
+    bootstrap's draws for the pooled rows, which bound their smallest p-value.
+
+    Columns: requested_sparsity, ``across`` (a level or "pooled"), a, b, metric, levels (how many),
+    those of ``compare``, p_holm (over all rows), verdict of "a is better".
+    """
+    items, rows = items[items["requested_sparsity"] > 0], []
+    levels, sparsities = list(dict.fromkeys(items[across])), sorted(items["requested_sparsity"].unique())
+    cells = dict(iter(items.groupby([across, "requested_sparsity"])))
+    for a, b in pairs:
+        sides = {key: cell[cell[factor].isin([a, b])] for key, cell in cells.items()}
+        sides = {key: cell for key, cell in sides.items() if cell[factor].nunique() == 2}
+        for level in (*levels, POOLED):
+            for sparsity in sparsities:
+                among = [level] if level != POOLED else levels if pool is None else pool
+                found = [sides[one, sparsity] for one in among if (one, sparsity) in sides]
+                if not found:
+                    continue
+                both = _averaged(found, factor) if level == POOLED else found[0]
+                head = {"requested_sparsity": sparsity, across: level, "a": a, "b": b}
+                for metric in metrics:
+                    drawn = pooled_draws or draws if level == POOLED else draws
+                    row = compare(both, {factor: a}, {factor: b}, metric, drawn)
+                    if level == POOLED:
+                        row["p_mcnemar"] = float("nan")  # averages are neither right nor wrong
+                    rows.append(head | {"metric": metric, "levels": len(found)} | row)
+    frame = pd.DataFrame(rows)
+    frame["p_holm"] = holm(frame["p"])
+    return frame.assign(verdict=[verdict(row.low, row.high) for row in frame.itertuples()])
+
+
+def verdict(low: float, high: float, direction: int = 1) -> str:
+    """What an interval says of a claim that the difference is positive (``direction`` 1) or negative (−1).
+
+    "holds" if the interval lies beyond 0 in the claimed direction, "does not hold" if beyond 0 in
+    the other, "undecided" between, and where there is no interval.
+    """
+    if direction not in (1, -1):
+        raise ValueError(f"direction is 1 or -1, got {direction!r}")
+    low, high = sorted((direction * low, direction * high))
+    return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
+
+
+def holm(pvalues: Sequence[float]) -> np.ndarray:
+    """Holm's step-down adjusted p-values, in the order given; NaN (nothing tested) stays NaN."""
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = np.array(pvalues, dtype=float)
+    tested = ~np.isnan(adjusted)
+    if tested.any():
+        adjusted[tested] = multipletests(adjusted[tested], method="holm")[1]
+    return adjusted
+
+
+def _averaged(cells: Sequence[pd.DataFrame], factor: str) -> pd.DataFrame:
+    """The mean result of every item over ``cells``, per value of ``factor``."""
+    keys = [factor, "calibration_seed", "task", "metric", "doc_id"]
+    return pd.concat(cells).groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
+
+
+def _paired(items: pd.DataFrame, a: Mapping, b: Mapping, metric: str) -> pd.DataFrame:
+    """Columns task, doc_id, seed, a, b: one row per pair."""
+    if metric == "primary":
+        chosen = {name: tasks.get(name).metric for name in items["task"].unique()}
+        items = items[items["metric"] == items["task"].map(chosen)]
+    else:
+        items = items[items["metric"] == metric]
+    left, right = _side(items, a, "a"), _side(items, b, "b")
+    on = ["task", "doc_id"]
+    if left["seed"].notna().all() and right["seed"].notna().all():
+        pairs = left.merge(right, on=[*on, "seed"])
+    else:
+        pairs = left.merge(right, on=on, suffixes=("", "_right"))
+        pairs["seed"] = pairs["seed"].fillna(pairs["seed_right"]).fillna(-1)
+    if pairs.empty:
+        raise ValueError(f"no item in common: {_name(a)} and {_name(b)} share no task, item and calibration seed")
+    return pairs
+
+
+def _side(items: pd.DataFrame, wanted: Mapping, side: str) -> pd.DataFrame:
+    if unknown := [column for column in wanted if column not in items]:
+        raise ValueError(f"items have no column {', '.join(unknown)}; they have: {', '.join(items.columns)}")
+    chosen = items
+    for column, value in wanted.items():
+        chosen = chosen[chosen[column].isin(value if isinstance(value, list | tuple | set) else [value])]
+    if chosen.empty:
+        raise ValueError(f"no items of {_name(wanted)}")
+    chosen = chosen.drop_duplicates([column for column in chosen if column != "variant"])  # scored in two calls
+    double = chosen.duplicated(["task", "doc_id", "calibration_seed"], keep=False)
+    if double.any():
+        sample = chosen[double]
+        varied = [column for column in sample if column not in INHERENT and sample[column].nunique() > 1]
+        raise ValueError(f"{_name(wanted)} is more than one variant; they differ in {', '.join(varied) or 'nothing'}")
+    return chosen[["task", "doc_id", "calibration_seed", "value"]].rename(
+        columns={"calibration_seed": "seed", "value": side}
+    )
+
+
+def _name(wanted: Mapping) -> str:
+    return ", ".join(f"{column}={value}" for column, value in wanted.items())
+
+
+def _average(tables: list[np.ndarray]) -> float:
+    return float(np.mean([table.mean() for table in tables]))
+
+
+def _mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Exact two-sided p of equal success rates, from the items that only one side gets right."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    first, second = first > 0.5, second > 0.5
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    return float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)

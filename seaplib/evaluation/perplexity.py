@@ -1,0 +1,249 @@
+"""Perplexity by windows over running text.
+
+    PPL = exp(−(1/T) Σ_t log p(x_t | x_<t within its window)),   bits per byte = Σ_t −log₂ p / bytes
+
+The rows of a test split are joined by blank lines and tokenised as one text, as GPTQ, Wanda, FLAP
+and SEAP's published code do; a window that the text does not fill is dropped. Which windows, and
+which of their tokens count, is a preset, because the published numbers differ in exactly this.
+Perplexity depends on the tokenizer; bits per byte do not.
+"""
+
+import difflib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from .. import store
+from ..models import identity, layers, likelihood, passes
+from ..settings import PRESETS
+from ..texts import rows, tasks
+from . import accuracy
+
+JOIN = "\n\n"
+MEASURED = ("start", "nll", "tokens", "bytes")
+
+
+def perplexity(
+    model,
+    tokenizer,
+    task: str = "wikitext2",
+    preset: str = "2048",
+    variants=None,
+    samples: int | None = None,
+    seed: int = 0,
+    bos: str = "text",
+    batch_tokens: int = 8192,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Perplexity of variants on a task's test text; one row each. ``variants`` as in ``evaluate``.
+
+    A window longer than the model's context is cut to it, and the ``preset`` column says so.
+    ``samples`` limits the number of windows, drawn by ``seed``. ``bos``: "text" puts BOS where the
+    tokenizer does, once at the beginning (as published); "window" begins every window with it in
+    place of its first token; "none" leaves it out.
+
+    Columns: model, the label's, dataset, data_version, split, preset, window, stride (0: random
+    starts), samples, bos, perplexity, low, high (95% over windows), bits_per_byte, nll (nats per
+    token), nll_stderr, tokens, bytes. Raises ValueError for an unknown preset, a task without
+    running text, or a text shorter than one window.
+    """
+    found = by_window(model, tokenizer, task, preset, variants, samples, seed, bos, batch_tokens, progress)
+    described = [column for column in found.columns if column not in ("variant", *MEASURED)]
+    rows = [cell.iloc[0][described].to_dict() | summarise(cell) for _, cell in found.groupby("variant", sort=False)]
+    return pd.DataFrame(rows).astype({"calibration_seed": "Int64"})
+
+
+def by_window(
+    model,
+    tokenizer,
+    task: str = "wikitext2",
+    preset: str = "2048",
+    variants=None,
+    samples: int | None = None,
+    seed: int = 0,
+    bos: str = "text",
+    batch_tokens: int = 8192,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """What ``perplexity`` summarises: a row per variant and window, for paired comparisons.
+
+    Columns: variant (its place in ``variants``, or "dense"), those that describe the variant and the
+    windows, start (of the window, in tokens), nll (summed, nats), tokens and bytes scored.
+    """
+    windows = Windows(model, tokenizer, task, preset, samples, seed, bos)
+    chosen = list(variants) if variants is not None else [None]
+    known = {"model": identity.fingerprint(model), "attention": model.config._attn_implementation} | windows.identity
+    frames = []
+    for place, variant in enumerate(tqdm(chosen, desc=f"perplexity on {task}", leave=False, disable=not progress)):
+
+        def measure(variant=variant):
+            pruned = model if variant is None else variant.apply(model)
+            return windows.measure(pruned, passes.affordable(layers.input_device(pruned), batch_tokens))
+
+        spec = known | {"variant": None if variant is None else variant.fingerprint}
+        label = accuracy.label_of(model, variant)
+        columns = {"variant": "dense" if variant is None else str(place), "model": accuracy.name_of(model)}
+        measured = store.fetch("perplexity", spec, measure, pd.DataFrame)
+        columns |= label | windows.label
+        frames.append(measured.assign(**columns)[[*columns, *MEASURED]])
+    return pd.concat(frames, ignore_index=True).astype({"calibration_seed": "Int64"})
+
+
+def compare(windows: pd.DataFrame, a: Mapping, b: Mapping, draws: int = 2000, seed: int = 0) -> dict:
+    """Perplexity of a over that of b, on the windows both have; ``windows`` is the frame of ``by_window``.
+
+    ``a`` and ``b`` name the columns that single out their variants. Where a side has several (seeds,
+    experts), its nll per window is their mean: the perplexity is their geometric mean. The interval
+    is a percentile bootstrap over windows, a window keeping its results on both sides.
+
+    Returns ratio, low, high (95%), perplexity_a, perplexity_b, p (two-sided, of ratio 1), n (windows).
+    Raises ValueError where a side is empty or the sides share no window.
+    """
+    nll = pd.DataFrame({name: _mean_nll(windows, side) for name, side in (("a", a), ("b", b))}).dropna()
+    if nll.empty:
+        raise ValueError(f"{dict(a)} and {dict(b)} share no window")
+    difference = (nll["a"] - nll["b"]).to_numpy()
+    drawn = np.random.default_rng(seed).choice(difference, (draws, len(difference))).mean(axis=1)
+    low, high = np.exp(np.quantile(drawn, [0.025, 0.975])).tolist()
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    values = {f"perplexity_{name}": math.exp(nll[name].mean()) for name in nll}
+    p = min(1.0, float(2 * (1 + tail) / (1 + draws)))
+    return {"ratio": math.exp(difference.mean()), "low": low, "high": high} | values | {"p": p, "n": len(nll)}
+
+
+def _mean_nll(windows: pd.DataFrame, wanted: Mapping) -> pd.Series:
+    """Nats per token of every window (all have equally many tokens), averaged over the variants that fit."""
+    chosen = windows
+    for column, value in wanted.items():
+        chosen = chosen[chosen[column] == value]
+    if chosen.empty:
+        raise ValueError(f"no windows of {dict(wanted)}")
+    return (chosen["nll"] / chosen["tokens"]).groupby([chosen["preset"], chosen["start"]]).mean()
+
+
+def summarise(windows: pd.DataFrame) -> dict:
+    """Perplexity and its relatives from per-window sums ``nll`` (nats), ``tokens`` and ``bytes``.
+
+    The interval takes windows as the independent units: mean ± 1.96 standard errors in nats.
+    """
+    if windows["nll"].isna().any():
+        raise ValueError(passes.DAMAGED)
+    total, tokens, size = windows["nll"].sum(), int(windows["tokens"].sum()), int(windows["bytes"].sum())
+    mean, n = total / tokens, len(windows)
+    error = (windows["nll"] / windows["tokens"]).std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    return {
+        "perplexity": math.exp(mean),
+        "low": math.exp(mean - 1.96 * error),
+        "high": math.exp(mean + 1.96 * error),
+        "bits_per_byte": total / math.log(2) / size,
+        "nll": mean,
+        "nll_stderr": error,
+        "tokens": tokens,
+        "bytes": size,
+    }
+
+
+class Windows:
+    """A tokenised text, its windows, and what identifies them: what all variants share."""
+
+    def __init__(self, model, tokenizer, task: str, preset: str, samples: int | None, seed: int, bos: str):
+        if preset not in PRESETS:
+            near = difflib.get_close_matches(str(preset), PRESETS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(PRESETS)}"
+            raise ValueError(f"unknown perplexity preset {preset!r}; {hint}")
+        if bos not in ("text", "window", "none"):
+            raise ValueError(f"bos is 'text', 'window' or 'none', got {bos!r}")
+        if bos == "window" and tokenizer.bos_token_id is None:
+            raise ValueError("the tokenizer has no BOS token to begin a window with")
+        if not (tasks.get(task).plain and tasks.get(task).test):
+            plain = ", ".join(name for name in tasks.names(scored=False) if tasks.get(name).test)
+            raise ValueError(f"{task} has no running text to measure perplexity on; such tasks: {plain}")
+        found = rows.read_rows(task, "test")
+        text = JOIN.join(row["text"] for row in found)
+        self.ids, self.ends = _tokenise(tokenizer, text, bos == "text")
+        self.bos = tokenizer.bos_token_id if bos == "window" else None
+        begins_with_bos = bos == "text" and self.ids[0] == tokenizer.bos_token_id
+
+        shape, context = PRESETS[preset], layers.context_length(model)
+        self.window = min(shape.window, context)
+        self.scored = min(shape.scored or self.window, self.window - 1)
+        places = len(self.ids) - self.window
+        if places < 0:
+            raise ValueError(f"{task}: a text of {len(self.ids)} tokens does not fill one window of {self.window}")
+        draw = np.random.default_rng(seed)
+        if shape.random:
+            self.starts = np.sort(draw.permutation(places + 1)[: samples or shape.random])
+        else:
+            self.starts = np.arange(0, places + 1, self.window)
+            if samples is not None:
+                self.starts = np.sort(draw.permutation(self.starts)[:samples])
+        content = store.digest(text)
+        self.identity = {
+            "text": content,
+            "tokenizer": identity.tokenizer_fingerprint(tokenizer),
+            "window": self.window,
+            "scored": self.scored,
+            "starts": self.starts,
+            "bos": bos,
+        }
+        source = found.source
+        self.label = {
+            "dataset": task,
+            "data_version": f"{source['config'] or source['data']}@{content[:8]}",
+            "split": "+".join(source["splits"]),
+            "preset": preset if self.window == shape.window else f"{preset}, cut to the context of {context}",
+            "window": self.window,
+            "stride": 0 if shape.random else self.window,
+            "samples": len(self.starts),
+            "bos": {"window": "every window", "none": "none"}.get(bos, "start of text" if begins_with_bos else "none"),
+        }
+
+    def measure(self, model, batch_tokens: int) -> pd.DataFrame:
+        """Per window: start, summed negative log-likelihood (nats, float64), tokens and bytes scored."""
+        sums = [likelihood.token_logprobs(model, batch)[0].double() for batch in self._batches(batch_tokens)]
+        nll = -torch.cat([part.cpu() for part in sums]).reshape(len(self.starts), self.scored).sum(1)
+        last = self.starts + self.window - 1
+        size = self.ends[last] - self.ends[last - self.scored]
+        return pd.DataFrame({"start": self.starts, "nll": nll.numpy(), "tokens": self.scored, "bytes": size})
+
+    def _batches(self, batch_tokens: int) -> Iterator[likelihood.Batch]:
+        columns = torch.arange(self.window - 1 - self.scored, self.window - 1)
+        for starts in torch.from_numpy(self.starts).split(max(1, batch_tokens // self.window)):
+            ids = torch.from_numpy(self.ids)[starts[:, None] + torch.arange(self.window)]
+            if self.bos is not None:
+                ids[:, 0] = self.bos
+            rows = torch.arange(len(starts)).repeat_interleave(self.scored)
+            column = columns.repeat(len(starts))
+            yield likelihood.Batch(
+                ids=ids[:, :-1],
+                positions=None,
+                branches=None,
+                row=rows,
+                column=column,
+                target=ids[rows, column + 1],
+                owner=rows,
+            )
+
+
+def _tokenise(tokenizer, text: str, special: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of the whole text, and after each token the number of bytes of the text that are covered."""
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # the text is meant to be longer than the model's context
+    try:
+        encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=tokenizer.is_fast)
+    finally:
+        logger.setLevel(level)
+    ids = np.array(encoded["input_ids"], dtype=np.int64)
+    if not tokenizer.is_fast:  # no offsets: every token is given the same share of the bytes
+        return ids, np.round(np.linspace(0, len(text.encode()), len(ids) + 1)[1:]).astype(np.int64)
+    widths = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    widths = 1 + (widths > 0x7F) + (widths > 0x7FF) + (widths > 0xFFFF)  # bytes per character in UTF-8
+    covered = np.concatenate([[0], np.cumsum(widths)])
+    ends = np.array([end for _, end in encoded["offset_mapping"]])
+    return ids, covered[np.maximum.accumulate(ends)]

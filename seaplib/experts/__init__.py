@@ -1,0 +1,11 @@
+"""One dense model, a mask for each task, and a router that chooses among them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "model": ["ExpertModel"],
+        "router": ["Router"],
+    },
+)

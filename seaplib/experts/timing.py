@@ -1,0 +1,190 @@
+"""Requests of several tasks, one after the other: what each system takes to answer, and when routing pays.
+
+    seconds(n) = route + P(switch) · switch + prefill + n · token
+    n* = (overhead of routed experts over the dense model at n = 0) / (token_dense − token_expert)
+
+Every request is answered by all systems in turn, each turn starting with another one, so that whatever
+slows the machine down for a while hits all of them, and ratios compare times of the same request. From
+n* generated tokens on a request is answered sooner than by the dense model; where an expert's
+token is no faster, that is never.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from ..evaluation import speed
+from ..models import layers
+from .variants import Route
+
+FEWEST = 5  # turns from which there is an interval over them
+PARTS = ("route", "switch", "prefill", "decode")
+
+
+def stream(requests: pd.DataFrame, burst: int = 1, seed: int = 0) -> pd.DataFrame:
+    """``requests`` (columns task, text) in an order drawn by ``seed``: ``burst`` of one task, then of another.
+
+    With ``burst`` 1 it is a random order; the last burst of a task may be shorter.
+    """
+    if burst < 1:
+        raise ValueError(f"a burst has at least one request, got {burst}")
+    draw = np.random.default_rng(seed)
+    runs = []
+    for _, part in requests.groupby("task", sort=False):
+        places = draw.permutation(part.index.to_numpy())
+        runs += [places[start : start + burst] for start in range(0, len(places), burst)]
+    order = np.concatenate([runs[place] for place in draw.permutation(len(runs))])
+    return requests.loc[order].reset_index(drop=True)
+
+
+def time_stream(
+    systems: Mapping[str, Route],
+    requests: pd.DataFrame,
+    new_tokens: int = 16,
+    batch: int = 1,
+    max_prompt: int = 256,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Seconds that every system takes for every ``batch`` of a stream, greedy, ``new_tokens`` each.
+
+    A row per turn and system: requests (how many), experts (that answered), switches (experts cut out
+    anew), and seconds of each of :data:`PARTS`. Routing is looking up the prompts' embeddings and
+    classifying them; its price is nothing where no router decides. Prompts keep their last ``max_prompt`` tokens.
+    Before the first turn every system has answered one batch, and made what it has room for.
+    """
+    if not systems:
+        raise ValueError("no systems to time")
+    if min(new_tokens, batch, max_prompt) < 1:
+        raise ValueError("new_tokens, batch and max_prompt must be at least 1")
+    names, rows = list(systems), []
+    tokenizer = systems[names[0]].experts.tokenizer
+    encoded = [ids[-max_prompt:] for ids in tokenizer(requests["text"].tolist())["input_ids"]]
+    turns = [range(start, min(start + batch, len(encoded))) for start in range(0, len(encoded), batch)]
+    for route in systems.values():
+        fixed = route.way if route.way in route.experts.masks else None
+        for name in [fixed] if fixed else route.experts.masks if route.way != "dense" else ():
+            route.experts.expert(name)
+        _answer(route, requests, encoded, turns[0], new_tokens)
+    for turn, places in enumerate(tqdm(turns, desc="stream", unit="turn", leave=False, disable=not progress)):
+        start = turn % len(names)
+        for name in names[start:] + names[:start]:
+            found = _answer(systems[name], requests, encoded, places, new_tokens)
+            rows.append({"turn": turn, "system": name, "requests": len(places), "new_tokens": new_tokens} | found)
+    first = systems[names[0]].experts.dense
+    return pd.DataFrame(rows).assign(**speed.conditions(first))
+
+
+def _answer(route: Route, requests: pd.DataFrame, encoded: Sequence[list[int]], places: range, new_tokens: int) -> dict:
+    """One batch by one system: prompts of one expert together, padded on the left."""
+    experts, device = route.experts, layers.input_device(route.experts)
+    cut, spent = sum(experts.cache.built.values()), dict.fromkeys(PARTS, 0.0)
+    if route.way in ("router", "forced"):
+        start = time.perf_counter()
+        chosen = experts.route([encoded[place] for place in places], always=route.way == "forced")
+        spent["route"] = time.perf_counter() - start
+    else:
+        asked = requests.iloc[list(places)]
+        chosen = [route.choose(row.task, [row.text])[0] for row in asked.itertuples()]
+    groups = experts.cache.grouped(chosen)
+    for name, mine in groups.items():
+        ids = [encoded[places[place]] for place in mine]
+        longest = max(map(len, ids))
+        prompt = torch.tensor([[0] * (longest - len(one)) + one for one in ids], device=device)
+        start = time.perf_counter()
+        model = experts.expert(name)
+        spent["switch"] += time.perf_counter() - start
+        run = speed.generate(model, prompt, new_tokens)
+        spent["prefill"] += run.prefill_seconds
+        spent["decode"] += run.decode_seconds
+    switches = sum(experts.cache.built.values()) - cut
+    return {"experts": len(groups), "switches": switches} | {f"{part}_seconds": spent[part] for part in PARTS}
+
+
+def costs(timed: pd.DataFrame) -> pd.DataFrame:
+    """What a request takes, by system: seconds of routing, of one switch and how often there is one, prefill, token.
+
+    Medians over turns of :func:`time_stream` with one request each. ``start`` is all that comes before
+    the first decoding step.
+    """
+    if (timed["requests"] != 1).any():
+        raise ValueError("costs of a request come from a stream with one request a turn")
+    rows = []
+    for system, part in timed.groupby("system", sort=False):
+        cut = part[part["switches"] > 0]
+        row = {"system": system, "route": part["route_seconds"].median()}
+        row |= {"switch": (cut["switch_seconds"] / cut["switches"]).median() if len(cut) else 0.0}
+        row |= {"switches": part["switches"].mean(), "prefill": part["prefill_seconds"].median()}
+        row["token"] = (part["decode_seconds"] / part["new_tokens"]).median()
+        row["start"] = row["route"] + row["switches"] * row["switch"] + row["prefill"]
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("system")
+
+
+def curve(timed: pd.DataFrame, tokens: Sequence[int], reference: str = "dense") -> pd.DataFrame:
+    """Seconds of a request with so many generated ``tokens`` by every system, and their ratio to the reference's."""
+    each, rows = costs(timed), []
+    for system, cost in each.iterrows():
+        for n in tokens:
+            seconds, theirs = (one["start"] + n * one["token"] for one in (cost, each.loc[reference]))
+            rows.append({"system": system, "tokens": int(n), "seconds": seconds, "ratio": seconds / theirs})
+    return pd.DataFrame(rows)
+
+
+def break_even(timed: pd.DataFrame, system: str, reference: str = "dense", draws: int = 1000, seed: int = 0) -> dict:
+    """n*, the generated tokens from which ``system`` answers a request sooner: tokens, low, high (95%, over turns).
+
+    0 where it is sooner from the first token on; infinite where it never is.
+    """
+    costs(timed)  # raises where turns have several requests
+    turns = timed["turn"].nunique()
+    drawn = np.random.default_rng(seed).integers(turns, size=(draws, turns))
+    chosen = np.concatenate([np.arange(turns)[None], drawn])  # first as they were
+    start, token = zip(*(_drawn(timed, one, chosen) for one in (system, reference)), strict=True)
+    overhead, saved = start[0] - start[1], token[1] - token[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tokens = np.where(
+            saved > 0, np.maximum(overhead, 0) / saved, np.where((overhead <= 0) & (saved == 0), 0, np.inf)
+        )
+    low, high = np.quantile(tokens[1:], [0.025, 0.975], method="closest_observation")
+    return {"tokens": float(tokens[0]), "low": float(low), "high": float(high)}
+
+
+def _drawn(timed: pd.DataFrame, system: str, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``start`` and ``token`` of :func:`costs` for one system and every row of turns ``chosen`` [draws, turns]."""
+    part = timed[timed["system"] == system].sort_values("turn")
+    route, prefill = (np.median(part[f"{one}_seconds"].to_numpy()[chosen], axis=1) for one in ("route", "prefill"))
+    token = np.median((part["decode_seconds"] / part["new_tokens"]).to_numpy()[chosen], axis=1)
+    cut = part["switches"].to_numpy()[chosen]
+    each = np.where(cut > 0, part["switch_seconds"].to_numpy()[chosen] / np.maximum(cut, 1), np.nan)
+    some = (cut > 0).any(axis=1)
+    switch = np.zeros(len(chosen))
+    switch[some] = np.nanmedian(each[some], axis=1) if some.any() else 0
+    return route + cut.mean(axis=1) * switch + prefill, token
+
+
+def throughput(timed: pd.DataFrame, reference: str = "dense", draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Generated tokens per second of every system over the whole stream, and its ratio to the reference's.
+
+    ``low``-``high`` is the ratio's 95% bootstrap interval over turns (NaN below :data:`FEWEST` of them),
+    ``switches`` per request.
+    """
+    seconds = timed.assign(all=timed[[f"{part}_seconds" for part in PARTS]].sum(axis=1))
+    table = seconds.pivot(index="turn", columns="system", values="all")
+    if reference not in table:
+        raise ValueError(f"the reference is one of {', '.join(table)}, got {reference!r}")
+    chosen = np.random.default_rng(seed).integers(len(table), size=(draws, len(table)))
+    drawn = {name: table[name].to_numpy()[chosen].sum(axis=1) for name in table}
+    rows = []
+    for name, part in seconds.groupby("system", sort=False):
+        written = (part["requests"] * part["new_tokens"]).sum()
+        enough = len(table) >= FEWEST
+        low, high = np.quantile(drawn[reference] / drawn[name], [0.025, 0.975]) if enough else (np.nan, np.nan)
+        row = {"system": name, "tokens_per_second": written / part["all"].sum(), "ratio": 0.0, "low": low, "high": high}
+        row["ratio"] = table[reference].sum() / table[name].sum()
+        row |= {"switches": part["switches"].sum() / part["requests"].sum(), "experts": part["experts"].mean()}
+        rows.append(row | {"requests": int(part["requests"].sum()), "turns": len(part)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,309 @@
+"""Sparse inputs in a model: a plan made once, applied while a context is open, evaluated like a mask.
+
+``sparsity_plan`` decides (which inputs, with which channel weights, thresholds, scales), ``sparsified`` applies
+it and puts the model back exactly, ``SparsityPlan.apply`` gives the evaluation a copy. Weights are
+never written to: activations are made sparse by hooks, sparse weights stand in for the originals.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .. import store
+from ..models import architectures
+from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix
+from ..settings import Calibration
+from ..texts import corpora
+from .rule import InputSparsity
+from .sparsifier import Sparsifier, sparse_weight
+from .statistics import GATE, collect_inputs, learn
+
+
+@dataclass(frozen=True)
+class SparsityPlan:
+    """A rule made concrete for one model: a :class:`Sparsifier` for every input it applies to.
+
+    ``inputs``: "<layer>.<role>" → Sparsifier, empty where the rule keeps everything; ``shapes``: the
+    same keys → (out, in) of the layer. ``skipped`` is the share of the decoder layers' projections
+    whose multiplications meet a zero. To ``evaluate`` and ``perplexity`` a plan is a variant.
+    """
+
+    rule: InputSparsity
+    inputs: dict[str, Sparsifier]
+    shapes: dict[str, tuple[int, int]]
+    skipped: float
+    skipped_model: float
+    calibration: str = "none"
+    calibration_seed: int | None = None
+    tasks: tuple[str, ...] | None = field(default=None, compare=False)
+
+    @property
+    def label(self) -> dict:
+        """Columns of its result rows; achieved are shares of the multiplications, as a mask's are of the weights."""
+        rule = self.rule
+        return {
+            "method": f"sparse {rule.of}",
+            "score": rule.criterion,
+            "allocation": "uniform",
+            "budget": "per token" if rule.exact else "per layer",
+            "requested_sparsity": rule.ratio,
+            "achieved_sparsity": self.skipped,
+            "achieved_model_sparsity": self.skipped_model,
+            "calibration": self.calibration,
+            "calibration_seed": pd.NA if self.calibration_seed is None else self.calibration_seed,
+            "pattern": str(rule.pattern),
+            "transformation": rule.transformation,
+            "targets": rule.targets,
+            "layers": "all" if rule.layers is None else ",".join(map(str, rule.layers)),
+            "preset": rule.preset,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(json.dumps([asdict(self.rule), sorted(self.shapes.items())]).encode())
+        for key, one in sorted(self.inputs.items()):
+            digest.update(f"{key}{one.threshold}".encode())
+            for name, tensor in _tensors(one).items():
+                digest.update(name.encode() + tensor.double().contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def __repr__(self) -> str:
+        rule = self.rule
+        about = ", ".join([rule.of, str(rule.pattern), rule.criterion, rule.transformation, rule.targets])
+        return f"SparsityPlan({about}: {len(self.inputs)} inputs, {self.skipped:.1%} of multiplications skipped)"
+
+    def apply(self, model):
+        """A copy of ``model`` that keeps this sparsity; it shares every weight that stays as it is."""
+        check(model, self)
+        shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
+        sparse = copy.deepcopy(model, memo=shared)
+        sparse.seap_source = None
+        _install(sparse, self, ExitStack())
+        return sparse
+
+    def save(self, directory: Path) -> None:
+        tensors = {f"{k}/{name}": t.contiguous() for k, one in self.inputs.items() for name, t in _tensors(one).items()}
+        save_file(tensors, Path(directory) / "plan.safetensors")
+        about = {name: value for name, value in vars(self).items() if name not in ("rule", "inputs")}
+        about |= {"rule": asdict(self.rule), "thresholds": {key: one.threshold for key, one in self.inputs.items()}}
+        (Path(directory) / "plan.json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def load(cls, directory: Path) -> "SparsityPlan":
+        about = json.loads((Path(directory) / "plan.json").read_text())
+        rule, tensors = InputSparsity(**about.pop("rule")), {}
+        for name, tensor in load_file(Path(directory) / "plan.safetensors").items():
+            key, part = name.split("/")
+            tensors.setdefault(key, {})[part] = tensor
+        thresholds = about.pop("thresholds")
+        inputs = {key: Sparsifier(rule, threshold=t, **tensors.get(key, {})) for key, t in thresholds.items()}
+        about["shapes"] = {key: tuple(shape) for key, shape in about["shapes"].items()}
+        about["tasks"] = tuple(about["tasks"]) if about["tasks"] else None
+        return cls(rule, inputs, **about)
+
+
+def _tensors(one: Sparsifier) -> dict[str, torch.Tensor]:
+    found = {name: getattr(one, name) for name in Sparsifier.TENSORS}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def sparsity_plan(
+    model,
+    rule: InputSparsity,
+    tokenizer=None,
+    corpus: corpora.Corpus | None = None,
+    calibration: Calibration | None = None,
+    progress: bool = True,
+) -> SparsityPlan:
+    """Make ``rule`` concrete for ``model``; what it takes from calibration comes from ``corpus``.
+
+    ``calibration`` says how many of the texts, and how; by default all of them. Statistics and fits
+    are asked of the store first. Raises ValueError where the model lacks a target or a layer, where
+    M does not divide a width, and where calibration is needed and there is none.
+    """
+    modules = targets(model, rule)
+    shapes = {key: tuple(matrix(module).shape) for key, module in modules.items()}
+    saved, whole = _skipped(rule, shapes), sum(p.numel() for p in model.parameters())
+    total = sum({id(m): matrix(m).numel() for m in linear_layers(model).values()}.values())
+    made = SparsityPlan(rule, {}, shapes, saved / total, saved / whole)
+    if not (any(rule.removed(width) for _, width in shapes.values()) if rule.exact else rule.ratio > 0):
+        return made  # N = M, or a ratio that takes nothing: there is nothing to do, and nothing to repair
+    needed = rule.from_calibration
+    if needed and (corpus is None or tokenizer is None):
+        raise ValueError(
+            f"{', '.join(sorted(needed))} needs calibration text: give sparsity_plan() a tokenizer and a corpus"
+        )
+    if not needed:
+        return replace(made, inputs={key: _sparsifier(rule, key, module, None) for key, module in modules.items()})
+    calibration = calibration or Calibration(samples=max(len(corpus), 1))
+    stats = collect_inputs(model, tokenizer, corpus, calibration, progress)
+    made = replace(made, calibration=corpus.task, calibration_seed=calibration.seed)
+    made = replace(made, inputs={key: _sparsifier(rule, key, module, stats) for key, module in modules.items()})
+    if not rule.parts & {"shift", "scale"}:
+        return made
+
+    def fit() -> SparsityPlan:
+        return replace(made, inputs=learn(model, tokenizer, corpus, calibration, made.inputs, progress))
+
+    return store.fetch("sparsity_plan", stats.provenance | {"plan": made.fingerprint}, fit, SparsityPlan)
+
+
+def targets(model, rule: InputSparsity) -> dict[str, nn.Module]:
+    """ "<layer>.<role>" → linear layer, for the rule's roles and layers. ValueError where something is not there."""
+    found, mask = linear_layers(model), getattr(model, "seap_mask", None)
+    for (layer, role), module in found.items():
+        if mask is not None and role == "down" and matrix(module).shape[1] != int(mask.channels[layer].sum()):
+            raise ValueError("its removed units are still there as zeros, and would count; prune with mode='remove'")
+    here, count = {role for _, role in found}, len(decoder_layers(model))
+    absent = [role for role in rule.roles if role not in here]
+    named = [role for role in absent if role in rule.targets.split("+")]
+    if named or len(absent) == len(rule.roles):
+        kind, roles = model.config.model_type, ", ".join(role for role in architectures.ROLES if role in here)
+        raise ValueError(f"a {kind} model has no {(named or absent)[0]!r}; it has {roles}")
+    wrong = [layer for layer in rule.layers or () if not 0 <= layer < count]
+    if wrong:
+        raise ValueError(f"there is no layer {wrong[0]}: the model has layers 0 to {count - 1}")
+    chosen, seen = {}, {}
+    for (layer, role), module in found.items():
+        if rule.layers is not None and layer not in rule.layers:
+            continue
+        seen.setdefault(id(module), []).append(role)
+        if role in rule.roles and module not in chosen.values():
+            chosen[f"{layer}.{role}"] = module
+    for key, module in chosen.items():
+        together = seen[id(module)]
+        if not set(together) <= set(rule.roles):
+            raise ValueError(f"{', '.join(together)} are one projection in this model; name all of them, or none")
+        width = matrix(module).shape[1]
+        if rule.nm and width % rule.nm[1]:
+            raise ValueError(f"{rule.pattern}: {rule.nm[1]} does not divide the width {width} of {key}")
+    if rule.criterion == "cats" and "gate" not in here:
+        raise ValueError(f"cats needs an MLP with a gate, which a {model.config.model_type} model does not have")
+    if not chosen:
+        raise ValueError("the rule applies to no linear layer of this model")
+    return chosen
+
+
+def _skipped(rule: InputSparsity, shapes: dict[str, tuple[int, int]]) -> float:
+    """Multiplications per token that meet a zero, on average.
+
+    Where CATS closes a gate, up (as large as down) need not be computed either.
+    """
+    if rule.of == "weights":
+        return sum(rule.ratio * out * width for out, width in shapes.values())
+    if rule.exact:
+        return sum(out * rule.removed(width) for out, width in shapes.values())
+    return sum(out * rule.ratio * width for out, width in shapes.values()) * (2 if rule.criterion == "cats" else 1)
+
+
+def _sparsifier(rule: InputSparsity, key: str, module: nn.Module, stats) -> Sparsifier:
+    """What ``rule`` takes from the weights and from calibration for one input."""
+    weight, original = matrix(module).detach().float(), rule.preset == "original"
+    if rule.criterion in ("teal", "cats"):
+        read = key if rule.criterion == "teal" else f"{key.split('.')[0]}.{GATE}"
+        return Sparsifier(rule, threshold=stats.threshold(read, rule.ratio))
+    column_max = weight.abs().amax(0) if "scaling" in rule.parts else None
+    if rule.criterion == "wina":
+        return Sparsifier(rule, channel=weight.norm(dim=0))
+    if original:
+        return Sparsifier(rule, column_max=column_max)
+    if rule.criterion == "cosine":
+        return Sparsifier(rule, channel=stats.second_moment[key].sqrt().float())
+    if column_max is not None:  # |x| / s
+        return Sparsifier(rule, channel=(column_max.clamp(min=1e-8).cpu() / stats.largest[key].clamp(min=1e-20)).sqrt())
+    return Sparsifier(rule)
+
+
+def check(model, plan: SparsityPlan) -> None:
+    """ValueError unless ``plan`` was made for a model of these shapes and nothing of it is sparse yet."""
+    found = {f"{layer}.{role}": module for (layer, role), module in linear_layers(model).items()}
+    for key, shape in plan.shapes.items():
+        here = tuple(matrix(found[key]).shape) if key in found else None
+        if here != tuple(shape):
+            raise ValueError(f"the plan was made for another model: {key} is {shape} there and {here} here")
+    taken = set(_marks(plan)) & set(getattr(model, "seap_sparsity", None) or ())
+    if taken:
+        raise ValueError(f"{min(taken)} is sparse already; leave the context that made it so")
+
+
+@contextmanager
+def sparsified(model, plan: SparsityPlan) -> Iterator[nn.Module]:
+    """``model`` with the plan's sparsity while the context is open, and exactly as before after it.
+
+    Also after an error. Contexts may be nested where their targets differ. The model's fingerprint
+    changes with it, so nothing that is stored is mistaken for the dense model's.
+    """
+    check(model, plan)
+    with ExitStack() as undo:
+        _install(model, plan, undo)
+        yield model
+
+
+def _marks(plan: SparsityPlan) -> list[str]:
+    return [f"{plan.rule.of} {key}" for key in plan.inputs]
+
+
+def _install(model, plan: SparsityPlan, undo: ExitStack) -> None:
+    """Put hooks and stand-ins in place; ``undo`` learns how to take every one of them out again."""
+    rule, found = plan.rule, linear_layers(model)
+    before = getattr(model, "seap_sparsity", None)
+    undo.callback(setattr, model, "seap_sparsity", before)
+    model.seap_sparsity = (before or {}) | dict.fromkeys(_marks(plan), plan.fingerprint)
+    layers = decoder_layers(model)
+    for key, one in plan.inputs.items():
+        layer, role = key.split(".")
+        module = found[int(layer), role]
+        if rule.of == "weights":
+            undo.callback(setattr, module, "weight", module.weight)
+            sparse = sparse_weight(matrix(module).detach(), rule)
+            sparse = sparse if isinstance(module, nn.Linear) else sparse.T.contiguous()
+            module.weight = nn.Parameter(sparse, requires_grad=False)
+        elif rule.criterion == "cats":
+            gate, act = found[int(layer), "gate"], gate_activation(layers[int(layer)])
+            width = matrix(module).shape[1]
+            undo.callback(gate.register_forward_hook(CloseGate(act, one.threshold, width)).remove)
+        else:
+            here = {name: tensor.to(module.weight.device) for name, tensor in _tensors(one).items()}
+            undo.callback(module.register_forward_pre_hook(SparseInput(replace(one, **here))).remove)
+            if rule.preset == "original" and module.bias is not None:
+                undo.callback(setattr, module, "bias", module.bias)
+                module.bias = nn.Parameter(torch.zeros_like(module.bias), requires_grad=False)
+
+
+@dataclass
+class SparseInput:
+    """Forward pre-hook of a linear layer: its input made sparse."""
+
+    sparsifier: Sparsifier
+
+    def __call__(self, module, args):
+        return (self.sparsifier(args[0]), *args[1:])
+
+
+@dataclass
+class CloseGate:
+    """Forward hook of ``gate`` (CATS): 0 where |act(gate)| does not pass the threshold, and act(0) is 0.
+
+    ``width``: MLP channels; a fused gate and up has twice as many outputs, the gate first.
+    """
+
+    act: nn.Module
+    threshold: float
+    width: int
+
+    def closed(self, out: torch.Tensor) -> torch.Tensor:
+        """bool [..., width]: the channels that are shut."""
+        return self.act(out[..., : self.width]).abs() <= self.threshold
+
+    def __call__(self, module, args, out):
+        gate = out[..., : self.width].masked_fill(self.closed(out), 0)
+        return torch.cat([gate, out[..., self.width :]], dim=-1) if out.shape[-1] > self.width else gate

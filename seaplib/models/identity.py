@@ -1,0 +1,62 @@
+"""Loading a model, its shape (:class:`Geometry`) and what identifies it.
+
+What an architecture calls its modules stands in :mod:`seaplib.architectures`; :mod:`seaplib.layers`
+reads it. Everything else asks this module for a projection by its role (``q k v o gate up down``)
+and for a :class:`Geometry`, a plain object that scores, allocations and masks use without a model.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from .. import hub
+from .layers import tensors
+
+# Below this many bytes a model is identified by its content, above it by the files it came from.
+CONTENT_HASH_LIMIT = 256 * 2**20
+# What a configuration says about its file, not about what the model computes.
+NOT_COMPUTING = {"_name_or_path", "architectures", "dtype", "transformers_version"}
+
+
+def _source(source: str) -> dict:
+    """What identifies the files a model came from: path, sizes and times, or the hub's revision."""
+    local = Path(source)
+    if local.is_dir():
+        files = sorted(local.glob("*.safetensors")) + sorted(local.glob("*.bin"))
+        return {
+            "path": str(local.resolve()),
+            "files": [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files],
+        }
+    revision = hub.snapshot(source)
+    return {"hub": source, "revision": revision and revision.name}
+
+
+def fingerprint(model) -> str:
+    """Hash that identifies what a model computes: its configuration, and its weights by their content
+    (large models: by the files they came from)."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    source = getattr(model, "seap_source", None)
+    config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_COMPUTING}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    if sparse := getattr(model, "seap_sparsity", None):  # inputs are made sparse by hooks, which are no weights
+        digest.update(json.dumps(sparse, sort_keys=True).encode())
+    if size > CONTENT_HASH_LIMIT and source:
+        digest.update(json.dumps([source, str(model.dtype)], sort_keys=True).encode())
+    else:
+        for name, value in tensors(model):
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    masked = getattr(model, "seap_masked", None)
+    if masked is not None:  # its weights are still the dense ones
+        digest.update(masked.encode())
+    return digest.hexdigest()[:32]
+
+
+def tokenizer_fingerprint(tokenizer) -> str:
+    """Hash that identifies how texts become token ids."""
+    described = (
+        tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else f"{tokenizer.name_or_path} {len(tokenizer)}"
+    )
+    return hashlib.sha256(described.encode()).hexdigest()[:32]

@@ -1,0 +1,16 @@
+"""Scores, sparsity per layer, masks, and pruned models (Eqs. 7-17)."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "allocation": ["Allocation", "adaptive", "energy", "logistic", "uniform"],
+        "apply": ["Variant", "prune"],
+        "checkpoints": ["save_pretrained"],
+        "masks": ["PruningMask"],
+        "methods": ["Method", "variants"],
+        "scores": ["Scores", "aggregate", "score"],
+        "selection": ["select"],
+    },
+)

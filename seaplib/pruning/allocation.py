@@ -1,0 +1,161 @@
+"""How much to remove from each layer: uniform, logistic (Eqs. 16-17), adaptive, energy. Numpy only.
+
+An :class:`Allocation` is a decision that can be printed and compared before anything is pruned.
+``uniform`` and ``logistic`` fix a ratio per layer; ``adaptive`` and ``energy`` (our own) leave it to
+the scores of all layers (:func:`seaplib.masks.select`).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..settings import ALLOCATIONS, STEEPEST
+
+
+class UnreachableSparsity(ValueError):
+    """The global target lies beyond what the unprotected layers can give."""
+
+
+@dataclass(frozen=True, repr=False)
+class Allocation:
+    """A global target G and how it spreads over the layers. Build it with the functions below.
+
+    ``over="all"`` makes the mean over all layers G (Eq. 17); ``over="unprotected"`` makes it the
+    mean over unprotected layers only and measures depth from the first of them, as the published
+    code does (so less than G goes).
+    """
+
+    kind: str
+    sparsity: float
+    x0: float = 0.3
+    k: float = 1.0
+    protect_first: int = 0
+    protect_last: int = 0
+    over: str = "all"
+
+    def __post_init__(self):
+        if self.kind not in ALLOCATIONS:
+            raise ValueError(f"the allocation is one of {', '.join(ALLOCATIONS)}, got {self.kind!r}")
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
+        if not (math.isfinite(self.x0) and abs(self.k) <= STEEPEST):
+            raise ValueError(f"x0 must be finite and k within ±{STEEPEST}, got x0={self.x0}, k={self.k}")
+        if min(self.protect_first, self.protect_last) < 0:
+            raise ValueError("the number of protected layers cannot be negative")
+
+    def __str__(self) -> str:
+        curve = f", x0={self.x0:g}, k={self.k:g}" if self.kind == "logistic" else ""
+        return f"{self.kind}({self.sparsity:g}{curve}, protect {self.protect_first}+{self.protect_last})"
+
+    __repr__ = __str__
+
+    def unprotected(self, layers: int) -> np.ndarray:
+        """bool [layers]: which layers may lose units."""
+        index = np.arange(layers)
+        return (index >= self.protect_first) & (index < layers - self.protect_last)
+
+    def ratios(
+        self, layers: int, caps: dict[str, float] | None = None, shares: dict[str, float] | None = None
+    ) -> dict[str, np.ndarray]:
+        """ρ_ℓ per module, module → [layers].
+
+        ρ_ℓ = Λ/(1+exp(−k(x_ℓ−x₀))), x_ℓ = (ℓ−1)/(L−1) (Eq. 16), constant for ``uniform``; 0 in
+        protected layers. Λ is found by bisection so that the mean is G (Eq. 17). ``caps`` bounds ρ in
+        each module so that a unit always remains, ``shares`` weighs the modules in the mean (their
+        share of a layer's parameters); without them ρ < 1 and there is one module.
+        Raises :class:`UnreachableSparsity`, naming the largest G possible.
+        """
+        caps = caps or {"all": 1.0}
+        shares = shares or {module: 1 / len(caps) for module in caps}
+        free = self.unprotected(layers)
+        counted = free.sum() if self.over == "unprotected" else layers
+        curve = np.where(free, self._curve(layers), 0.0)
+
+        def at(scale):
+            return {module: np.minimum(scale * curve, cap) * free for module, cap in caps.items()}
+
+        def mean(rho):
+            return sum(shares[module] * rho[module].sum() for module in caps) / max(counted, 1)
+
+        largest = sum(shares[m] * caps[m] for m in caps) * free.sum() / max(counted, 1)
+        if self.sparsity > largest + 1e-12:
+            raise UnreachableSparsity(
+                f"sparsity {self.sparsity:g} is out of reach with {self.protect_first}+{self.protect_last} of {layers} "
+                "layers protected and one unit kept in every module; "
+                f"the largest possible is {np.floor(largest * 1000) / 1000:g}"
+            )
+        if not free.any() or self.sparsity == 0:
+            return {module: np.zeros(layers) for module in caps}
+        published = self.over == "unprotected"  # its search starts at [0, 2] and ends within 1e-4 of the target
+        low, high = 0.0, 2.0 if published else max(caps.values()) / curve[free].min()
+        for _ in range(200):
+            middle = (low + high) / 2
+            if not low < middle < high:  # neighbouring numbers
+                break
+            if published and abs(mean(at(middle)) - self.sparsity) < 1e-4:
+                return at(middle)
+            low, high = (middle, high) if mean(at(middle)) < self.sparsity else (low, middle)
+        return at(high)
+
+    def _curve(self, layers: int) -> np.ndarray:
+        """The shape of ρ over depth, [layers], up to the factor Λ."""
+        if self.kind != "logistic":
+            return np.ones(layers)
+        if self.over == "unprotected":
+            first, last = self.protect_first, layers - 1 - self.protect_last
+        else:
+            first, last = 0, layers - 1
+        x = (np.arange(layers) - first) / max(last - first, 1)
+        return 1 / (1 + np.exp(-self.k * (x - self.x0)))
+
+
+def logistic(
+    sparsity: float, x0: float = 0.3, k: float = 1.0, protect_first: int = 0, protect_last: int = 2
+) -> Allocation:
+    """The paper's allocation (Eqs. 16-17): less in early layers, nothing in the last ``protect_last``."""
+    return Allocation("logistic", sparsity, x0, k, protect_first, protect_last)
+
+
+def uniform(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
+    """The same ratio in every unprotected layer (UL in Table 3)."""
+    return Allocation("uniform", sparsity, protect_first=protect_first, protect_last=protect_last)
+
+
+def adaptive(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
+    """One ranking over all layers and modules of scores standardised per layer (AL in Table 3, FLAP)."""
+    return Allocation("adaptive", sparsity, protect_first=protect_first, protect_last=protect_last)
+
+
+def energy(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
+    """Our own: every layer's attention and MLP apart lose as much as adds least to the residual stream's error.
+
+        minimise Σ_{ℓ,m} e_{ℓ,m}(n_{ℓ,m})   subject to the budget in parameters,
+        e_{ℓ,m}(n) = Σ over the n lowest-scored units of layer ℓ's module m of mean(h²)·‖w‖₂² / ‖x_ℓ‖²
+
+    x_ℓ is the residual stream as layer ℓ reads it. What reads it next divides it by its size (the norms), so
+    that an error counts relative to it; h and w are a unit's activation and column (Eqs. 11-12). All of it
+    is in the statistics: no mask is tried out. Errors of different units are added as if they were
+    uncorrelated, and later layers as if they let them pass.
+    """
+    return Allocation("energy", sparsity, protect_first=protect_first, protect_last=protect_last)
+
+
+def authors_logistic(sparsity: float, x0: float = 0.3, k: float = 0.8, protect: int = 2) -> Allocation:
+    """The published code's allocation: first and last layers protected, mean over the others only."""
+    return Allocation("logistic", sparsity, x0, k, protect, protect, over="unprotected")
+
+
+def check_reachable(
+    sparsity: float,
+    layers: int,
+    attention_units: int,
+    channels: int,
+    attention_share: float,
+    protect_first: int = 0,
+    protect_last: int = 0,
+) -> None:
+    """Raise :class:`UnreachableSparsity` unless every module can keep a unit at this target."""
+    caps = {"attention": 1 - 1 / attention_units, "mlp": 1 - 1 / channels}
+    shares = {"attention": attention_share, "mlp": 1 - attention_share}
+    uniform(sparsity, protect_first, protect_last).ratios(layers, caps, shares)

@@ -1,0 +1,206 @@
+"""A mask applied to a model: by removal, by zeroing or on the fly, with or without compensation."""
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from ..models import layers
+from ..models.layers import resized
+from ..settings import MODES
+from .compensation import Compensation, compensated, content
+from .masks import PruningMask
+
+
+def _kept(mask: PruningMask, index: int) -> dict[str, torch.Tensor]:
+    """role → bool over its coordinates that stay: outputs of q, k, v, gate, up, inputs of o, down."""
+    size = mask.geometry.head_dim
+    query = mask.heads[index].repeat_interleave(size)
+    key = mask.kv_heads[index].repeat_interleave(size)
+    channel = mask.channels[index]
+    return {"q": query, "k": key, "v": key, "o": query, "gate": channel, "up": channel, "down": channel}
+
+
+def _output(
+    projection: nn.Module, keep: torch.Tensor, mode: str, weight: torch.Tensor | None, bias: torch.Tensor | None
+) -> nn.Module:
+    """An output projection with only the inputs ``keep``, their columns ``weight`` [out, kept] where they are new."""
+    places = keep.nonzero().squeeze(1).to(layers.matrix(projection).device)
+    new = resized(projection, columns=places if mode == "remove" else None, bias=bias)
+    own = layers.matrix(new)
+    if mode == "remove":
+        if weight is not None:
+            own.copy_(weight)
+    else:
+        own[:, ~keep] = 0
+        if weight is not None:
+            own[:, places] = weight
+    return new
+
+
+@torch.no_grad()
+def _prune_layer(layer: nn.Module, index: int, mask: PruningMask, mode: str, compensation: Compensation | None) -> None:
+    kept = _kept(mask, index)
+    columns, biases = {}, {}
+    for role, module in (("o", "attention"), ("down", "mlp")):
+        projection = layers.linear(layer, role)
+        columns[role], biases[role] = compensated(projection, ~kept[role], module, index, compensation, mask.bypass)
+    replaced = {}  # all are made before any is put in place: fused projections are read through each other
+    for roles in layers.projections(layer):
+        output, projection = layers.is_output(roles[0]), layers.linear(layer, roles[0])
+        keep = torch.ones(layers.shape(projection)[int(output)], dtype=torch.bool)
+        for role in roles:
+            keep[slice(None) if output else layers.rows(layer, role)] = kept[role]
+        if bool(keep.all()) or (mode == "remove" and not bool(keep.any())):
+            continue  # nothing goes, or everything does: an emptied module is replaced as a whole below
+        if output:
+            replaced[roles[0]] = _output(projection, keep, mode, columns[roles[0]], biases[roles[0]])
+            continue
+        if mode == "remove":
+            new = resized(projection, keep.nonzero().squeeze(1).to(layers.matrix(projection).device))
+        else:
+            new = resized(projection)
+            layers.matrix(new)[~keep] = 0
+            if new.bias is not None:
+                new.bias[~keep] = 0
+        replaced[roles[0]] = new
+    for role, new in replaced.items():
+        layers.set_linear(layer, role, new)
+    if mode == "remove":
+        hidden = mask.geometry.hidden
+        if mask.bypass:
+            biases = {"o": None, "down": None}  # of the modules that are emptied below
+        if bool(mask.heads[index].any()):
+            layers.set_heads(layer, int(mask.heads[index].sum()), int(mask.kv_heads[index].sum()))
+        else:
+            layers.empty(layer, "attention", index, hidden, biases["o"])
+        if not bool(mask.channels[index].any()):
+            layers.empty(layer, "mlp", index, hidden, biases["down"])
+
+
+@torch.no_grad()
+def _mask_layer(layer: nn.Module, index: int, mask: PruningMask, compensation: Compensation | None) -> None:
+    """Zero the removed units where the output projections read them, and add what compensates them.
+
+    A refitted output projection is a copy in which the removed units' columns are 0 already.
+    """
+    kept = _kept(mask, index)
+    for role, module in (("o", "attention"), ("down", "mlp")):
+        if bool(kept[role].all()):
+            continue
+        projection = layers.linear(layer, role)
+        columns, bias = compensated(projection, ~kept[role], module, index, compensation, mask.bypass)
+        if columns is not None:
+            layers.set_linear(layer, role, _output(projection, kept[role], "zero", columns, bias))
+            continue
+        projection.register_forward_pre_hook(partial(_zero_removed, ~kept[role]))
+        own = layers.tensor(projection, "bias")
+        if bias is not None and (compensation is not None or mask.bypass):
+            projection.register_forward_hook(partial(_add, bias if own is None else bias - own))
+
+
+def _zero_removed(removed: torch.Tensor, module: nn.Module, args: tuple) -> tuple:
+    return (args[0].masked_fill(removed.to(args[0].device), 0), *args[1:])
+
+
+def _add(extra: torch.Tensor, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    return output + extra.to(output.device)
+
+
+def copy_of(model):
+    """A copy that shares every tensor: projections are replaced, never modified."""
+    shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
+    return copy.deepcopy(model, memo=shared | layers.kept_elsewhere(model))
+
+
+def prune(
+    model,
+    mask: PruningMask,
+    mode: str = "remove",
+    compensation: Compensation | None = None,
+    in_place: bool = False,
+):
+    """A pruned copy of ``model``; the model itself is left as it is.
+
+    ``mode="remove"`` makes the projections smaller (the real speed-up), ``"zero"`` sets the removed
+    weights to 0 and keeps all shapes, ``"mask"`` zeroes the removed units' activations on the fly, so
+    that no weight is copied and a model that fits in memory once can be evaluated; all give the same
+    logits to rounding. ``compensation`` maps ``attention`` and ``mlp`` to mean activations
+    [layers, dim] (``stats.mean``, or :func:`~seaplib.activations.weighted_mean` for a general mask);
+    the removed units' mean contribution is then added to the output projections' biases. Or it holds
+    covariances (:func:`~seaplib.covariances.collect`, or
+    :class:`~seaplib.compensation.WeightedCovariances` for a general mask): the kept units' columns of the
+    output projections are then refitted by least squares as well, which under "mask" copies these.
+
+    A copy shares what does not change with the original. ``in_place=True`` uses the model itself up,
+    a layer at a time: the peak is the model and one layer.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode is one of {', '.join(MODES)}, got {mode!r}")
+    if getattr(model, "seap_mask", None) is not None:
+        raise ValueError("the model is already pruned; start from the dense model")
+    if getattr(model, "seap_sparsity", None):
+        raise ValueError("the model's inputs are sparse already; prune first, then make the inputs sparse")
+    here = layers.geometry(model)
+    if here != mask.geometry:
+        raise ValueError(f"the mask was made for another model: {mask.geometry} against {here}")
+    pruned = model if in_place else copy_of(model)
+    for index, layer in enumerate(layers.decoder_layers(pruned)):
+        if mode == "mask":
+            _mask_layer(layer, index, mask, compensation)
+        else:
+            _prune_layer(layer, index, mask, mode, compensation)
+    pruned.seap_mask = mask
+    if mode == "mask":
+        pruned.seap_masked = identity(mask, mode, compensation)
+    else:
+        pruned.seap_source = None
+    return pruned
+
+
+def identity(mask: PruningMask, mode: str, compensation: Compensation | None) -> str:
+    """Hash of what is done to a model."""
+    digest = hashlib.sha256(json.dumps([mask.fingerprint, mode]).encode())
+    digest.update(content(compensation))
+    return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One pruned model to evaluate: what it is called, its mask, and how the mask is applied.
+
+    ``label`` holds the columns of its result rows (method, score, allocation, budget, calibration,
+    calibration_seed); requested and achieved sparsity are added from the mask. ``tasks`` restricts
+    it to some tasks (an expert is evaluated on its own).
+    """
+
+    label: dict
+    mask: PruningMask
+    mode: str = "remove"
+    compensation: Compensation | None = None
+    tasks: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        sparsities = {
+            "requested_sparsity": self.mask.requested,
+            "achieved_sparsity": self.mask.achieved,
+            "achieved_model_sparsity": self.mask.achieved_model,
+        }
+        object.__setattr__(self, "label", dict(self.label) | sparsities)
+
+    @property
+    def fingerprint(self) -> str:
+        return identity(self.mask, self.mode, self.compensation)
+
+    @property
+    def first_layer(self) -> int:
+        """The first layer that loses anything (the number of layers where none does); those before it are dense."""
+        changed = ~(self.mask.heads.all(1) & self.mask.channels.all(1))
+        return int(changed.int().argmax()) if changed.any() else self.mask.geometry.layers
+
+    def apply(self, model):
+        return prune(model, self.mask, self.mode, self.compensation)

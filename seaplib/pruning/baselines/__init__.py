@@ -1,0 +1,1 @@
+"""Methods that are not SEAP, one paper a module."""

@@ -1,0 +1,245 @@
+"""GRIFFIN: MLP channels chosen by the prompt itself, for the generation that follows it (arXiv 2404.01365).
+
+The prompt runs through the dense model. From its MLP activations Z [tokens, channels] each layer takes
+
+    s = (‖Z̄_·1‖₂, …, ‖Z̄_·C‖₂),   Z̄ = Z with every token's row scaled to norm 1,
+
+and the k channels with the largest s serve all tokens generated after it. Attention is never touched.
+
+This is no pruned model: every prompt has channels of its own, all weights stay in memory, and the
+prompt costs what it costs. What falls is the number of *active* parameters while generating, so that
+is what is reported, and the memory saved is 0. Channels are switched off by zeroes (the same result
+as smaller matrices to rounding), so nothing here gets faster. In a batch each sequence keeps its own
+channels, as if it were alone; the published code (hdong920/GRIFFIN @48dc8ec) takes one sequence at a time.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from ... import store
+from ...evaluation import accuracy
+from ...evaluation.lm_eval import Bench, Prepared
+from ...models import layers, likelihood, passes
+from ...models.layers import emptied
+from ...models.shapes import Geometry
+from ...settings import Evaluation
+
+#: how :func:`evaluate_items` scores, which beside Table 1's rows is another protocol
+PROTOCOL = "prompt dense; its last token and the answer with the channels that the tokens before chose"
+
+
+def statistic(activations: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """s [batch, channels] of ``activations`` [batch, tokens, channels] at the positions ``keep`` [batch, tokens].
+
+    A token without any activation counts for nothing.
+    """
+    x = activations if activations.dtype == torch.float64 else activations.float()
+    norm = x.norm(dim=-1, keepdim=True)
+    rows = torch.where((norm > 0) & keep.unsqueeze(-1), x / norm, 0)
+    return rows.norm(dim=1)
+
+
+def largest_sparsity(geometry: Geometry) -> float:
+    """The largest share of the projections' parameters that can be inactive: all channels but one of every layer."""
+    return inactive_share(geometry, 1)
+
+
+def active_channels(geometry: Geometry, sparsity: float) -> int:
+    """k so that the nearest to ``sparsity`` of the projections' parameters is inactive while generating.
+
+    Raises ``ValueError`` where the MLPs alone do not have so many.
+    """
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
+    gone = round(sparsity * geometry.projection_parameters / (geometry.layers * geometry.channel_parameters))
+    if gone >= geometry.channels:
+        raise ValueError(
+            f"GRIFFIN touches MLPs only: {sparsity:.0%} cannot be inactive here, "
+            f"the largest possible is {largest_sparsity(geometry):.1%}"
+        )
+    return geometry.channels - gone
+
+
+def inactive_share(geometry: Geometry, channels: int) -> float:
+    """Share of the projections' parameters that is inactive while generating with ``channels`` per layer."""
+    off = geometry.layers * (geometry.channels - channels) * geometry.channel_parameters
+    return off / geometry.projection_parameters
+
+
+class Selection:
+    """What :func:`griffin` yields: the channels that the current prompts chose.
+
+    ``chosen[layer]`` is bool [batch, channels] after a prompt has run. Without ``prompt`` the first
+    pass with an empty KV cache is the prompt and what follows on the cache is generation; ``prompt``
+    [batch] instead says how many leading positions of the next passes are the prompt, and the
+    positions behind it are generation within the same pass.
+    """
+
+    def __init__(self, geometry: Geometry, channels: int):
+        self.geometry, self.channels = geometry, channels
+        self.chosen: dict[int, torch.Tensor] = {}
+        self.prompt: torch.Tensor | None = None
+        self._shape: tuple[int, int] = (0, 0)
+        self._generating = False
+        self._keep: torch.Tensor | None = None
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that a generated token is computed with; all of them stay in memory."""
+        g = self.geometry
+        return g.model_parameters - g.layers * (g.channels - self.channels) * g.channel_parameters
+
+    def start(self, ids: torch.Tensor, mask: torch.Tensor | None, cache, use_cache: bool | None) -> None:
+        """Note what the pass that begins is: prompt or generation, and which positions are padding."""
+        self._shape = tuple(ids.shape)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        if self.prompt is not None:
+            if len(self.prompt) != len(ids) or int(self.prompt.min()) < 1 or int(self.prompt.max()) > ids.shape[1]:
+                raise ValueError("every sequence needs a prompt of at least one token for GRIFFIN to choose from")
+            self._keep, self._generating = places < self.prompt.to(ids.device)[:, None], False
+            return
+        if use_cache is False:
+            raise ValueError("GRIFFIN acts between a prompt and what is generated on its KV cache; leave the cache on")
+        self._generating = cache is not None and int(cache.get_seq_length()) > 0
+        if self._generating and len(next(iter(self.chosen.values()), ())) != len(ids):
+            raise ValueError("the prompt of this generation was not run inside the GRIFFIN context")
+        if self._generating:
+            return
+        if mask is not None and not (torch.is_tensor(mask) and mask.dim() == 2):
+            raise ValueError("GRIFFIN tells padding from an attention mask [batch, tokens]; use the dynamic cache")
+        whole = torch.ones(self._shape, dtype=torch.bool, device=ids.device)
+        self._keep = whole if mask is None else mask.bool()[:, -ids.shape[1] :]
+
+    def through(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """Activations ``x`` of one layer's MLP with the channels off that the prompt did not choose."""
+        flat = x.dim() == 2  # OPT's MLP sees all positions in one row
+        x = x.unflatten(0, self._shape) if flat else x
+        if self._generating:
+            x = x * self.chosen[layer].to(x.device)[:, None]
+        else:
+            keep = self._keep.to(x.device)
+            best = torch.argsort(statistic(x, keep), dim=-1, descending=True, stable=True)[:, : self.channels]
+            chosen = torch.zeros(len(x), x.shape[-1], dtype=torch.bool, device=x.device).scatter_(1, best, True)
+            self.chosen[layer] = chosen
+            if self.prompt is not None:
+                x = x * (chosen[:, None] | keep[..., None])
+        return x.flatten(0, 1) if flat else x
+
+
+@contextmanager
+def griffin(model, channels: int) -> Iterator[Selection]:
+    """While the context is open, ``model`` generates with the ``channels`` per layer that each prompt chooses.
+
+    Works with ``model.generate``, and with passes on a KV cache that were begun inside the context.
+    The model is exactly as before afterwards, also after an error; its fingerprint changes with the
+    context, so nothing that is stored is mistaken for the dense model's.
+    """
+    shape = layers.geometry(model)
+    if not 1 <= channels <= shape.channels:
+        raise ValueError(f"channels must lie between 1 and {shape.channels}, got {channels}")
+    before = getattr(model, "seap_sparsity", None)
+    if before and "griffin" in before:
+        raise ValueError("GRIFFIN is at work already; leave the context that made it so")
+    selection = Selection(shape, channels)
+
+    def begin(module, args, kwargs):
+        ids = args[0] if args else kwargs.get("input_ids")
+        if ids is None:
+            raise ValueError("GRIFFIN follows token ids; run the model on input_ids, not on embeddings")
+        cache = kwargs.get("past_key_values")
+        selection.start(ids, kwargs.get("attention_mask"), cache, kwargs.get("use_cache"))
+
+    def choose(index, module, args):
+        return (selection.through(index, args[0]), *args[1:])
+
+    with ExitStack() as undo:
+        undo.callback(setattr, model, "seap_sparsity", before)
+        model.seap_sparsity = (before or {}) | {"griffin": channels}
+        undo.callback(layers.decoder(model).register_forward_pre_hook(begin, with_kwargs=True).remove)
+        for index, layer in enumerate(layers.decoder_layers(model)):
+            if "mlp" not in emptied(layer):
+                down = layers.linear(layer, "down")
+                undo.callback(down.register_forward_pre_hook(partial(choose, index)).remove)
+        yield selection
+
+
+def label(geometry: Geometry, sparsity: float, channels: int) -> dict:
+    """The columns that name GRIFFIN's rows.
+
+    Nothing is removed, so both achieved sparsities are 0; what a generated token does without is in
+    a column that other rows do not have, ``inactive_sparsity``.
+    """
+    return accuracy.DENSE | {
+        "method": "GRIFFIN",
+        "score": "prompt",
+        "allocation": "uniform",
+        "budget": "active",
+        "requested_sparsity": sparsity,
+        "calibration": "prompt",
+        "inactive_sparsity": inactive_share(geometry, channels),
+    }
+
+
+def evaluate_items(
+    model,
+    tokenizer,
+    tasks: Iterable[str],
+    sparsities: Iterable[float],
+    settings: Evaluation | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Item results under GRIFFIN, in the form of :func:`seaplib.evaluation.evaluate_items`, and ``inactive_sparsity``.
+
+    ``sparsities`` are shares of the projections' parameters inactive while generating. Every option of
+    an item is scored by itself. As the published code does for classification, the last token of the
+    context belongs to generation: otherwise an answer's first token, often the only one, would be the
+    dense model's. Answers that are written are generated on the dense prompt's cache.
+
+    Raises ``ValueError`` for a context of one token, which leaves no prompt to choose from, and where
+    the MLPs do not have so many parameters.
+    """
+    bench, shape = Bench(model, tokenizer, settings or Evaluation()), layers.geometry(model)
+    names = accuracy.distinct([tasks] if isinstance(tasks, str) else tasks, "task")
+    targets = [(s, active_channels(shape, s)) for s in accuracy.distinct(sparsities, "sparsity")]
+    frames = []
+    work = [(s, channels, name) for s, channels in targets for name in names]
+    for sparsity, channels, name in tqdm(work, desc="GRIFFIN", unit="task", leave=False, disable=not progress):
+        spec = bench.fingerprints | bench.identity(name) | {"variant": {"griffin": channels}}
+        frame = store.fetch("items", spec, partial(_score, bench, name, channels), pd.DataFrame)
+        columns = {"variant": "griffin"} | label(shape, sparsity, channels) | {"task": name} | bench.conditions
+        frames.append(frame.assign(**columns)[[*columns, *frame.columns]])
+    if not frames:
+        raise ValueError("nothing to evaluate: give at least one task and one sparsity")
+    return pd.concat(frames, ignore_index=True).astype({"calibration_seed": "Int64"})
+
+
+def _score(bench: Bench, name: str, channels: int) -> pd.DataFrame:
+    prepared = bench.prepared(name)
+    with griffin(bench.model, channels) as selection:
+        if not prepared.batches:
+            return bench.written(prepared, bench.model)
+        return bench.measured(prepared, *_option_scores(bench, prepared, selection))
+
+
+def _option_scores(bench: Bench, prepared: Prepared, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability of every request, and whether it is the greedy continuation, one request a row."""
+    requests = bench.requests(prepared.instances)
+    tokens = passes.affordable(layers.input_device(bench.model), bench.settings.batch_tokens)
+    total = sum(map(len, requests))
+    sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
+    for batch in likelihood.plan(requests, bench.max_length, tokens, share=False):
+        # the first column asked for reads the context's last token: what stands before it is the prompt
+        first = torch.full((len(batch.ids),), batch.ids.shape[1]).scatter_reduce(0, batch.row, batch.column, "amin")
+        selection.prompt = first
+        logprob, likeliest = likelihood.token_logprobs(bench.model, batch)
+        np.add.at(sums, batch.owner.numpy(), logprob.double().cpu().numpy())
+        np.logical_and.at(greedy, batch.owner.numpy(), likeliest.cpu().numpy())
+    if np.isnan(sums).any():
+        raise ValueError(passes.DAMAGED)
+    return sums, greedy

@@ -1,0 +1,161 @@
+"""Pruned models as ordinary Hugging Face directories.
+
+A model whose projections changed shape, or gained a bias, is saved with its own ``model_type``; the
+config records every projection's shape. After ``import seaplib``,
+``AutoModelForCausalLM.from_pretrained(path)`` loads it bit for bit: the registered subclass gives
+the projections their recorded shapes in ``__init__``, the stock loader does the rest. Without
+seaplib, loading fails with an error that says what to import, also where the architecture's own
+class is named (it would fill missing projections at random): the stored activation function is one
+that only :class:`PrunedConfig` resolves. Wrong weights are never loaded.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from ..models import layers
+from ..models.architectures import ARCHITECTURES, MODULES, PRUNED_TYPES
+
+#: stands for the activation function in a pruned checkpoint's config
+LOCK = "a pruned checkpoint: import seaplib, then use AutoModelForCausalLM"
+
+
+class PrunedConfig:
+    """Mixed into a configuration: ``projections`` has one entry a layer, role → [out, in, has bias].
+
+    A layer without attention or MLP has ``{"bias": bool}`` under ``empty_attention``/``empty_mlp``.
+    ``activation`` is the MLP's activation function; on disk its usual name holds :data:`LOCK`.
+    """
+
+    def __post_init__(self, **kwargs):
+        name = ARCHITECTURES[PRUNED_TYPES[self.model_type]].activation
+        if getattr(self, name) == LOCK:
+            setattr(self, name, self.activation)
+        super().__post_init__(**kwargs)
+
+
+class PrunedModel:
+    """Mixed into a causal language model: its projections get the shapes the configuration records."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        # layers beyond the recorded ones keep their stock shapes, which no weights on disk will fit
+        for index, (layer, recorded) in enumerate(
+            zip(layers.decoder_layers(self), config.projections or [], strict=False)
+        ):
+            _reshape(layer, index, recorded, config.hidden_size)
+        self.post_init()
+
+
+def _register(pruned_type: str, kind: str) -> tuple[type, type]:
+    """Configuration and model class of an architecture's pruned checkpoints, known to the Auto classes."""
+    config_class = CONFIG_MAPPING[kind]
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    fields = {"projections": None, "activation": None, "__module__": __name__, "model_type": pruned_type}
+    fields["__annotations__"] = {"projections": list | None, "activation": str | None}
+    config = type(f"Pruned{config_class.__name__}", (PrunedConfig, config_class), fields)
+    model = type(
+        f"Pruned{model_class.__name__}",
+        (PrunedModel, model_class),
+        {"config_class": config, "__module__": __name__},
+    )
+    AutoConfig.register(pruned_type, config)
+    AutoModelForCausalLM.register(config, model)
+    # Where tensors have other names on disk (GPT-NeoX's LM head), transformers finds them by type or class.
+    for original, own in ((kind, pruned_type), (model_class.__name__, model.__name__)):
+        if (renamed := get_checkpoint_conversion_mapping(original)) is not None:
+            register_checkpoint_conversion_mapping(own, renamed)
+    return config, model
+
+
+def _reshape(layer: nn.Module, index: int, recorded: dict, hidden: int) -> None:
+    """Give one layer's projections their recorded shapes, uninitialised."""
+    for module in MODULES:
+        if f"empty_{module}" in recorded:
+            bias = torch.zeros(hidden) if recorded[f"empty_{module}"]["bias"] else None
+            layers.empty(layer, module, index, hidden, bias)
+    if "q" in recorded:
+        size = layers.head_dim(layer)
+        layers.set_heads(layer, recorded["q"][0] // size, recorded["k"][0] // size)
+    for roles in layers.projections(layer):
+        (_, into, bias), out = recorded[roles[0]], sum(recorded[role][0] for role in roles)
+        old = layers.linear(layer, roles[0])
+        layers.set_linear(layer, roles[0], layers.blank(old, out, into, bias))
+
+
+#: pruned ``model_type`` → its configuration and model class
+CLASSES = {pruned: _register(pruned, kind) for pruned, kind in PRUNED_TYPES.items()}
+
+
+def projections(model) -> list[dict]:
+    """What a :class:`PrunedConfig` records, read off a model's layers."""
+    recorded = []
+    for layer in layers.decoder_layers(model):
+        entry = {f"empty_{name}": {"bias": one.bias is not None} for name, one in layers.emptied(layer).items()}
+        for roles in layers.projections(layer):
+            module = layers.linear(layer, roles[0])
+            for role in roles:
+                entry[role] = [layers.width(layer, role), layers.shape(module)[1], module.bias is not None]
+        recorded.append(entry)
+    return recorded
+
+
+def save_pretrained(model, tokenizer, path: str | Path) -> Path:
+    """Save a model (pruned or not) and its tokenizer; the mask and its provenance lie beside them.
+
+    A model whose shapes are the architecture's own is saved as an ordinary checkpoint. ValueError where
+    its inputs are sparse: that is no property of the weights, and a checkpoint would lose it.
+    """
+    if getattr(model, "seap_masked", None) is not None:
+        raise ValueError("a model masked on the fly has all its dense weights; prune it with mode='remove' to save it")
+    if getattr(model, "seap_sparsity", None):
+        raise ValueError(
+            "sparse inputs cannot be saved with the weights; save the model as it was, and its plan beside it"
+        )
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    pruned = isinstance(model.config, PrunedConfig) or projections(model) != projections(_skeleton(model))
+    model.save_pretrained(path, state_dict=_untied(model))
+    if pruned:
+        _stamp(path, model)
+    tokenizer.save_pretrained(path)
+    mask = getattr(model, "seap_mask", None)
+    if mask is not None:
+        mask.save(path / "mask")
+    return path
+
+
+def _untied(model) -> dict | None:
+    """What to save where parameters are offloaded, which hides from transformers that some are tied."""
+    if all(parameter.device.type != "meta" for parameter in model.parameters()):
+        return None
+    tied = model.all_tied_weights_keys or {}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def _skeleton(model):
+    """The architecture as its config alone describes it, without weights."""
+    with torch.device("meta"):
+        return type(model)(model.config)
+
+
+def _stamp(path: Path, model) -> None:
+    """Give the written config our type and class, the projections' shapes, and the lock."""
+    written = json.loads((path / "config.json").read_text())
+    kind = model.config.model_type
+    pruned_type = kind if kind in PRUNED_TYPES else next(new for new, old in PRUNED_TYPES.items() if old == kind)
+    activation = ARCHITECTURES[PRUNED_TYPES[pruned_type]].activation
+    written |= {
+        "model_type": pruned_type,
+        "architectures": [CLASSES[pruned_type][1].__name__],
+        "projections": projections(model),
+        "activation": getattr(model.config, activation),
+        activation: LOCK,
+    }
+    (path / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")

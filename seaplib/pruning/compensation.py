@@ -1,0 +1,74 @@
+"""What stands in for removed units: their mean, or a least-squares refit of the units that stay.
+
+An output projection (o, down) computes y = W·x + b from the units x, of which pruning keeps x_k and
+removes x_r. With the mean μ of x over calibration tokens y is right on average,
+
+    b' = b + W_r·μ_r                                                   (FLAP's bias compensation)
+
+and with the covariance Σ too it is as nearly right, token by token, as the kept units allow:
+
+    min over W', b' of  E‖W·x + b − W'·x_k − b'‖² + Σ_j λ_j·‖w'_j − w_j‖²,   λ_j = RIDGE·Σ_jj
+    W' = W_k + W_r·Σ_rk·(Σ_kk + diag λ)⁻¹,    b' = b + W·μ − W'·μ_k
+
+What the kept units say about the removed ones moves into their columns, and the shapes stay those of
+the mask. The ridge pulls to the first rule: where calibration says little, W' is W_k and b' that of the mean.
+"""
+
+import torch
+from torch import nn
+
+from ..activations.covariances import Covariances, WeightedCovariances
+from ..models import layers
+
+RIDGE = 1e-2  # of each kept unit's variance; chosen on validation items of the bundled benchmark
+#: what ``prune`` takes: mean activations (``attention``, ``mlp`` → [layers, dim]), or covariances
+Compensation = dict[str, torch.Tensor] | Covariances | WeightedCovariances
+
+
+def refit(weight: torch.Tensor, covariance: torch.Tensor, removed: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
+    """W' [out, kept] in float64 for a weight [out, in] that loses the inputs ``removed`` (bool [in])."""
+    weight, kept = weight.double(), ~removed
+    left = covariance[kept][:, kept].clone()
+    variances = left.diagonal().clone()
+    floor = 1e-8 * variances.mean() if len(variances) else 0.0  # units that never vary teach nothing
+    left.diagonal().add_(ridge * variances + floor + torch.finfo(torch.float64).tiny)
+    change = torch.linalg.solve(left, covariance[kept][:, removed] @ weight[:, removed].T).T
+    return weight[:, kept] + change
+
+
+def compensated(
+    projection: nn.Module,
+    removed: torch.Tensor,
+    module: str,
+    layer: int,
+    compensation: Compensation | None,
+    bypass: bool = False,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Weight [out, kept] (None: its own columns) and bias of an output projection without the units ``removed``.
+
+    With ``bypass``, and no unit left, the bias is 0: nothing of the module remains.
+    """
+    bias = layers.tensor(projection, "bias")
+    bias = None if bias is None else bias.detach()
+    if bypass and bool(removed.all()):
+        return None, None if bias is None else torch.zeros_like(bias)
+    if compensation is None or not bool(removed.any()):
+        return None, bias
+    weight = layers.matrix(projection).detach()
+    removed = removed.to(weight.device)
+    if isinstance(compensation, dict):
+        new, mean = None, compensation[module][layer].to(weight.device).double()
+        extra = weight[:, removed].double() @ mean[removed]
+    else:
+        mean, covariance = (t.to(weight.device) for t in compensation.at(module, layer))
+        new = refit(weight, covariance, removed).to(weight.dtype)  # the bias makes up for its rounding too
+        extra = weight.double() @ mean - new.double() @ mean[~removed]
+    return new, (extra if bias is None else bias.double() + extra).to(weight.dtype)
+
+
+def content(compensation: Compensation | None) -> bytes:
+    """What a compensation changes in a model, as bytes to be hashed."""
+    if compensation is None or isinstance(compensation, dict):
+        means = sorted((compensation or {}).items())
+        return b"".join(module.encode() + mean.double().contiguous().numpy().tobytes() for module, mean in means)
+    return f"least squares {RIDGE} {compensation.fingerprint}".encode()

@@ -1,0 +1,139 @@
+"""Which units stay: :class:`PruningMask`, and selection to a budget (Eqs. 8-10)."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..models.shapes import Geometry
+
+
+@dataclass(frozen=True)
+class PruningMask:
+    """Kept units: ``heads`` [layers, query heads] and ``channels`` [layers, channels], bool.
+
+    A KV head stays while any of its query heads does. Every kept KV group of a layer must keep the
+    same number of query heads, because attention kernels need one ratio per layer. With ``bypass`` a
+    module without units loses its output bias too, so that a layer without both is the identity.
+    """
+
+    geometry: Geometry
+    heads: torch.Tensor
+    channels: torch.Tensor
+    provenance: dict = field(default_factory=dict)
+    bypass: bool = False
+
+    def __post_init__(self):
+        g = self.geometry
+        expected = {"heads": (g.layers, g.heads), "channels": (g.layers, g.channels)}
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"mask {name} have shape {tuple(getattr(self, name).shape)}, the model needs {shape}")
+        per_group = self.heads.unflatten(1, (g.kv_heads, g.queries_per_group)).sum(-1)
+        for layer, counts in enumerate(per_group):
+            if len(set(counts[counts > 0].tolist())) > 1:
+                raise ValueError(
+                    f"layer {layer}: kept KV groups must keep equally many query heads, got {counts.tolist()}"
+                )
+
+    @property
+    def kv_heads(self) -> torch.Tensor:
+        """bool [layers, KV heads]"""
+        return self.heads.unflatten(1, (self.geometry.kv_heads, self.geometry.queries_per_group)).any(-1)
+
+    @property
+    def requested(self) -> float | None:
+        return self.provenance.get("requested")
+
+    @property
+    def removed_parameters(self) -> int:
+        g = self.geometry
+        return (
+            int((~self.heads).sum()) * g.query_parameters
+            + int((~self.kv_heads).sum()) * g.kv_parameters
+            + int((~self.channels).sum()) * g.channel_parameters
+        )
+
+    @property
+    def achieved(self) -> float:
+        """Removed share of the decoder layers' projection parameters."""
+        return self.removed_parameters / self.geometry.projection_parameters
+
+    @property
+    def achieved_model(self) -> float:
+        """Removed share of the whole model's parameters."""
+        return self.removed_parameters / self.geometry.model_parameters
+
+    def budget(self) -> dict:
+        """Requested and achieved shares: all projections, attention, MLP, model, MACs, KV cache.
+
+        MACs are those of the projections and the LM head for one token; attention's own products
+        depend on the context's length and are left out.
+        """
+        g = self.geometry
+        attention = int((~self.heads).sum()) * g.query_parameters + int((~self.kv_heads).sum()) * g.kv_parameters
+        return {
+            "requested": self.requested,
+            "achieved": self.achieved,
+            "attention": attention / (g.layers * g.attention_parameters),
+            "mlp": float((~self.channels).double().mean()),
+            "model": self.achieved_model,
+            "macs": self.removed_parameters / (g.projection_parameters + g.vocabulary * g.hidden),
+            "kv_cache": float((~self.kv_heads).double().mean()),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        bits = np.packbits(torch.cat([self.heads, self.channels], dim=1).numpy())
+        shape = str(tuple(self.heads.shape)) + self.bypass * " bypass"
+        return hashlib.sha256(bits.tobytes() + shape.encode()).hexdigest()[:32]
+
+    def overlap(self, other: "PruningMask") -> dict[str, float]:
+        """Jaccard index of the kept units, and its expectation for independent masks of these sizes."""
+        out = {}
+        for module in ("heads", "channels"):
+            a, b = getattr(self, module), getattr(other, module)
+            both = (a.double().mean(1) * b.double().mean(1)).sum()
+            either = (a.double().mean(1) + b.double().mean(1)).sum() - both
+            out[module] = float((a & b).sum() / max(int((a | b).sum()), 1))
+            out[f"{module}_chance"] = float(both / either) if either > 0 else 1.0
+        return out
+
+    def __repr__(self) -> str:
+        asked = "" if self.requested is None else f"requested {self.requested:.1%}, "
+        about = " ".join(
+            str(self.provenance[k]) for k in ("score", "calibration", "allocation") if k in self.provenance
+        )
+        heads = f"{int(self.heads.sum())}/{self.heads.numel()} heads"
+        channels = f"{int(self.channels.sum())}/{self.channels.numel()} channels"
+        return f"PruningMask({about}: {asked}achieved {self.achieved:.1%} of projections, keeps {heads}, {channels})"
+
+    def save(self, directory: Path) -> None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        save_file(
+            {"heads": self.heads.to(torch.uint8), "channels": self.channels.to(torch.uint8)},
+            Path(directory) / "mask.safetensors",
+        )
+        about = {"geometry": self.geometry.as_dict(), "provenance": self.provenance, "bypass": self.bypass}
+        (Path(directory) / "mask.json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def load(cls, directory: Path) -> "PruningMask":
+        about = json.loads((Path(directory) / "mask.json").read_text())
+        tensors = load_file(Path(directory) / "mask.safetensors")
+        kept = tensors["heads"].bool(), tensors["channels"].bool()
+        return cls(Geometry(**about["geometry"]), *kept, about["provenance"], about.get("bypass", False))
+
+
+def keep_all(geometry: Geometry) -> PruningMask:
+    """The mask that removes nothing."""
+    return PruningMask(
+        geometry,
+        torch.ones(geometry.layers, geometry.heads, dtype=torch.bool),
+        torch.ones(geometry.layers, geometry.channels, dtype=torch.bool),
+        {"requested": 0.0},
+    )

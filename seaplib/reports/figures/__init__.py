@@ -1,0 +1,41 @@
+"""Every figure of the notebooks; each function takes a data frame and returns a matplotlib figure."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "calibration": [
+            "MEASURES",
+            "corpus_lengths",
+            "hidden_states",
+            "norm_heatmaps",
+            "pipeline",
+            "separability",
+            "vocabulary_overlap",
+        ],
+        "evaluation": [
+            "accuracy_by_sparsity",
+            "confusion",
+            "differences_by_task",
+            "inference_speed",
+            "perplexity",
+            "sparsity_settings",
+            "zero_shot",
+        ],
+        "input_sparsity": ["activations_against_weights", "layer_errors", "sparsity_rules"],
+        "pruning": ["allocation_curves", "mask_overlap", "masks", "remove_test"],
+        "studies": [
+            "abstention",
+            "calibration_size",
+            "effects",
+            "leave_one_out",
+            "logistic_grid",
+            "routing_worth",
+            "sensitivity",
+            "shares",
+        ],
+        "style": ["save", "style"],
+        "verdicts": ["scorecard"],
+    },
+)

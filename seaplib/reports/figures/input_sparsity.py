@@ -1,0 +1,116 @@
+"""Figures of sparse inputs: errors by layer, rules side by side, activations against weights."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from .. import display_names
+from .style import DENSE, DOUBLE, MARKERS, PALETTE, Z, layer_axis, styled
+
+BEYOND = 2.0
+
+
+@styled
+def layer_errors(frame: pd.DataFrame) -> Figure:
+    """Relative ``error`` over layers, a panel per ``role``, a line per ``plan`` (frame of ``output_errors``)."""
+    roles, plans = list(dict.fromkeys(frame["role"])), list(dict.fromkeys(frame["plan"]))
+    columns = min(4, len(roles))
+    rows = -(-len(roles) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(DOUBLE, 1.45 * rows + 0.5), squeeze=False, sharex=True)
+    for ax, role in zip(axes.flat, roles, strict=False):
+        for place, plan in enumerate(plans):
+            part = frame[(frame["role"] == role) & (frame["plan"] == plan)].sort_values("layer")
+            look = {"color": PALETTE[place % 10], "marker": MARKERS[place % 10]}
+            ax.plot(part["layer"], part["error"], label=plan, markersize=2.5, **look)
+        ax.set(title=role, ylim=(0, None))
+        layer_axis(ax, "layer" if role in roles[-columns:] else "")
+    for ax in axes.flat[len(roles) :]:
+        ax.axis("off")
+    fig.supylabel("relative error of the output", fontsize=8)
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(plans)))
+    return fig
+
+
+@styled
+def sparsity_rules(frame: pd.DataFrame) -> Figure:
+    """Perplexity and average accuracy of every rule, in blocks.
+
+    Columns: block, label, perplexity, low, high, accuracy, stderr; the row of block ``dense`` becomes the
+    dashed lines. Intervals are 95%. A perplexity beyond ``BEYOND`` times the dense one is written at the edge.
+    """
+    dense, rows = frame[frame["block"] == "dense"].iloc[0], frame[frame["block"] != "dense"]
+    breaks = rows["block"].ne(rows["block"].shift()).cumsum() - 1
+    rows = rows.assign(place=np.arange(len(rows)) + 0.6 * breaks)
+    height, limit = rows["place"].max() + 1, BEYOND * dense["perplexity"]
+    fig, axes = plt.subplots(1, 2, figsize=(DOUBLE, 0.145 * height + 0.75), sharey=True)
+    for (block, part), colour, marker in zip(rows.groupby("block", sort=False), PALETTE, MARKERS, strict=False):
+        look = {"color": colour, "marker": marker, "linestyle": "", "elinewidth": 0.8}
+        near = part[part["perplexity"] <= limit]
+        spread = [near["perplexity"] - near["low"], near["high"] - near["perplexity"]]
+        axes[0].errorbar(near["perplexity"], near["place"], xerr=np.abs(spread), **look)
+        for row in part[part["perplexity"] > limit].itertuples():
+            axes[0].annotate(f"{row.perplexity:.3g} →", (1, row.place), xycoords=axes[0].get_yaxis_transform(),
+                             ha="right", va="center", fontsize=6.5, color=colour)  # fmt: skip
+        spread = [Z * part["stderr"], np.minimum(Z * part["stderr"], 1 - part["accuracy"])]
+        axes[1].errorbar(100 * part["accuracy"], part["place"], xerr=100 * np.array(spread), **look)
+        axes[1].annotate(block, (1.0, part["place"].iloc[0]), (2, 0), xycoords=axes[1].get_yaxis_transform(),
+                         textcoords="offset points", fontsize=6.5, color="0.3", va="center")  # fmt: skip
+    axes[0].axvline(dense["perplexity"], color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
+    axes[1].axvline(100 * dense["accuracy"], color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
+    axes[0].xaxis.set_major_locator(MaxNLocator(6))
+    axes[0].set_yticks(rows["place"], rows["label"], fontsize=6.5)
+    axes[0].set_ylim(height - 0.3, -0.7)
+    axes[0].set_xlabel(f"perplexity (dense {dense['perplexity']:.3g})")
+    axes[1].set_xlabel(f"average accuracy, % (dense {100 * dense['accuracy']:.1f})")
+    for ax in axes:
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="y", color="0.92", linewidth=0.5)
+        ax.set_axisbelow(True)
+    return fig
+
+
+@styled
+def activations_against_weights(frame: pd.DataFrame) -> Figure:
+    """Perplexity and average accuracy over the ratio, activations against weights; a line per ``of``.
+
+    Columns: of ("activations", "weights"), ratio, perplexity, low, high, accuracy, stderr; ``of`` = "dense" is
+    the dashed line. Patterns N:M (column ``pattern``) are open markers, a shape for each.
+    """
+    dense, sparse = frame[frame["of"] == "dense"].iloc[0], frame[frame["of"] != "dense"]
+    of_nm = sorted(sparse.loc[sparse["pattern"].str.contains(":"), "pattern"].unique(), key=len)
+    fig, axes = plt.subplots(1, 2, figsize=(DOUBLE, 2.4))
+    panels = ((axes[0], "perplexity", 1), (axes[1], "accuracy", 100))
+    for place, (of, part) in enumerate(sparse.groupby("of", sort=True)):
+        part = part.assign(ratio=part["ratio"] + 0.006 * (2 * place - 1))  # beside each other at equal shares
+        colour = PALETTE[place]
+        for ax, value, scale in panels:
+            plain = part[~part["pattern"].isin(of_nm)].sort_values("ratio")
+            ax.plot(plain["ratio"], scale * plain[value], label=of, color=colour, marker=MARKERS[place])
+            low, high = _interval(plain, value)
+            ax.vlines(plain["ratio"], scale * low, scale * high, linewidth=0.8, color=colour)
+            for shape, pattern in zip(MARKERS[2:], of_nm, strict=False):
+                nm = part[part["pattern"] == pattern]
+                look = {"marker": shape, "fillstyle": "none", "linestyle": "", "markersize": 5, "color": colour}
+                ax.plot(nm["ratio"] + 0.03 * (2 * place - 1), scale * nm[value], **look)
+    for ax, value, scale in panels:
+        ax.axhline(scale * dense[value], color=DENSE, linestyle="--", linewidth=0.8, zorder=0, label="Dense")
+        ax.xaxis.set_major_formatter(lambda ratio, _: display_names.sparsity(round(ratio, 4)))
+        ax.set(xlabel="share that is zero", xlim=(0, 1))
+    axes[0].set(yscale="log", ylabel="perplexity")
+    wide = np.ptp(np.log(frame["perplexity"])) > 2
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if wide else range(1, 10)))
+    axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes[0].yaxis.set_minor_formatter(NullFormatter())
+    axes[1].set(ylabel="average accuracy, %")
+    for shape, pattern in zip(MARKERS[2:], of_nm, strict=False):
+        axes[0].plot([], [], marker=shape, fillstyle="none", linestyle="", markersize=5, color="0.4", label=pattern)
+    axes[0].legend()
+    return fig
+
+
+def _interval(part: pd.DataFrame, value: str) -> tuple[pd.Series, pd.Series]:
+    if value == "perplexity":
+        return part["low"], part["high"]
+    return part["accuracy"] - Z * part["stderr"], (part["accuracy"] + Z * part["stderr"]).clip(upper=1)

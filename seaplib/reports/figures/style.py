@@ -1,0 +1,167 @@
+"""One style for all figures, and their export.
+
+Widths are a paper's columns in inches, fonts are 7-8 pt and embedded as TrueType (no Type 3),
+colours are seaborn's colour-blind palette, and no line or point relies on colour alone. A user's
+matplotlibrc has no influence. Files carry no dates and no versions: the same figure is the same
+bytes.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ... import paths
+from .. import display_names
+
+SINGLE, DOUBLE = 3.3, 6.9  # column widths in inches
+PALETTE = [tuple(colour) for colour in sns.color_palette("colorblind", 10)]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p"]
+SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
+Z = 1.96  # half a 95% interval in standard errors
+DENSE = "0.15"  # the unpruned model is always this grey
+RC = {
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    "figure.constrained_layout.use": True,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "mathtext.fontset": "dejavusans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "axes.prop_cycle": plt.cycler(color=PALETTE),
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+
+
+def style():
+    """Context manager under which all figures are drawn and saved: matplotlib's defaults and ``RC``."""
+    return plt.style.context(["default", RC])
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """``draw`` under ``style()``; the figure comes back laid out for good, and closed for pyplot.
+
+    So a notebook shows it once, as the cell's last expression, nothing piles up in memory, and
+    saving it again, in whatever format, moves nothing.
+    """
+
+    @wraps(draw)
+    def wrapper(*args, **kwargs) -> Figure:
+        with style():
+            fig = draw(*args, **kwargs)
+            fig.draw_without_rendering()
+            fig.set_layout_engine("none")
+        plt.close(fig)
+        return fig
+
+    return wrapper
+
+
+def save(fig: Figure, name: str, profile: str) -> list[Path]:
+    """Write ``figures/<profile>/<name>.pdf`` and ``.png`` (300 dpi), each atomically; their paths."""
+    folder = paths.figures_dir(profile)
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "pdf": {"Creator": "seaplib", "Producer": "matplotlib", "CreationDate": None},
+        "png": {"Software": None},
+    }
+    written = []
+    for suffix, entries in metadata.items():
+        path = folder / f"{name}.{suffix}"
+        with style(), tempfile.NamedTemporaryFile(dir=folder, suffix=f".{suffix}", delete=False) as file:
+            try:
+                fig.savefig(file, format=suffix, metadata=entries)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+        written.append(path)
+    return written
+
+
+def task_styles(names) -> dict[str, dict]:
+    """Colour and marker of every task; a known task has the same ones in every figure."""
+    known = list(display_names.TASKS)
+    order = display_names.task_order(names)
+    place = {
+        name: known.index(display_names.base_task(name)) for name in order if display_names.base_task(name) in known
+    }
+    spare = [index for index in range(len(PALETTE)) if index not in place.values()] or [0]
+    unknown = [name for name in order if name not in place]
+    place |= {name: spare[index % len(spare)] for index, name in enumerate(unknown)}
+    return {name: {"color": PALETTE[place[name] % 10], "marker": MARKERS[place[name] % 10]} for name in order}
+
+
+def variant_styles(order) -> dict[str, dict]:
+    """Colour and marker of every variant label, in the given order; the dense model is dark grey."""
+    styles, index = {}, 0
+    for label in order:
+        if display_names.method_key(label).startswith("dense"):
+            styles[label] = {"color": DENSE, "marker": "o"}
+        else:
+            styles[label] = {"color": PALETTE[index % 10], "marker": MARKERS[index % 10]}
+            index += 1
+    return styles
+
+
+def shades(values) -> dict:
+    """A sequential colour per value, light to dark, all legible on white."""
+    values = sorted(set(values))
+    colours = sns.color_palette("viridis_r", len(values) + 1)[1:]
+    return dict(zip(values, colours, strict=True))
+
+
+def matrix(ax, frame, value: str, digits: int = 2) -> None:
+    """An annotated square heat map on ``ax`` of ``value`` over the tasks ``task_a`` × ``task_b``."""
+    order = display_names.task_order([*frame["task_a"], *frame["task_b"]])
+    square = frame.pivot(index="task_a", columns="task_b", values=value).reindex(index=order, columns=order)
+    square = square.combine_first(square.T)
+    off = square.values[~np.eye(len(order), dtype=bool)]
+    low, high = (np.nanmin(off), np.nanmax(off)) if off.size else (0, 1)
+    text = square.map(lambda number: "" if np.isnan(number) else f"{number:.{digits}f}".replace("0.", "."))
+    look = {"cmap": "Blues", "vmin": low - 0.1 * (high - low), "vmax": high, "linewidths": 0.5}
+    sns.heatmap(square, annot=text, fmt="", annot_kws={"fontsize": 5.5}, cbar=False, square=True, ax=ax, **look)
+    name_ticks(ax, order, order)
+    ax.set(xlabel="", ylabel="")
+
+
+def name_ticks(ax, columns, rows) -> None:
+    """Task names on the ticks of a heat map."""
+    shown = [display_names.task(name) for name in columns]
+    ax.set_xticks(np.arange(len(columns)) + 0.5, shown, rotation=40, ha="right",
+                  rotation_mode="anchor")  # fmt: skip
+    ax.set_yticks(np.arange(len(rows)) + 0.5, [display_names.task(name) for name in rows], rotation=0)
+    ax.tick_params(length=0)
+
+
+def layer_axis(ax, label: str = "layer") -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+    ax.set_xlabel(label)
+
+
+def note(ax, text: str, x: float, y: float) -> None:
+    """A small word above the right end of a line."""
+    ax.annotate(text, (x, y), (0, 2), textcoords="offset points", ha="right", va="bottom", fontsize=6, color="0.4")

@@ -1,0 +1,121 @@
+"""Measured beside published: is the model the paper's, and does what was measured agree with what was printed?
+
+Both numbers are about the same test items only if the model is the one the paper names, so a
+difference is taken then and only then. The dense rows come first: where the dense model is already
+off, the protocol differs from the paper's and the rows below compare two protocols, not two methods.
+"""
+
+import difflib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .. import paths
+from . import display_names, tables
+
+#: the paper's models → the published table of their zero-shot accuracies
+ZERO_SHOT = {"Llama-2-7B": "table1_zero_shot", "Llama-2-13B": "table4_zero_shot"}
+OTHER = "another model"
+AGREE, DISAGREE = "yes", "no"
+
+
+def paper_model(name: str) -> str | None:
+    """The paper's name of a hub id or directory (``meta-llama/Llama-2-7b-hf``), None if it is another model."""
+    key = display_names.method_key(Path(str(name)).name)
+    return next((known for known in ZERO_SHOT if key in (base := display_names.method_key(known), f"{base}hf")), None)
+
+
+def zero_shot(name: str, other: str = "table1_zero_shot") -> pd.DataFrame:
+    """The published zero-shot accuracies of this model; those of table ``other`` if the paper has none of it."""
+    return published(ZERO_SHOT.get(paper_model(name), other))
+
+
+def beside(frame: pd.DataFrame, model: str, published_model: str | None = None) -> pd.DataFrame:
+    """Rows of ``frame`` (value, stderr, published, …) that have a published number, the dense ones first.
+
+    Adds ``published_model``, ``difference`` (measured − published) and ``within_2_se`` ("yes", "no", or
+    "another model"): |difference| ≤ 2 standard errors of what was measured, which knows the items (and
+    calibration seeds) and not how much the published number itself would vary. ``published_model``
+    names the model of the published numbers where ``frame`` has no such column.
+    """
+    found = frame[frame["published"].notna()].copy()
+    if "published_model" not in found:
+        found["published_model"] = published_model
+    named = paper_model(model)
+    own = (found["published_model"] == named) | ((found["published_model"] == "Llama-2") & (named is not None))
+    difference = (found["value"] - found["published"]).where(own)
+    within = np.where(difference.abs() <= 2 * found["stderr"] + 1e-12, AGREE, DISAGREE)
+    within = (
+        pd.Series(within, index=found.index).where(own, OTHER).where(~own | found["stderr"].notna(), tables.MISSING)
+    )
+    found = found.assign(model=model, difference=difference, within_2_se=within)
+    if "method" not in found:
+        return found
+    ranked = found.assign(_rank=found["method"].map(display_names.method_rank), _dense=found["method"] != "dense")
+    return ranked.sort_values(["_dense", "requested_sparsity", "_rank"], kind="stable").drop(
+        columns=["_rank", "_dense"]
+    )
+
+
+def display(found: pd.DataFrame, columns: dict[str, str], unit: float = 100, digits: int = 2) -> pd.DataFrame:
+    """``beside``'s rows for reading: ``columns`` (column → heading) name a row; the numbers, times ``unit``, follow."""
+    shown = pd.DataFrame({heading: found[column] for column, heading in columns.items()})
+    for column in ("published", "value", "stderr", "difference"):
+        sign = "+" if column == "difference" else ""
+        text = (unit * found[column]).map(f"{{:{sign}.{digits}f}}".format)
+        shown["measured" if column == "value" else "s.e." if column == "stderr" else column] = text.replace("nan", "–")
+    return shown.assign(**{"within 2 s.e.": found["within_2_se"]}).replace({"+nan": "–"}).reset_index(drop=True)
+
+
+def verdict(found: pd.DataFrame) -> str:
+    """One sentence: does the dense model agree, and how many of the other rows do."""
+    if (found["within_2_se"] == OTHER).all():
+        models = ", ".join(sorted(set(found["published_model"].astype(str)))) or "no model"
+        return f"The published numbers are about {models}: another model, so no difference is taken."
+    is_dense = found["method"] == "dense"
+    counts = [(found.loc[rows, "within_2_se"] == AGREE).sum() for rows in (is_dense, ~is_dense)]
+    text = f"Dense: {counts[0]} of {is_dense.sum()} numbers within two standard errors of the published ones; pruned: "
+    text += f"{counts[1]} of {(~is_dense).sum()}."
+    if counts[0] < is_dense.sum():
+        text += " **The dense model is off, so that the rows below it compare protocols as well as methods.**"
+    return text
+
+
+def published(name: str) -> pd.DataFrame:
+    """The paper's numbers of ``data/published/<name>.csv``, as printed there (column ``unit``)."""
+    path = paths.published_dir() / f"{name}.csv"
+    if not path.exists():
+        known = sorted(file.stem for file in paths.published_dir().glob("*.csv"))
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+        raise FileNotFoundError(f"no published table {name!r}: {hint}")
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def with_published(frame: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` and, beside every measured value, the paper's in the same unit (column ``published``).
+
+    Rows meet on method, score, allocation, sparsity and task, as far as both frames have them; a
+    bundled task meets the task it mirrors. The paper's model is in ``published_model``: the two
+    numbers are about different models unless it says otherwise.
+    """
+    by = [c for c in ("method", "score", "allocation", "requested_sparsity", "task") if c in frame and c in published]
+    paper = _keys(published, by).join(published[["model", "value", "unit"]])
+    paper["value"] = paper["value"].where(paper["unit"] != "percent", paper["value"] / 100)
+    paper = paper.drop(columns="unit").rename(columns={"value": "published", "model": "published_model"})
+    merged = _keys(frame, by).merge(paper, on=by, how="left", validate="many_to_one")
+    return frame.assign(published=merged["published"].values, published_model=merged["published_model"].values)
+
+
+def _keys(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The columns ``by`` in the one spelling that makes equal things equal."""
+    keys = frame[by].copy()
+    keys["method"] = keys["method"].map(display_names.method_key)
+    for column in {"score", "allocation"} & set(by):
+        keys[column] = keys[column].where(keys["method"] != "dense", "").fillna("").replace({"none": "", "-": ""})
+    if "task" in by:
+        keys["task"] = keys["task"].map(display_names.base_task)
+    if "requested_sparsity" in by:
+        keys["requested_sparsity"] = keys["requested_sparsity"].astype(float).round(6)
+    return keys

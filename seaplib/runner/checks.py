@@ -1,0 +1,101 @@
+"""Can the plan be carried out here? Values, sparsity, model and data, before any model is loaded.
+
+Only configurations and file headers are read. Each problem is a
+:class:`~seaplib.runner.parameters.PlanError` of one line.
+"""
+
+from pathlib import Path
+
+from .. import paths, settings
+from ..models.architectures import ARCHITECTURES
+from ..models.loading import model_config, sizes
+from ..texts.rows import _check_files, _check_hub_data
+from .parameters import PlanError, _check_together, _check_value, _kind_name, _tasks_by_parameter
+from .plan import Plan
+
+
+def check(plan: Plan, dry: bool = False) -> Plan:
+    """The plan itself, if everything it asks for exists and is possible.
+
+    ``dry``: only to be looked at. Nothing is asked of the hub then that its cache or
+    :data:`seaplib.shapes.PUBLISHED` can tell.
+    """
+    data = paths.data_dir()
+    if data is not None and not data.is_dir():
+        raise PlanError(f"the data directory {data} does not exist; correct or unset SEAP_DATA_DIR")
+    models, tasks = {}, {}
+    for notebook in plan.notebooks:
+        where = f"profile {plan.profile}, {notebook.name}"
+        for name, value in notebook.parameters.items():
+            _check_value(where, name, value)
+        for name, named in _tasks_by_parameter(notebook.parameters).items():
+            kind = _kind_name(name, notebook.parameters)
+            for task in named:
+                _check_task_name(task, where)
+                tasks.setdefault((task, kind), where)
+        model = notebook.parameters.get("model")
+        for name in [model, *notebook.parameters.get("other_models", ())]:
+            if not isinstance(name, str):
+                continue
+            if name not in models:
+                models[name] = model_config(name, plan.offline, where, dry)
+            _check_sparsity(where, notebook.parameters, models[name])
+        _check_together(where, notebook.parameters)
+    for (task, kind), where in tasks.items():
+        _check_task(task, where, plan.offline, kind)
+    if paths.data_dir() is None and not plan.offline and not dry:
+        _check_hub_data({task for task, _ in tasks}, f"profile {plan.profile}")
+    return plan
+
+
+def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
+    """Every requested sparsity must be within what the unprotected layers can give."""
+    from ..pruning.allocation import check_reachable
+
+    targets = [parameters.get("sparsity"), *(parameters.get("sparsities") or ())]
+    record = ARCHITECTURES[config["model_type"]]
+    layers, heads, hidden, channels = sizes(config).values()
+    groups = config.get("num_key_value_heads") or heads
+    head = config.get("head_dim") or hidden // heads
+    attention, mlp = 2 * (heads + groups) * head * hidden, (2 + record.gated) * channels * hidden
+    defaults = settings.Pruning()
+    by_query = parameters.get("kv_unit", defaults.kv_unit) == "query" and groups < heads
+    protect = {key: parameters.get(key, getattr(defaults, key)) for key in ("protect_first", "protect_last")}
+    for target in (target for target in targets if target is not None):
+        units = heads // groups if by_query else groups
+        share = attention / (attention + mlp)
+        try:
+            check_reachable(target, layers, units, channels, share, **protect)
+        except ValueError as error:
+            raise PlanError(f"{where}: {error}") from error
+
+
+def _check_task_name(name, where: str) -> None:
+    if not isinstance(name, str):
+        raise PlanError(f"{where}: a task is named by a text, got {name!r}")
+    if "/" in name or Path(name).suffix in (".parquet", ".jsonl", ".json", ".csv", ".txt"):
+        hint = "use seaplib.corpus(...) in Python or register a task"
+        raise PlanError(f"{where}: notebooks take registered tasks, got the file {name}; {hint}")
+
+
+def _check_task(name: str, where: str, offline: bool, kind: str = "any") -> None:
+    """A registered task of the ``kind`` ("scored", "plain", "any"), its files in place if they must be local."""
+    from ..texts import tasks
+
+    try:
+        task = tasks.get(name)
+    except (KeyError, ValueError) as error:
+        raise PlanError(f"{where}: {error.args[0]}") from error
+    if task.train is None:
+        raise PlanError(f"{where}: task {name} has no training split, so there is no corpus of it to calibrate on")
+    if kind == "scored" and task.plain:
+        raise PlanError(f"{where}: task {name} is plain text, which has no accuracy; it can only be the general text")
+    if kind == "plain" and not (task.plain and task.test):
+        known = ", ".join(name for name in tasks.names(scored=False) if tasks.get(name).test)
+        raise PlanError(f"{where}: {name} has no running text to measure perplexity on; such tasks: {known}")
+    base = paths.bundled_dir() / "tasks" if task.bundled else paths.data_dir()
+    if base is None and offline:
+        raise PlanError(f"{where}: task {name} needs local data; set SEAP_DATA_DIR to a directory that has it")
+    for source in (task.train, task.test) if base else ():
+        if source is not None:
+            _check_files(f"{where}: task {name}", base, source)

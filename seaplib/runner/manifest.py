@@ -1,0 +1,243 @@
+"""Products and freshness: what a profile has produced, from what, and whether it still stands.
+
+Two files, written atomically. ``figures/<profile>/manifest.json`` is evidence, kept with the
+products: their hashes, what they were made from, and how many seconds each notebook took when it
+made them (less if the store held some results); a run that makes the same again leaves it unchanged.
+``data/runs/<profile>/record.json`` is local: when each notebook ran, for how long, how it ended, and
+the hashes by which the next call knows what is fresh.
+"""
+
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+
+from .. import hub, paths, store
+from .plan import Notebook, Plan
+
+VERSIONS = ("seaplib", "torch", "transformers", "lm-eval", "datasets", "numpy", "pandas", "scikit-learn", "umap-learn")
+VERSIONS += ("matplotlib",)
+PACKAGE = Path(__file__).resolve().parent.parent
+BUNDLED = ("model", "tasks", "lm_eval")
+#: Where a notebook's set-up cell tells the runner what it runs on.
+NOTE_VARIABLE = "SEAP_PROVENANCE_FILE"
+
+
+def source_hash() -> str:
+    """Hash of the package's source tree."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return store.digest([[file.relative_to(PACKAGE).as_posix(), store.file_hash(file)] for file in files])
+
+
+def write_json(path: Path, content) -> None:
+    """``content`` as readable JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict:
+    """The content, or {} if the file is absent or damaged: then everything counts as never run."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class Ledger:
+    """The state of one profile: its plan against its record and its files."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.directory = paths.figures_dir(plan.profile)
+        self.runs = paths.runs_dir() / plan.profile
+        self.record = read_json(self.runs / "record.json")
+        self._notebooks = {notebook.name: notebook for notebook in plan.notebooks}
+        self._identities: dict = {}
+
+    @cached_property
+    def source(self) -> str:
+        return source_hash()
+
+    @cached_property
+    def versions(self) -> dict[str, str | None]:
+        return {"python": platform.python_version()} | store.versions(VERSIONS)
+
+    def ingredients(self, notebook: Notebook) -> dict[str, str]:
+        """What a notebook's products are made from: name → hash."""
+        cells = [[cell["cell_type"], cell["source"]] for cell in notebook.cells]
+        return {
+            "notebook": store.digest(cells),
+            "parameters": store.digest(notebook.parameters),
+            "products": store.digest(notebook.files),
+            "package": self.source,
+            "versions": store.digest(self.versions),
+            "model and data": store.digest(self._inputs(notebook)),
+            "needed notebooks": store.digest([self.ingredients(self._notebooks[need]) for need in notebook.needs]),
+        }
+
+    def _inputs(self, notebook: Notebook) -> list:
+        """The bundled world by content; a model of one's own by its files or revision; local data by size and time."""
+        inputs = [self._identity(paths.bundled_dir() / part) for part in BUNDLED]
+        inputs.append(self._identity(paths.published_dir()))
+        for model in (notebook.parameters.get("model"), *notebook.parameters.get("other_models", ())):
+            if isinstance(model, str) and Path(model).is_dir():
+                inputs.append(self._identity(Path(model)))
+            elif isinstance(model, str) and "/" in model:
+                revision = hub.snapshot(model)
+                inputs.append(revision and revision.name)
+        if paths.data_dir() and not self._is_bundled(notebook):
+            inputs.append(self._identity(paths.data_dir(), hashed_bytes=-1))
+        return inputs
+
+    def _is_bundled(self, notebook: Notebook) -> bool:
+        from .parameters import task_names
+
+        return all(name.startswith("mini_") for name in task_names(notebook.parameters))
+
+    def _identity(self, path: Path, **options) -> str:
+        if path not in self._identities:
+            self._identities[path] = store.identity(path, **options)
+        return self._identities[path]
+
+    def hashes(self, notebook: Notebook) -> dict[str, str | None]:
+        """File → hash of every declared product; None for one that is missing."""
+        files = [self.directory / name for names in notebook.files.values() for name in names]
+        return {file.name: store.file_hash(file) if file.is_file() else None for file in files}
+
+    def state(self, notebook: Notebook) -> tuple[str, str]:
+        """("fresh" | "stale" | "failed", why), from the record and the files alone."""
+        entry = self.record.get(notebook.name)
+        if not entry:
+            return "stale", "never run here"
+        if entry.get("status") != "done":
+            return "failed", entry.get("error") or "interrupted"
+        known = entry.get("ingredients", {})
+        changed = [name for name, value in self.ingredients(notebook).items() if known.get(name) != value]
+        if changed:
+            return "stale", f"changed: {', '.join(changed)}"
+        for file, value in self.hashes(notebook).items():
+            if value is None or entry["products"].get(file) != value:
+                return "stale", f"{file} is missing" if value is None else f"{file} is not what was produced"
+        for need in notebook.needs:
+            if entry["needs"].get(need) != self._produced(need):
+                return "stale", f"{need} has new products"
+        return "fresh", ""
+
+    def forecast(self, chosen: list[Notebook], forced: set[str] = frozenset()) -> dict[str, tuple[str, str]]:
+        """Notebook → (state, why) as of now; whatever needs a notebook that must run counts as stale."""
+        states: dict[str, tuple[str, str]] = {}
+        for notebook in chosen:
+            waiting = [need for need in notebook.needs if states[need][0] != "fresh"]
+            state = ("stale", "forced") if notebook.name in forced else self.state(notebook)
+            if waiting and state[0] == "fresh":
+                state = ("stale", f"needs {', '.join(waiting)}")
+            states[notebook.name] = state
+        return states
+
+    def _produced(self, name: str) -> str:
+        return store.digest(self.record.get(name, {}).get("products"))
+
+    def finish(self, notebook: Notebook, status: str, **facts) -> None:
+        """Write down how a run ended: "done" or "failed"."""
+        entry = {"status": status, **facts}
+        if status == "done":
+            entry["ingredients"] = self.ingredients(notebook)
+            entry["products"] = self.hashes(notebook)
+            entry["needs"] = {need: self._produced(need) for need in notebook.needs}
+        self.record[notebook.name] = entry
+        write_json(self.runs / "record.json", self.record)
+        self.write_manifest(notebook if status == "done" else None, facts.get("device"), facts.get("seconds"))
+
+    def write_manifest(
+        self, notebook: Notebook | None = None, device: str | None = None, seconds: float | None = None
+    ) -> None:
+        """Enter a notebook's products; drop whatever is no longer declared or no longer as it was.
+
+        ``seconds`` is the wall time of the run, which counts only if it made something new.
+        """
+        path = self.directory / "manifest.json"
+        before = read_json(path)
+        old, spent = before.get("products", {}), before.get("seconds", {})
+        products = {}
+        for owner in self.plan.notebooks:
+            hashes = self.hashes(owner)
+            for product, names in owner.files.items():
+                files = {name: hashes[name] for name in names}
+                if notebook is not None and owner.name == notebook.name:
+                    products[product] = {
+                        "files": files,
+                        "notebook": owner.name,
+                        "parameters": owner.parameters,
+                        "seed": owner.parameters.get("seed", owner.parameters.get("seeds")),
+                        "source": self.source,
+                        "versions": self.versions,
+                        "device": device,
+                    }
+                elif old.get(product, {}).get("files") == files:
+                    products[product] = old[product]
+        if notebook is not None and any(
+            entry != old.get(product) for product, entry in products.items() if entry["notebook"] == notebook.name
+        ):
+            spent = spent | {notebook.name: seconds}
+        kept = {entry["notebook"] for entry in products.values()}
+        spent = {name: value for name, value in spent.items() if name in kept}
+        if products or path.exists():
+            write_json(path, {"profile": self.plan.profile, "products": products, "seconds": spent})
+
+    def undeclared(self) -> list[str]:
+        """Files among the products that no notebook of this profile declares."""
+        declared = {name for notebook in self.plan.notebooks for names in notebook.files.values() for name in names}
+        present = self.directory.iterdir() if self.directory.is_dir() else ()
+        return sorted(f.name for f in present if f.name not in declared | {"manifest.json"} and f.name[0] != ".")
+
+
+def provenance(profile: str | None = None, model: str | None = None, notebook: str | None = None):
+    """What a notebook runs on, as a data frame to show in its set-up cell: versions, device, source, data.
+
+    Under the runner the device also goes to the manifest.
+    """
+    import pandas as pd
+
+    device = _device()
+    if os.environ.get(NOTE_VARIABLE):
+        write_json(Path(os.environ[NOTE_VARIABLE]), {"device": device})
+    versions = store.versions(VERSIONS)
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "lm-eval"))
+    facts = {
+        "notebook": notebook,
+        "profile": profile,
+        "model": model,
+        "data": str(paths.data_dir() or "bundled, or the hub"),
+        "device": device,
+        "package": f"seaplib {versions['seaplib']}, source {source_hash()[:12]}{_commit()}",
+        "libraries": f"python {platform.python_version()}, {libraries}",
+    }
+    facts = {name: value for name, value in facts.items() if value is not None}
+    return pd.DataFrame({"value": facts.values()}, index=pd.Index(facts, name="provenance"))
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch") or importlib.import_module("torch")
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return "cpu"
+
+
+def _commit() -> str:
+    """ ", commit 1a2b3c4" where the source is a git checkout, with a word if it has been changed since."""
+    git = ["git", "-C", str(PACKAGE)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10)
+        changes = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if commit.returncode:
+        return ""
+    return f", commit {commit.stdout.strip()}" + (" with changes" if changes.stdout.strip() else "")

@@ -1,0 +1,326 @@
+"""What each notebook sends through a model, counted from its parameters: the basis of an estimate.
+
+A :class:`Pass` is so many tokens through the decoder under one variant. Passes with equal keys are
+one piece of work, which the store keeps. Token counts come from the sizes of the data sets and a
+mean length of their texts in characters, measured on the data sets' own rows in the wordings of
+:mod:`seaplib.tasks` and lm-eval (400 rows of each; the rows of ARC-Easy were not at hand, its
+lengths are taken as four fifths of ARC-Challenge's).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..texts import tasks as registry
+
+CHARACTERS = 4.0  # per token; English text under vocabularies of 30,000 to 150,000 types
+OUTPUTS = 1 / 3  # share of a Llama-like layer's projections that its output projections have, at most
+ASKED = 0.2  # share of an item's tokens that are an answer's, so that the LM head is needed
+
+
+@dataclass(frozen=True)
+class Size:
+    """A data set: test items, characters of an item (shared beginnings once) and of a calibration text, texts."""
+
+    items: int
+    item_characters: float
+    text_characters: float
+    texts: int
+
+
+SIZES = {
+    "boolq": Size(3270, 661, 647, 9427),
+    "arc_easy": Size(2376, 208, 123, 2251),
+    "arc_challenge": Size(1172, 260, 153, 1119),
+    "openbookqa": Size(500, 121, 133, 4957),
+    "piqa": Size(1838, 226, 137, 16113),
+    "hellaswag": Size(10042, 766, 327, 39905),
+    "winogrande": Size(1267, 136, 106, 40398),
+    "gsm8k": Size(1319, 257, 467, 7473),
+    "mmlu": Size(14042, 539, 299, 1816),
+    "wikitext2": Size(1, 1294336, 2107, 6000),  # its test is one text
+    "c4": Size(0, 0, 2114, 10**6),
+}
+UNKNOWN = Size(2000, 300, 300, 2000)  # a task that is not in the list
+
+
+@dataclass(frozen=True)
+class Pass:
+    """``tokens`` through a decoder of which the share ``kept`` of the projections is left.
+
+    ``length`` is the mean number of tokens of a text (for attention), ``head`` the share of tokens at
+    which the LM head is computed. ``steps`` counts decoding steps, of one token each, instead.
+    """
+
+    key: tuple
+    tokens: float = 0.0
+    length: float = 100.0
+    kept: float = 1.0
+    head: float = 0.0
+    steps: int = 0
+
+
+def size(task: str) -> Size:
+    return SIZES.get(task, UNKNOWN)
+
+
+def items(task: str, wanted: int | None) -> int:
+    """How many test items are answered."""
+    return size(task).items if wanted is None else min(wanted, size(task).items)
+
+
+def passes(notebook: str, parameters: dict) -> list[Pass] | None:
+    """What a notebook sends through its model; None for a notebook that has no rule here."""
+    rule = _RULES.get(notebook)
+    return None if rule is None else rule(parameters)
+
+
+def loads_model(notebook: str) -> bool:
+    """Whether a notebook needs more of a model than its tokenizer."""
+    return notebook not in ("00_task_corpora", "99_scorecard")
+
+
+def copies(notebook: str, parameters: dict) -> float:
+    """Projections held at once beside the dense model's own, as a share of them."""
+    G = parameters.get("sparsities") or [0.5]
+    if notebook[:2] in ("06", "07", "08", "10", "13"):
+        refitted = OUTPUTS if parameters.get("least_squares") else 0.0
+        return refitted if parameters.get("mode") == "mask" else 1 - min(G)
+    if notebook[:2] == "04":  # with zeros, then pruned, then loaded again: one at a time
+        return 1.0
+    if notebook[:2] == "09":  # all models take turns: Wanda, FLAP twice and SEAP-gen at every sparsity
+        return sum(1 + 3 * (1 - one) for one in G)
+    if notebook[:2] == "12":  # systems with experts of their own: the general one, the true task's, the router's
+        rooms = [room or len(experts(parameters["tasks"])) + 1 for room in parameters["rooms"]]
+        return (1 + rooms[0] + sum(rooms)) * (1 - max(G))
+    return 0.0
+
+
+def experts(tasks: Iterable[str]) -> list[str]:
+    """The corpora that calibrate for ``tasks``."""
+    return list(dict.fromkeys(registry.get(task).expert for task in tasks))
+
+
+def _calibrate(corpora: Iterable[str], samples: int, seed: int, kind: str = "statistics") -> list[Pass]:
+    each = []
+    for name in corpora:
+        length = size(name).text_characters / CHARACTERS
+        texts = min(samples, size(name).texts)
+        each.append(Pass((kind, name, samples, seed), texts * length, length))
+    return each
+
+
+def _evaluate(tasks: Iterable[str], wanted: int | None, variant, kept: float = 1.0) -> list[Pass]:
+    each = []
+    for task in tasks:
+        n, length = items(task, wanted), size(task).item_characters / CHARACTERS
+        each.append(Pass(("items", task, n, variant), n * length, length, kept, ASKED))
+    return each
+
+
+def _read(general: str, preset: str, window_tokens: int | None, variant, kept: float = 1.0) -> Pass:
+    from ..settings import PRESETS
+
+    shape, whole = PRESETS[preset], size(general).item_characters / CHARACTERS or 300_000
+    tokens = shape.random * shape.window if shape.random else whole
+    tokens = min(tokens, window_tokens or tokens)
+    head = (shape.scored or shape.window) / shape.window
+    return Pass(("perplexity", general, preset, variant), tokens, shape.window, kept, head)
+
+
+def _corpora(p: dict) -> list[str]:
+    return list(dict.fromkeys([*experts(p["tasks"]), p["general"]]))
+
+
+def _kept(p: dict, sparsity: float) -> float:
+    return 1.0 if p.get("mode") == "mask" else 1 - sparsity
+
+
+def _hidden_states(p: dict) -> list[Pass]:
+    return _calibrate(experts(p["tasks"]), p["samples"], p["seed"], "hidden states")
+
+
+def _norms(p: dict) -> list[Pass]:
+    return _calibrate(experts(p["tasks"]), p["samples"], p["seed"], "norms")
+
+
+def _remove_tests(p: dict) -> list[Pass]:
+    pair, found = [p["first_task"], p["second_task"]], []
+    found += _calibrate(experts(pair), p["samples"], p["seed"])
+    found += _evaluate(pair, p["items"], "dense")
+    for layer in range(p["layers"]):
+        for ratio in p["ratios"]:
+            found += _evaluate(pair, p["items"], ("layer", layer, ratio, p["samples"]), 1 - ratio / p["layers"])
+    return found
+
+
+def _pruning(p: dict) -> list[Pass]:
+    return [one for seed in (p["seed"], p["seed"] + 1) for one in _calibrate(_corpora(p), p["samples"], seed)]
+
+
+def _scored(p: dict, recipes_of, **extra) -> list[Pass]:
+    """Calibration and evaluation of methods: ``recipes_of(seed)`` gives (methods, sparsities) pairs."""
+    found = _evaluate(p["tasks"], p["items"], "dense")
+    for seed in p["seeds"]:
+        found += _calibrate(_corpora(p), p["samples"], seed)
+        found += _calibrate([p["general"]], p["samples"], seed, "running statistics")
+        if p.get("least_squares"):
+            found += _calibrate(_corpora(p), p["samples"], seed, "covariances")
+        for methods, sparsities in recipes_of(seed):
+            for method in methods:
+                for G in sparsities:
+                    variant = (method, G, seed, p["samples"])
+                    found += _evaluate(p["tasks"], p["items"], variant, _kept(p, G))
+    return list({one.key: one for one in found}.values())  # a recipe may stand in two tables
+
+
+def _zero_shot(p: dict) -> list[Pass]:
+    from ..pruning import methods
+
+    varied = methods.COMPENSATED + methods.UNPROTECTED + methods.FLOOR if p["variations"] else ()
+    varied += methods.REFITTED if p["variations"] and p["least_squares"] else ()
+    first, main, own = (
+        p["seeds"][0],
+        methods.PAPER + methods.CONTROLS + methods.OWN,
+        _without_least_squares(methods.BEYOND, p),
+    )
+    rules = lambda seed: [(main + (varied if seed == first else ()), p["sparsities"]), (own, p["own_sparsities"])]  # noqa: E731
+    return _scored(p, rules)
+
+
+def _without_least_squares(methods: tuple, p: dict) -> tuple:
+    return tuple(one for one in methods if p["least_squares"] or one.compensation != "least squares")
+
+
+def _settings(p: dict) -> list[Pass]:
+    from ..pruning import methods
+
+    recipes = methods.FULL_GRID if p["full_grid"] else methods.TABLE_3
+    plain = [method for method in recipes if not method.protect_last]
+    recipes += _without_least_squares(methods.BESIDE_3, p)
+    further = sorted(set(p["unprotected_sparsities"]) - set(p["sparsities"]))
+    return _scored(p, lambda seed: [(recipes, p["sparsities"]), (plain, further)])
+
+
+def _perplexity(p: dict) -> list[Pass]:
+    from ..pruning import methods
+
+    found = _calibrate(_corpora(p), p["samples"], p["seed"])
+    found += _calibrate([p["general"]], p["samples"], p["seed"], "running statistics")
+    read = p.get("text_task") or p["general"]
+    for preset in p["presets"]:
+        found.append(_read(read, preset, p["window_tokens"], "dense"))
+        for method in methods.PAPER + methods.CONTROLS:
+            for G in p["sparsities"]:
+                for task in experts(p["tasks"]) if method.calibration == "task" else [None]:
+                    variant = (method, G, p["seed"], task)
+                    found.append(
+                        _read(p.get("text_task") or p["general"], preset, p["window_tokens"], variant, _kept(p, G))
+                    )
+    return found
+
+
+def _speed(p: dict) -> list[Pass]:
+    found = _calibrate(_corpora(p), p["samples"], p["seed"])
+    found += _calibrate([p["general"]], p["samples"], p["seed"], "running statistics")
+    turns = p["rounds"] + p["warmup"]
+    for kept in [1.0, *(share for G in p["sparsities"] for share in (1.0, 1 - G, 1 - G, 1 - G))]:
+        key = ("speed", len(found), kept)
+        found.append(Pass(key, turns * p["prompt_tokens"], p["prompt_tokens"], kept, steps=turns * p["new_tokens"]))
+    return found
+
+
+def _generation(p: dict) -> list[Pass]:
+    found = _calibrate(_corpora(p), p["samples"], p["seed"])
+    prompts = len(p["prompts"]) if p["prompts"] else p["prompt_count"]
+    for place, kept in enumerate([1.0, *(_kept(p, G) for G in p["sparsities"] for _ in range(2))]):
+        found.append(Pass(("text", place), 2 * prompts * p["new_tokens"], 50, kept, 1.0, prompts * p["new_tokens"]))
+    return found
+
+
+def _routing(p: dict) -> list[Pass]:
+    tasks, systems = [*p["tasks"], *p["unseen_tasks"]], 2 + len(p["rooms"])
+    found = _evaluate(tasks, p["items"], "dense")
+    for seed in p["seeds"]:
+        found += _calibrate(_corpora(p), p["samples"], seed)
+        for G in p["sparsities"]:
+            for way in ("general", "task", "router", "forced", "random"):
+                found += _evaluate(tasks, p["items"], (way, G, seed, p["samples"]), 1 - G)
+    asked = len(p["tasks"]) * p["stream_requests"]
+    for order in ("mixed", "bursts", "batches"):
+        for kept, times in ((1.0, 1), (1 - max(p["sparsities"]), systems)):
+            turns = times * asked
+            found.append(Pass(("stream", order, kept), turns * 50, 50, kept, steps=turns * p["new_tokens"]))
+    return found
+
+
+def _sparse_inputs(p: dict) -> list[Pass]:
+    """Every rule answers, reads and (where it has to) is calibrated."""
+    patterns = [*p["patterns"], *p["ratios"]]
+    rules = [(of, one) for one in patterns for of in ("activations", "weights")]
+    rules += [(kind, one) for kind in ("repairs", "criteria", "neighbours") for one in p[kind]]
+    rules += [(of, where, one) for where in p["targets"] for one in p["target_patterns"] for of in ("act", "wt")]
+    found = []
+    for rule in ["dense", *rules]:
+        if rule != "dense":
+            found += _calibrate([p["general"]], p["samples"], p["seed"], ("inputs", rule))
+        found += _evaluate(p["tasks"], p["items"], rule)
+        found += [_read(p["general"], preset, p["window_tokens"], rule) for preset in p["presets"]]
+    return found
+
+
+def _open_questions(p: dict) -> list[Pass]:
+    """Calibration by tokens and by size, synthesis, and the masks of every study on its tasks."""
+    corpora, G, seeds = experts(p["tasks"]), max(p["sparsities"]), p["seeds"]
+    count, found = len(corpora) + 1, _evaluate(p["tasks"], p["items"], "dense")
+    for seed in seeds:
+        for name in (*corpora, p["general"]):
+            n = p["tokens"] * (count if name != p["general"] else 1)
+            found.append(Pass(("statistics", name, "tokens", n, seed), n, size(name).text_characters / CHARACTERS))
+        for name in corpora:
+            length = size(name).text_characters / CHARACTERS
+            n = p["base_texts"] * length * (1 + 3 * (p["times"] - 1))
+            found.append(Pass(("statistics", name, "enlarged", p["base_texts"], seed), n, length))
+            steps = round(p["base_texts"] * p["times"] * p["new_tokens"])
+            found.append(Pass(("synthetic", name, seed), steps, length, steps=p["new_tokens"]))
+    for name in corpora:
+        length, texts = size(name).text_characters / CHARACTERS, min(p["pool"], size(name).texts)
+        found.append(Pass(("statistics", name, "parts", texts), texts * length, length))
+    studies = [("text", kind, one) for kind in range(4) for one in p["sparsities"]]
+    studies += [("cell", cell, one) for cell in range(10) for one in p["sparsities"]]
+    studies += [("texts", n, G) for n in p["sizes"]] + [("out", row, G) for row in range(count + 2)]
+    for study, level, one in studies:
+        for seed in seeds:
+            found += _evaluate(p["tasks"], p["items"], (study, level, one, seed), _kept(p, one))
+    for x0 in p["x0_grid"]:
+        for k in p["k_grid"]:
+            for one in p["grid_sparsities"]:
+                found += _evaluate(p["tasks"], p["grid_items"], ("curve", x0, k, one), _kept(p, one))
+    for layer in range(p["layers"]):
+        for seed in seeds:
+            kept = 1 - p["remove_ratio"] / p["layers"]
+            found += _evaluate(p["tasks"], p["items"], ("layer", layer, p["remove_ratio"], seed), kept)
+    for seed in seeds[: p["protocol_seeds"]]:
+        found += _calibrate([*corpora, p["general"]], p["samples"], seed)
+        for method in range(4):
+            found += _evaluate(p["tasks"], p["items"], ("protocol", method, seed), _kept(p, G))
+    return found
+
+
+#: a notebook → what it sends through a model
+_RULES = {
+    "00_task_corpora": lambda p: [],
+    "01_hidden_state_clustering": _hidden_states,
+    "02_norm_heatmaps": _norms,
+    "03_layer_remove_tests": _remove_tests,
+    "04_pruning": _pruning,
+    "05_task_classifier": lambda p: [],  # embeddings are looked up, nothing is computed
+    "06_zero_shot": _zero_shot,
+    "07_sparsity_settings": _settings,
+    "08_perplexity": _perplexity,
+    "09_inference_speed": _speed,
+    "10_generation": _generation,
+    "11_activation_sparsity": _sparse_inputs,
+    "12_routing_experts": _routing,
+    "13_open_questions": _open_questions,
+    "99_scorecard": lambda p: [],
+}

@@ -1,0 +1,1 @@
+"""One question a module: the designs behind the notebooks after Table 1."""

@@ -1,0 +1,146 @@
+"""Task corpora: a task's rows, and the calibration texts made of them.
+
+``rows`` reads a task's rows in one role; ``corpus`` words the training rows as in Table 5 (those of a
+task that is lm-eval's alone by its own templates) and draws from them; ``questions`` are the prompts
+without their answers. No calibration item is an evaluation
+item: the few training rows whose question and right answer are in the test too (MMLU 35,
+OpenBookQA 15, PIQA 5, ARC-Challenge 1) are left out, and counted in ``Corpus.source``.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .. import store
+from . import lm_eval, tasks
+from .rows import Rows, _from_file, documents, read_rows
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts of one task, the ids of the rows they were made from, and the source they came from."""
+
+    task: str
+    texts: tuple[str, ...]
+    ids: tuple[str, ...]
+    source: dict
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __repr__(self) -> str:
+        words = np.median([len(text.split()) for text in self.texts])
+        origin = f"{self.source['data']}: {self.source['dataset']}"
+        return f"Corpus({self.task}, {len(self)} texts, median {words:.0f} words, {origin})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the task's name, any text, their order or an id."""
+        return store.digest([self.task, self.texts, self.ids])
+
+    def first(self, n: int) -> "Corpus":
+        """The first ``n`` texts (all, if there are fewer); a smaller draw of the same seed."""
+        return Corpus(self.task, self.texts[:n], self.ids[:n], self.source | {"samples": min(n, len(self))})
+
+    def head(self, n: int = 5) -> pd.DataFrame:
+        return pd.DataFrame({"id": self.ids[:n], "text": self.texts[:n]})
+
+    def save(self, directory: Path) -> None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        content = {"task": self.task, "texts": self.texts, "ids": self.ids, "source": self.source}
+        (Path(directory) / "corpus.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), "utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> "Corpus":
+        content = json.loads((Path(directory) / "corpus.json").read_text("utf-8"))
+        return cls(content["task"], tuple(content["texts"]), tuple(content["ids"]), content["source"])
+
+
+def corpus(name_or_path: str | Path, samples: int | None = None, seed: int = 0) -> Corpus:
+    """Calibration texts of a task, or of a file with columns ``question`` and ``answer`` (or ``text``).
+
+    ``samples`` texts are drawn without replacement by ``seed``: the same ones every time, and a
+    smaller draw is the beginning of a larger one; all, in the drawn order, if None or too many.
+    Files may be parquet, csv, json or jsonl.
+    """
+    if isinstance(name_or_path, Path) or Path(name_or_path).suffix[1:].isalpha():
+        return _draw(*_from_file(Path(name_or_path)), samples, seed)
+    task = tasks.get(name_or_path)
+    found = read_rows(task.name)
+    source = found.source | {"wording": "Table 5" if task.plain or task.pair else "lm-eval's templates"}
+    if task.plain:
+        return _draw(task.name, documents(found), source, samples, seed)
+    seen = _evaluated(task)
+    worded = _worded(task, found)
+    items = [(one.id, one.text) for one in worded if one.pair not in seen]
+    if not items:
+        raise ValueError(f"{task.name}: all {len(found)} training rows are test items too, so none may calibrate")
+    return _draw(task.name, items, source | {"left_out": len(worded) - len(items)}, samples, seed)
+
+
+def questions(name: str, samples: int | None = None, seed: int = 0, split: str = "train") -> Corpus:
+    """Prompts of a task without their answers, drawn as ``corpus`` draws, from its "train" or "test" rows.
+
+    They classify and do not calibrate, so that no row is left out.
+    """
+    task = tasks.get(name)
+    found = read_rows(name, split)
+    source = found.source | {"wording": "question without answer"}
+    if task.plain:
+        return _draw(name, documents(found), source, samples, seed)
+    return _draw(name, [(one.id, one.pair[0]) for one in _worded(task, found, whole=False)], source, samples, seed)
+
+
+class _Item(NamedTuple):
+    id: str
+    pair: tuple[str, str]  # question, right answer
+    text: str
+
+
+def _worded(task: tasks.Task, found: Rows, whole: bool = True) -> list[_Item]:
+    """Every row of a task in words, the ``whole`` text too (test rows may lack what it needs).
+
+    ValueError that names the row whose right answer cannot be told.
+    """
+    if task.pair is None:
+        return [_Item(found.ids[row], (q, a), text) for row, q, a, text in lm_eval.rendered(task, found.table)]
+    items = []
+    for name, row in zip(found.ids, found, strict=True):
+        try:
+            items.append(_Item(name, task.pair(row), task.text(row) if whole else ""))
+        except (ValueError, TypeError, AttributeError) as error:  # a label out of range, a missing cell
+            raise ValueError(f"{task.name}: row {name} cannot be worded: {error}") from error
+    return items
+
+
+def _evaluated(task: tasks.Task) -> set:
+    """The items that may not calibrate: those of the task's test, and of any test its corpus serves.
+
+    Where there are no test rows at hand, there is nothing that could meet.
+    """
+    registered = map(tasks.get, tasks.names(scored=True))
+    served = {task.name: task} | {other.name: other for other in registered if task.name == other.expert}
+    items = set()
+    for other in served.values():
+        try:
+            items |= {one.pair for one in _worded(other, read_rows(other.name, "test"), whole=False)}
+        except (FileNotFoundError, ConnectionError):
+            continue
+    return items
+
+
+def _draw(name: str, items: list[tuple[str, str]], source: dict, samples: int | None, seed: int) -> Corpus:
+    if samples is not None and (not isinstance(samples, int) or samples < 1):
+        raise ValueError(f"samples must be a whole number from 1, got {samples!r}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
+    items = [(i, text) for i, text in items if text.strip()]
+    if not items:
+        raise ValueError(f"{name}: an empty corpus (no row is complete)")
+    order = np.random.default_rng(seed).permutation(len(items))[:samples]
+    ids, texts = zip(*(items[i] for i in order), strict=True)
+    return Corpus(name, texts, ids, source | {"samples": len(ids), "seed": seed})

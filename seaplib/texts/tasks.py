@@ -1,0 +1,305 @@
+"""The task registry: where a task's rows are, how they are worded, how lm-eval scores them.
+
+A task has two roles, each with its own source. The rows of ``train`` make calibration texts in the
+formats of the paper's Table 5; the rows of ``test`` are what lm-eval scores. Rows come from the
+bundled world (``mini_`` tasks), else from ``SEAP_DATA_DIR`` if that is set (one folder per data set,
+a folder per config below it, ``<split>.parquet``), else from the Hugging Face hub or its cache.
+
+Any other lm-eval task is found by its name, without registration: scored as lm-eval's file says
+(zero-shot), and worded for calibration by its own templates, where it has a training split.
+
+- Hub: its ``dataset_path``, ``dataset_name`` and ``dataset_kwargs``. On this disk: the folder named
+  by the last part of ``dataset_path``, and in it the one named ``dataset_name`` if there is one
+  (``allenai/sciq`` → ``sciq``; ``nyu-mll/glue``, ``cola`` → ``glue/cola``). Where ``dataset_path``
+  is a file format (json, csv, parquet, text), the folder has the task's name.
+- Calibration rows: ``training_split``. Test rows: ``test_split``, else ``validation_split``.
+- Metric: of those in its ``metric_list``, the first of acc_norm, acc, exact_match.
+- Groups and tags are refused with their members, so that no average hides what was run; ``mmlu`` is
+  registered and stands for its 57 subjects, over the one config ``all``.
+
+To add a task of your own, ``register`` a ``Task``; nothing else names tasks.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+from .. import paths
+from . import formats, lm_eval
+from .lm_eval import METRICS
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one role: a hub data set, its config and splits, and the same thing on this disk."""
+
+    path: str  # hub id; "bundled" for the generated world
+    config: str | None
+    splits: tuple[str, ...]
+    local: tuple[str, ...]  # folders to look in, the first that has the split counts
+    columns: tuple[str, ...] = ("text",)  # what the wording needs
+    options: dict = field(default_factory=dict)  # for load_dataset: one file of a large data set, say
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: two sources, its wording, and its lm-eval configuration.
+
+    ``train`` is None for a task without a training split, which can be scored and not calibrated on.
+    ``pair(row)`` is (question, right answer), which also identifies an item; ``wording(row)`` is
+    Table 5's format where that is more than question + answer. ``metric`` is the one the paper's
+    tables report (design: WinoGrande, BoolQ, ARC-easy acc; OpenBookQA, HellaSwag, PIQA, ARC-challenge
+    acc_norm). ``expert`` names the task whose corpus makes this task's expert mask. A task without
+    ``pair`` is worded by its lm-eval configuration (``prompts``). A task without either is plain text:
+    its ``text`` column holds its documents, and it has a perplexity instead of an accuracy.
+    """
+
+    name: str
+    train: Source | None
+    test: Source | None = None
+    pair: Callable[[dict], tuple[str, str]] | None = None
+    wording: Callable[[dict], str] | None = None
+    lm_eval: str | None = None  # YAML below lm-eval's task directory (bundled: data/bundled/lm_eval)
+    changes: dict = field(default_factory=dict)  # what differs from that YAML
+    metric: str | None = None  # "acc", "acc_norm" or "exact_match"
+    expert: str = ""  # itself, where nothing is said
+
+    def __post_init__(self):
+        object.__setattr__(self, "expert", self.expert or self.name)
+
+    def text(self, row: dict) -> str:
+        """A calibration text in Table 5's format, answer included."""
+        return self.wording(row) if self.wording else " ".join(self.pair(row))
+
+    def question(self, row: dict) -> str:
+        """The prompt without its answer."""
+        return self.pair(row)[0]
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is running text."""
+        return self.lm_eval is None
+
+    @property
+    def bundled(self) -> bool:
+        return (self.train or self.test).path == "bundled"
+
+    def config_file(self) -> Path:
+        """The YAML by which lm-eval scores this task. ValueError for plain text."""
+        if self.plain:
+            raise ValueError(f"{self.name} is plain text: it has a perplexity, not an accuracy")
+        if self.bundled:
+            return paths.bundled_dir() / "lm_eval" / self.lm_eval
+        return lm_eval.directory() / self.lm_eval
+
+
+# --- registry -----------------------------------------------------------------------------------
+
+_REGISTRY: dict[str, Task] = {}
+_MMLU_DESCRIPTION = "The following are multiple choice questions (with answers) about"
+
+
+def register(task: Task) -> Task:
+    """Add a task. ValueError if its name is taken."""
+    if task.name in _REGISTRY:
+        raise ValueError(f"a task named {task.name!r} is registered already")
+    _REGISTRY[task.name] = task
+    return task
+
+
+def names(scored: bool | None = None) -> list[str]:
+    """Names of all registered tasks; only of those that lm-eval scores, or only of plain texts, if asked."""
+    return [name for name, task in _REGISTRY.items() if scored is None or scored != task.plain]
+
+
+def get(name: str) -> Task:
+    """The registered task of that name, or else lm-eval's. ValueError with the nearest right name if there is none."""
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    if name in lm_eval.index().tasks:
+        return stock(name)
+    if (members := lm_eval.members(name)) or name in lm_eval.index().groups:
+        shown = ": " + ", ".join(members[:5]) + (f", … ({len(members)})" if len(members) > 5 else "") if members else ""
+        raise ValueError(f"{name!r} is a group of lm-eval's, not one task; name its tasks{shown}")
+    near = [difflib.get_close_matches(str(name), known, 1) for known in (_REGISTRY, lm_eval.index().tasks)]
+    if near := near[0] or near[1]:
+        raise ValueError(f"unknown task {name!r}; did you mean {near[0]!r}?")
+    raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(_REGISTRY)}, and lm-eval's")
+
+
+@lru_cache(maxsize=256)
+def stock(name: str) -> Task:
+    """lm-eval's task of that name, by the rules above. ValueError where seaplib cannot score it, saying why."""
+    file = lm_eval.index().tasks[name]
+    config = lm_eval.config(file)
+    offered = lm_eval.metrics(config)
+    test = config.get("test_split") or config.get("validation_split")
+    reasons = {
+        "is written in Python": "class" in config,
+        "makes its own data": "custom_dataset" in config or not config.get("dataset_path"),
+        "needs images or sound": "doc_to_image" in config or "doc_to_audio" in config,
+        "is worded by promptsource": bool(config.get("use_prompt")),
+        "draws several answers to an item": config.get("repeats", 1) != 1,
+        "has neither a test nor a validation split": test is None,
+        f"offers {', '.join(offered) or 'no metric'}, none of {', '.join(METRICS)}": not set(offered) & set(METRICS),
+    }
+    for reason, true in reasons.items():
+        if true:
+            near = difflib.get_close_matches(name, _REGISTRY, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"lm-eval's task {name!r} {reason}, which seaplib does not score{hint}")
+    path, part, options = config["dataset_path"], config.get("dataset_name"), dict(config.get("dataset_kwargs") or {})
+    options.pop("trust_remote_code", None)  # datasets runs no code from the hub any more
+    folder = name if path in ("json", "csv", "parquet", "text") else path.rstrip("/").rpartition("/")[2]
+    columns = lm_eval.columns(config)
+    train, test = (
+        Source(path, part, (split,), (f"{folder}/{part}" if part else folder,), columns, options) if split else None
+        for split in (config.get("training_split"), test)
+    )
+    metric = next(metric for metric in METRICS if metric in offered)
+    return Task(name, train, test, lm_eval=file.relative_to(lm_eval.directory()).as_posix(), metric=metric)
+
+
+def _sources(path, config, local, columns, train=("train",), test="test") -> dict:
+    return {
+        "train": Source(path, config, train, (local,), columns),
+        "test": Source(path, config, (test,), (local,), columns),
+    }
+
+
+_ARC = ("question", "choices", "answerKey")
+_OPENBOOKQA = ("question_stem", "choices", "answerKey")
+_HELLASWAG = ("ctx_a", "ctx_b", "endings", "label")
+_LAST_NUMBER = [
+    {
+        "name": "flexible-extract",
+        "filter": [
+            {"function": "regex", "group_select": -1, "regex_pattern": r"(-?[$0-9.,]{2,})|(-?[0-9]+)"},
+            {"function": "take_first"},
+        ],
+    }
+]
+_SCORED = (
+    Task(
+        "boolq",
+        **_sources("aps/super_glue", "boolq", "super_glue/boolq", ("question", "passage", "label"), test="validation"),
+        pair=formats.boolq,
+        lm_eval="super_glue/boolq/default.yaml",
+        metric="acc",
+    ),
+    Task(
+        "arc_easy",
+        **_sources("allenai/ai2_arc", "ARC-Easy", "ai2_arc/ARC-Easy", _ARC),
+        pair=formats.arc,
+        lm_eval="arc/arc_easy.yaml",
+        metric="acc",
+        expert="arc_challenge",
+    ),
+    Task(
+        "arc_challenge",
+        **_sources("allenai/ai2_arc", "ARC-Challenge", "ai2_arc/ARC-Challenge", _ARC),
+        pair=formats.arc,
+        lm_eval="arc/arc_challenge.yaml",
+        metric="acc_norm",
+    ),
+    Task(
+        "openbookqa",  # calibrated on the config that has the fact, tested on the one that has not
+        Source("allenai/openbookqa", "additional", ("train",), ("openbookqa/additional",), (*_OPENBOOKQA, "fact1")),
+        Source("allenai/openbookqa", "main", ("test",), ("openbookqa/main",), _OPENBOOKQA),
+        pair=formats.openbookqa,
+        wording=formats.openbookqa_text,
+        lm_eval="openbookqa/openbookqa.yaml",
+        metric="acc_norm",
+    ),
+    Task(
+        "piqa",
+        **_sources("baber/piqa", None, "piqa", ("goal", "sol1", "sol2", "label"), test="validation"),
+        pair=formats.piqa,
+        lm_eval="piqa/piqa.yaml",
+        metric="acc_norm",
+    ),
+    Task(
+        "hellaswag",  # on disk, a sample of the training split is accepted where the whole is not at hand
+        Source("Rowan/hellaswag", None, ("train",), ("hellaswag", "hellaswag_train-subset"), _HELLASWAG),
+        Source("Rowan/hellaswag", None, ("validation",), ("hellaswag",), _HELLASWAG),
+        pair=formats.hellaswag,
+        wording=formats.hellaswag_text,
+        lm_eval="hellaswag/hellaswag.yaml",
+        metric="acc_norm",
+    ),
+    Task(
+        "winogrande",
+        **_sources(
+            "allenai/winogrande",
+            "winogrande_xl",
+            "winogrande/winogrande_xl",
+            ("sentence", "option1", "option2", "answer"),
+            test="validation",
+        ),
+        pair=formats.winogrande,
+        wording=formats.winogrande_text,
+        lm_eval="winogrande/default.yaml",
+        metric="acc",
+    ),
+    Task(
+        "gsm8k",
+        **_sources("openai/gsm8k", "main", "gsm8k/main", ("question", "answer")),
+        pair=formats.gsm8k,
+        lm_eval="gsm8k/gsm8k.yaml",
+        # zero-shot, nobody has shown the model to write "#### 72": the last number counts ("flexible-extract")
+        changes={"filter_list": _LAST_NUMBER},
+        metric="exact_match",
+    ),
+    Task(
+        "mmlu",
+        **_sources("cais/mmlu", "all", "mmlu/all", ("question", "subject", "choices", "answer"), ("dev", "validation")),
+        pair=formats.mmlu,
+        # lm-eval has a task for each subject; they differ in the description alone
+        lm_eval="mmlu/default/mmlu_anatomy.yaml",
+        changes={"description": f"{_MMLU_DESCRIPTION} {{{{subject | replace('_', ' ')}}}}.\n\n"},
+        metric="acc",
+    ),
+)
+for _task in _SCORED:
+    register(_task)
+for _task in _SCORED:  # the generated world mirrors each of them, in the same schema
+    register(
+        replace(
+            _task,
+            name=f"mini_{_task.name}",
+            train=replace(_task.train, path="bundled", config=None, splits=("train",), local=(_task.name,)),
+            test=replace(_task.test, path="bundled", config=None, splits=("test",), local=(_task.name,)),
+            lm_eval=f"mini_{_task.name}.yaml",
+            changes={},
+            expert=f"mini_{_task.expert}",
+        )
+    )
+_C4 = {"data_files": "en/c4-train.00000-of-01024.json.gz"}  # the shard that Wanda and FLAP draw from
+_RAW = "wikitext-2-raw-v1"  # not wikitext-2-v1, whose rare words are <unk>
+_FOLDER = f"wikitext/{_RAW}"
+register(
+    Task(
+        "wikitext2",
+        Source("Salesforce/wikitext", _RAW, ("train",), (_FOLDER, f"{_FOLDER}-train-slice")),
+        Source("Salesforce/wikitext", _RAW, ("test",), (_FOLDER,)),
+    )
+)
+register(
+    Task(
+        "mini_wikitext",
+        Source("bundled", None, ("train",), ("wikitext",)),
+        Source("bundled", None, ("test",), ("wikitext",)),
+    )
+)
+register(Task("c4", Source("allenai/c4", None, ("train",), ("c4_sample",), options=_C4)))
+
+
+def experts(tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Corpus of an expert → the tasks it answers, in the order given."""
+    served: dict[str, tuple[str, ...]] = {}
+    for task in tasks:
+        name = get(task).expert
+        served[name] = (*served.get(name, ()), task)
+    return served

@@ -1,0 +1,72 @@
+"""The bootstrap of whole tables: shapes, what is drawn together, and agreement with the paired comparison."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seaplib.evaluation import bootstrap, comparison
+
+pytestmark = pytest.mark.unit
+
+
+def frame(seeds=(0, 1, 2), n=40) -> pd.DataFrame:
+    generator, parts = np.random.default_rng(0), []
+    for task, base in (("piqa", 0.5), ("boolq", 0.3)):
+        ease = generator.random(n)
+        for method, more in (("a", 0.3), ("b", 0.0)):
+            for seed in seeds:
+                value = (ease < base + more + 0.05 * seed).astype(float)
+                for metric in ("acc", "acc_norm", "exact_match"):
+                    columns = {"method": method, "calibration_seed": seed, "task": task, "metric": metric}
+                    columns |= {"doc_id": np.arange(n).astype(str), "value": value}
+                    parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True).astype({"calibration_seed": "Int64"})
+
+
+def test_means_are_those_of_the_frame():
+    items = frame()
+    found = bootstrap.results(items, ["method"])
+    assert found.cells == ("a", "b") and found.tasks == ("piqa", "boolq") and found.seeds == (0, 1, 2)
+    assert found.means.shape == (2, 2, 3) and found.items == 80
+    chosen = items.query("method == 'b' and task == 'boolq' and calibration_seed == 2 and metric == 'acc'")
+    assert found.means[1, 1, 2] == pytest.approx(chosen["value"].mean())
+    both = bootstrap.results(items, ["method", "metric"], "exact_match")
+    assert both.cells == (("a", "exact_match"), ("b", "exact_match"))
+
+
+def test_intervals_agree_with_the_paired_comparison():
+    items = frame()
+    drawn = bootstrap.results(items, ["method"]).drawn(4000).mean((2, 3))
+    low, high = bootstrap.interval(drawn[:, 0] - drawn[:, 1])
+    paired = comparison.compare(items, {"method": "a"}, {"method": "b"}, draws=4000)
+    assert low == pytest.approx(paired["low"], abs=0.01) and high == pytest.approx(paired["high"], abs=0.01)
+
+
+def test_cells_and_tasks_are_drawn_together():
+    found = bootstrap.results(frame(), ["method"])
+    same = bootstrap.Results(("x", "y"), ("piqa",), (0, 1), {"piqa": np.stack([found.values["piqa"][0, :2]] * 2)})
+    drawn = same.drawn(50)
+    assert (drawn[:, 0] == drawn[:, 1]).all() and drawn.std() > 0
+    items_alone = same.drawn(50, seeds=False)
+    weights = same.seed_weights(50)
+    assert (weights.sum(1) == 2).all()
+    np.testing.assert_allclose(drawn.mean(3), (items_alone * weights[:, None, None, :] / 2).sum(3))
+
+
+def test_p_and_interval_by_hand():
+    drawn = np.array([1.0] * 98 + [-1.0] * 2)
+    assert bootstrap.p_value(drawn) == pytest.approx(2 * 3 / 101)
+    assert bootstrap.p_value(drawn, null=2.0) == pytest.approx(2 * 1 / 101)
+    assert bootstrap.estimate(0.5, np.zeros(9))["p_value"] == 1.0
+
+
+def test_holes_and_doubles_are_refused():
+    items = frame()
+    with pytest.raises(ValueError, match="piqa: every cell needs the same items"):
+        bootstrap.results(
+            items.drop(items[items["task"] == "piqa"].index[0]).query("metric == 'acc'"), ["method"], "acc"
+        )
+    with pytest.raises(ValueError, match="two results in one cell"):
+        bootstrap.results(items, ["metric"], "acc")
+    with pytest.raises(ValueError, match="no item results by f1"):
+        bootstrap.results(items, ["method"], "f1")

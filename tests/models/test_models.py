@@ -1,0 +1,290 @@
+import copy
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import ARCHITECTURE_CASES
+from safetensors.torch import save_file
+from transformers import BloomConfig, LlamaConfig, LlamaForCausalLM
+
+from seaplib import hub, models
+from seaplib.models import identity, loading
+from seaplib.runner import checks, parameters
+
+pytestmark = pytest.mark.unit
+
+KINDS = ("mha", "gqa")
+
+
+@pytest.fixture
+def saved(tiny_model, tiny_tokenizer, tmp_path):
+    """A directory with a tiny model and its tokenizer."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_geometry_counts_every_parameter_of_the_projections(tiny_model, kind, bias):
+    model = tiny_model(kind, attention_bias=bias, mlp_bias=bias)
+    g = models.geometry(model)
+    assert (g.layers, g.hidden, g.heads, g.kv_heads, g.head_dim, g.channels) == (
+        2,
+        32,
+        4,
+        4 if kind == "mha" else 2,
+        8,
+        48,
+    )
+    assert g.queries_per_group == (1 if kind == "mha" else 2)
+    assert g.model_parameters == sum(p.numel() for p in model.parameters())
+    assert g.vocabulary == model.get_output_embeddings().weight.shape[0]
+    counted = 0
+    for name, parameter in model.named_parameters():
+        output_bias = name.endswith(("o_proj.bias", "down_proj.bias"))  # never pruned, so not counted
+        if "_proj." in name and not output_bias:
+            counted += parameter.numel()
+    assert g.projection_parameters == counted == models.projection_parameters(model)
+
+
+def test_geometry_takes_a_head_size_that_is_not_hidden_over_heads(tiny_model):
+    g = models.geometry(tiny_model("gqa", head_dim=16))
+    assert (g.head_dim, g.heads, g.kv_heads) == (16, 4, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_roles_lead_to_the_projections(tiny_model, kind):
+    layer = models.decoder_layers(tiny_model(kind))[0]
+    assert models.linear(layer, "o") is layer.self_attn.o_proj
+    assert models.linear(layer, "down") is layer.mlp.down_proj
+    replacement = torch.nn.Linear(3, 5)
+    models.set_linear(layer, "gate", replacement)
+    assert layer.mlp.gate_proj is replacement
+
+
+def test_load_gives_model_and_tokenizer(saved, tiny_model, tiny_tokenizer):
+    model, tokenizer = models.load(saved, device="cpu")
+    assert not model.training
+    assert tokenizer("the otter")["input_ids"] == tiny_tokenizer("the otter")["input_ids"]
+    expected = tiny_model().state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_missing_model_is_refused_by_its_path(tmp_path):
+    with pytest.raises(models.ModelError, match="there is no model at .*nowhere"):
+        models.load(tmp_path / "nowhere")
+    with pytest.raises(models.ModelError, match="there is no model at ./nowhere"):
+        models.check("./nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(models.ModelError, match="holds no config.json"):
+        models.check(tmp_path / "empty")
+
+
+def test_a_damaged_config_is_refused(saved):
+    (saved / "config.json").write_text('{"model_type": "llama", ')
+    with pytest.raises(models.ModelError, match="not valid JSON"):
+        models.check(saved)
+
+
+def test_impossible_or_unreadable_configurations_are_refused_in_one_line(saved):
+    config = json.loads((saved / "config.json").read_text())
+    for changes in ({"num_attention_heads": "four"}, {"num_hidden_layers": None}, {"hidden_size": 30}):
+        (saved / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(models.ModelError) as raised:
+            models.load(saved)
+        assert "\n" not in str(raised.value)
+    (saved / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(models.ModelError, match="not valid JSON"):
+        models.check(saved)
+
+
+def test_a_missing_tokenizer_is_refused_by_its_file(saved):
+    (saved / "tokenizer.json").unlink()
+    with pytest.raises(models.ModelError, match="no tokenizer file .tokenizer.json"):
+        models.load(saved)
+
+
+def test_an_unsupported_architecture_is_refused_by_name_before_its_weights_are_read(tmp_path):
+    BloomConfig(n_layer=1, hidden_size=8, n_head=2).save_pretrained(tmp_path)  # a config only: there are no weights
+    for refuse in (models.check, models.load):
+        with pytest.raises(models.ModelError, match="'bloom' is not supported; supported: .*llama"):
+            refuse(tmp_path)
+
+
+def test_an_unknown_architecture_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "made_up"}))
+    with pytest.raises(models.ModelError, match="'made_up' is not supported; supported: .*llama"):
+        models.check(tmp_path)
+
+
+def test_missing_and_unexpected_weights_are_refused(saved):
+    file = saved / "model.safetensors"
+    weights = safetensors.torch.load(file.read_bytes())  # a copy: the file will be overwritten
+    key = "model.layers.1.mlp.up_proj.weight"
+    save_file({k: v for k, v in weights.items() if k != key}, file, {"format": "pt"})
+    with pytest.raises(models.ModelError, match=f"missing keys: {key}"):
+        models.load(saved)
+    save_file(weights | {"model.layers.1.mlp.down_proj.bias": torch.zeros(32)}, file, {"format": "pt"})
+    with pytest.raises(models.ModelError, match="unexpected keys: model.layers.1.mlp.down_proj.bias"):
+        models.load(saved)
+    save_file(weights | {key: weights[key][:5].clone()}, file, {"format": "pt"})
+    with pytest.raises(models.ModelError):
+        models.load(saved)
+
+
+def test_truncated_weights_are_refused(saved):
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(models.ModelError, match="cannot load"):
+        models.load(saved)
+
+
+def test_a_sharded_checkpoint_that_is_cut_short_is_refused(tiny_model, tiny_tokenizer, tmp_path):
+    tiny_model().save_pretrained(tmp_path, max_shard_size="40KB")
+    tiny_tokenizer.save_pretrained(tmp_path)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 2 and models.load(tmp_path, device="cpu")
+    whole = shards[1].read_bytes()
+    shards[1].write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(models.ModelError, match="cannot load"):
+        models.load(tmp_path)
+    shards[1].unlink()
+    with pytest.raises(models.ModelError, match="cannot load"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize(("weights", "config"), [("qwen2", "llama"), ("llama", "opt"), ("gpt2", "gpt_neox")])
+def test_weights_of_another_architecture_are_refused(any_model, tiny_tokenizer, tmp_path, weights, config):
+    """Qwen 2's names are Llama's and a few biases more, which transformers would drop."""
+    options = {"attention_bias": False, "mlp_bias": False} if config == "llama" else {}
+    any_model(config, **options).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    any_model(weights).save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(models.ModelError, match="do not fit the architecture .*(missing|unexpected) keys"):
+        models.load(tmp_path)
+
+
+def test_a_plan_reads_the_sizes_of_every_architecture(any_model, tiny_tokenizer, tmp_path):
+    for case in ARCHITECTURE_CASES:
+        model = any_model(case)
+        model.save_pretrained(tmp_path / case)
+        tiny_tokenizer.save_pretrained(tmp_path / case)
+        config, g = loading.model_config(str(tmp_path / case), offline=True), models.geometry(model)
+        assert list(loading.sizes(config).values()) == [g.layers, g.heads, g.hidden, g.channels], case
+        checks._check_sparsity("here", {"sparsities": [0.2], "protect_last": 0}, config)
+        with pytest.raises(parameters.PlanError, match="here: "):
+            checks._check_sparsity("here", {"sparsity": 0.99, "protect_last": 1}, config)
+
+
+HUB = """
+import http.server, os, threading
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        gated = "gated" in self.path
+        self.send_response(401 if gated else 404)
+        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    do_GET = do_POST = do_HEAD
+    def log_message(self, *args): pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_address[1]}"
+from seaplib import checks, hub, models
+for name in ("someone/gated", "someone/absent"):
+    try:
+        models.load(name)
+    except models.ModelError as error:
+        print("SAID", error)
+"""
+
+
+def test_a_gated_and_an_absent_model_are_told_apart(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    environment |= {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", HUB], capture_output=True, text=True, env=environment, timeout=600)
+    gated, absent = (line for line in done.stdout.splitlines() if line.startswith("SAID"))
+    assert "'someone/gated': access to it has to be granted" in gated and "HF_TOKEN" in gated
+    assert "'someone/absent': neither a directory nor on the hub" in absent
+
+
+def test_an_unreachable_hub_is_said_to_be_one():
+    error = OSError("We couldn't connect")
+    error.__cause__ = ConnectionError("refused")
+    assert "cannot be reached" in hub.problem(error)
+    assert hub.problem(OSError("a disk that is full")) is None
+
+
+def test_fingerprint_follows_weights_and_configuration(tiny_model, saved):
+    model = tiny_model()
+    before = models.fingerprint(model)
+    assert models.fingerprint(tiny_model()) == before
+    assert models.fingerprint(models.load(saved, device="cpu")[0]) == before, "where a model came from does not matter"
+    assert models.fingerprint(tiny_model(seed=1)) != before
+    assert models.fingerprint(copy.deepcopy(model).to(torch.bfloat16)) != before
+    assert models.fingerprint(tiny_model(rms_norm_eps=1e-3)) != before, "same weights, another function"
+    weight = models.linear(models.decoder_layers(model)[1], "v").weight
+    with torch.no_grad():
+        weight[3, 4] += 1e-3
+    assert models.fingerprint(model) != before
+
+
+def test_large_models_are_identified_by_their_files(saved, monkeypatch):
+    monkeypatch.setattr(identity, "CONTENT_HASH_LIMIT", 0)
+    model, _ = models.load(saved, device="cpu")
+    before = models.fingerprint(model)
+    assert models.fingerprint(models.load(saved, device="cpu")[0]) == before
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())  # a new modification time
+    assert models.fingerprint(models.load(saved, device="cpu")[0]) != before
+
+
+def test_tokenizer_fingerprint_follows_the_vocabulary(tiny_tokenizer):
+    before = models.tokenizer_fingerprint(tiny_tokenizer)
+    other = copy.deepcopy(tiny_tokenizer)
+    assert models.tokenizer_fingerprint(other) == before
+    other.add_tokens(["otters"])
+    assert models.tokenizer_fingerprint(other) != before
+
+
+def test_context_length_is_the_models(tiny_model):
+    assert models.context_length(tiny_model(max_position_embeddings=128)) == 128
+
+
+def test_layers_of_different_width_are_no_dense_model():
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=20
+    )
+    model = LlamaForCausalLM(config)
+    models.set_linear(models.decoder_layers(model)[0], "gate", torch.nn.Linear(16, 20, bias=False))
+    with pytest.raises(models.ModelError, match="already pruned"):
+        models.geometry(model)
+
+
+def test_damaged_files_and_places_that_do_not_exist_are_one_line(saved):
+    for options, said in (({"device": "tpu9"}, "no device 'tpu9'"), ({"dtype": "float99"}, "float99")):
+        with pytest.raises(models.ModelError, match=said):
+            models.load(saved, **options)
+    config = json.loads((saved / "config.json").read_text())
+    for change, said in (
+        ({"hidden_act": "swoosh"}, "KeyError: 'swoosh'"),
+        ({"hidden_size": 64}, "do not have the shapes that config.json says"),
+        ({"model_type": ["llama"]}, "is not supported"),
+    ):
+        (saved / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(models.ModelError, match=said) as raised:
+            models.load(saved)
+        assert "\n" not in str(raised.value)
+    (saved / "config.json").write_text(json.dumps(config))
+    (saved / "tokenizer.json").write_text("{}")
+    with pytest.raises(models.ModelError, match="damaged"):
+        models.load(saved)

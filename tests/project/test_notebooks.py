@@ -1,0 +1,212 @@
+"""The notebooks as files (``unit``), and all of them executed under the ``smoke`` profile (``notebook``)."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from seaplib import paths, settings, store
+from seaplib.runner import manifest, plan
+
+NOTEBOOKS = sorted(paths.notebooks_dir().glob("*.ipynb"))
+GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
+LONGEST = 30  # lines of a code cell
+
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+unit = pytest.mark.unit
+
+
+def cells(path: Path, kind: str | None = None) -> list:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if kind in (None, cell.cell_type)]
+
+
+def parameters(path: Path):
+    return [cell for cell in cells(path) if "parameters" in cell.metadata.get("tags", ())]
+
+
+def calls(tree: ast.AST, *modules: str) -> list[ast.Call]:
+    """Calls of ``<module>.save``."""
+    wanted = {f"{module}.save" for module in modules}
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in wanted]
+
+
+def code(path: Path) -> ast.AST:
+    return ast.parse("\n".join(cell.source for cell in cells(path, "code")))
+
+
+@unit
+def test_there_is_a_file_for_every_declared_notebook_and_the_other_way_round():
+    assert [path.stem for path in NOTEBOOKS] == sorted(plan.read()[1])
+
+
+@unit
+@each
+def test_notebook_is_valid_and_carries_no_results(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags"}, cell.source
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None, cell.source
+
+
+@unit
+@each
+def test_notebook_opens_with_its_title_and_question(path):
+    first = cells(path)[0]
+    assert first.cell_type == "markdown" and first.source.startswith(f"# {path.stem[:2]} · ")
+    assert "?" in first.source
+
+
+@unit
+@each
+def test_parameters_are_literals_and_every_line_says_what_it_is(path):
+    (cell,) = parameters(path)
+    assert {"profile"} <= set(plan.read_parameters(path.stem))
+    for line in cell.source.splitlines():
+        assert re.fullmatch(r"\w+ = .+  # \S.*", line), f"no comment: {line}"
+
+
+@unit
+@each
+def test_a_parameter_named_like_a_setting_is_a_possible_value_of_it(path):
+    for name, value in plan.read_parameters(path.stem).items():
+        for group in GROUPS:
+            if name in {field.name for field in fields(group)}:
+                group(**{name: value})  # raises for what cannot be
+
+
+@unit
+@each
+def test_text_stands_before_every_code_cell(path):
+    previous = "none"
+    for cell in cells(path):
+        assert cell.cell_type != "code" or previous == "markdown", f"no text before:\n{cell.source}"
+        previous = cell.cell_type
+
+
+@unit
+@each
+def test_cells_are_short_and_define_nothing(path):
+    for cell in cells(path, "code"):
+        assert len(cell.source.splitlines()) <= LONGEST, cell.source
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    assert not [node.name for node in ast.walk(code(path)) if isinstance(node, definitions)]
+
+
+@unit
+@each
+def test_notebook_asserts_something_and_shows_provenance(path):
+    nodes = list(ast.walk(code(path)))
+    assert "provenance" in {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert any(isinstance(node, ast.Assert) for node in nodes)
+
+
+@unit
+@each
+def test_products_are_those_declared(path):
+    declared = plan.read()[1][path.stem]
+    for kind in ("figures", "tables"):
+        saved = [call.args[1] for call in calls(code(path), kind)]
+        names = {argument.value for argument in saved if isinstance(argument, ast.Constant)}
+        if all(isinstance(argument, ast.Constant) for argument in saved):
+            assert names == set(declared.get(kind) or ())
+        else:  # some names are made by an expression; the runner checks that all products appear
+            assert names <= set(declared.get(kind) or ())
+
+
+@unit
+@each
+def test_nothing_belongs_to_one_machine(path):
+    for cell in cells(path):
+        assert not re.search(r"(^|[\s'\"(])/(home|Users|tmp|work|root|mnt)/", cell.source), cell.source
+
+
+@unit
+def test_notebook_13_says_that_it_needs_two_seeds_before_it_loads_a_model():
+    (path,) = [path for path in NOTEBOOKS if path.stem.startswith("13")]
+    (setup,) = [cell.source for cell in cells(path, "code") if "seaplib.load(" in cell.source]
+    before = setup.partition("lm, tokenizer = ")[0]
+    exec(before, {"seeds": [0, 1]})
+    with pytest.raises(AssertionError, match=r"seeds must be at least two, .* got \[0\]"):
+        exec(before, {"seeds": [0]})
+
+
+# --- executed -----------------------------------------------------------------------------------
+
+
+def reproduce(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "seaplib", "reproduce", "--profile", "smoke", *arguments]
+    return subprocess.run(command, cwd=paths.root(), env=dict(os.environ), capture_output=True, text=True, timeout=1800)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The smoke profile executed once, in directories of its own; yields its ledger."""
+    base = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("STORE", "RUNS", "FIGURES"):
+            patch.setenv(f"SEAP_{place}_DIR", str(base / place.lower()))
+        patch.delenv("SEAP_DATA_DIR", raising=False)
+        done = reproduce()
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield manifest.Ledger(plan.load("smoke"))
+
+
+@pytest.fixture
+def here(smoke, monkeypatch):
+    """The smoke run's directories, after each test's private ones were set."""
+    monkeypatch.setenv("SEAP_STORE_DIR", str(smoke.runs.parents[1] / "store"))
+    monkeypatch.setenv("SEAP_RUNS_DIR", str(smoke.runs.parent))
+    monkeypatch.setenv("SEAP_FIGURES_DIR", str(smoke.directory.parent))
+    monkeypatch.delenv("SEAP_DATA_DIR", raising=False)
+    return smoke
+
+
+@pytest.mark.notebook
+def test_every_notebook_of_the_smoke_profile_leaves_its_products(here):
+    assert {notebook.name for notebook in here.plan.notebooks} == {path.stem for path in NOTEBOOKS}
+    listed = manifest.read_json(here.directory / "manifest.json")["products"]
+    for notebook in here.plan.notebooks:
+        for product, names in notebook.files.items():
+            hashes = {name: store.file_hash(here.directory / name) for name in names}
+            assert listed[product]["files"] == hashes
+            assert listed[product]["notebook"] == notebook.name
+    assert not here.undeclared()
+
+
+@pytest.mark.notebook
+def test_executed_notebooks_hold_no_error_and_no_warning_of_their_own(here):
+    for notebook in here.plan.notebooks:
+        for cell in cells(here.runs / f"{notebook.name}.ipynb", "code"):
+            for output in cell.outputs:
+                assert output.output_type != "error"
+                text = output.get("text", "") if output.output_type == "stream" else ""
+                assert "Warning" not in text, f"{notebook.name}: {text}"
+
+
+@pytest.mark.notebook
+def test_figures_embed_no_type_3_font(here):
+    for file in here.directory.glob("*.pdf"):
+        assert b"/Type3" not in file.read_bytes(), file.name
+
+
+@pytest.mark.notebook
+def test_a_second_call_executes_nothing_and_is_quick(here):
+    kept = [here.directory / "manifest.json", here.runs / "record.json"]
+    before = [file.read_bytes() for file in kept]
+    started = time.monotonic()
+    done = reproduce()
+    seconds = time.monotonic() - started
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert seconds < 10, done.stdout + done.stderr
+    assert [file.read_bytes() for file in kept] == before

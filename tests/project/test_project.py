@@ -1,0 +1,158 @@
+"""The project around the package: pins, README, notebooks, profiles say what is there."""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import seaplib
+from seaplib import __main__
+from seaplib.runner import plan
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+README = (ROOT / "README.md").read_text("utf-8")
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# What the README may name although a fresh clone does not have it.
+MADE_LATER = (".venv", "data/store", "data/runs")
+FILE_SUFFIXES = (".md", ".py", ".yaml", ".yml", ".toml", ".csv", ".ipynb", ".cff", ".pdf", ".png", ".json", ".tex")
+
+
+def test_every_dependency_is_pinned():
+    requirements = PROJECT["dependencies"] + [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.\-]+==[0-9][0-9A-Za-z.]*", requirement) for requirement in requirements)
+    names = [requirement.partition("==")[0] for requirement in requirements]
+    assert len(names) == len(set(names))
+
+
+def test_conda_environment_takes_the_same_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    *conda, last = environment["dependencies"]
+    assert last == {"pip": ["-e .[test]"]}, "the versions stand in pyproject.toml alone"
+    assert [re.split("[=<>]", name)[0] for name in conda] == ["python", "pip"]
+    version = tuple(map(int, conda[0].partition("=")[2].split(".")))
+    lowest = tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
+    assert version >= lowest
+
+
+def test_versions_agree_and_the_paper_is_cited():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == PROJECT["version"] == seaplib.__version__
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert "MIT License" in (ROOT / "LICENSE").read_text("utf-8")
+    assert "2503.07605" in citation["preferred-citation"]["url"]
+
+
+def code_of(text: str) -> tuple[list[str], list[str]]:
+    """Inline code spans, and the lines of shell blocks, of a markdown text."""
+    blocks = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    shell = "\n".join(block for language, block in blocks if language in ("sh", "bash", "shell", "console"))
+    lines = [line.removeprefix("$ ").partition(" #")[0].strip() for line in shell.splitlines()]
+    return inline, [line for line in lines if line and not line.startswith("#")]
+
+
+def links_of(text: str) -> list[str]:
+    targets = re.findall(r"\]\(\s*<?([^)>\s]+)", text) + re.findall(r"""(?:src|href)=["']([^"']+)""", text)
+    return [target for target in targets if not re.match(r"[a-z]+:|#", target)]
+
+
+def missing_paths(spans: list[str]) -> list[str]:
+    """Words that look like files of this project and are not there."""
+    missing = []
+    for word in (word for span in spans for word in span.split()):
+        word = word.strip(".,;:()'\"").rstrip("/") if not word.startswith(".") else word.rstrip("/,;:")
+        if re.search(r"[<>*{}$=…]", word) or word.startswith((*MADE_LATER, "/", "~", "-", "http")) or not word:
+            continue
+        ours = word.endswith(FILE_SUFFIXES) or ("/" in word and (ROOT / word.split("/")[0]).exists())
+        if ours and not any((ROOT / place / word).exists() for place in ("", "seaplib")):
+            missing.append(word)
+    return missing
+
+
+def wrong_commands(lines: list[str]) -> list[str]:
+    """make targets that do not exist, and command lines of the package that it does not take."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    known = plan.read()[0]
+    wrong = []
+    for line in lines:
+        words = [word for word in shlex.split(line, comments=True) if word not in ("[", "]")]
+        if words[:1] == ["make"]:
+            chosen = [word.partition("=") for word in words[1:]]
+            bad = [name for name, equals, _ in chosen if not equals and name not in targets]
+            bad += [value for name, _, value in chosen if name == "PROFILE" and value not in known]
+            wrong += [line] if bad else []
+        elif "seaplib" in words and words[words.index("seaplib") - 1] == "-m":
+            try:
+                options = __main__._parser().parse_args(words[words.index("seaplib") + 1 :])
+                wrong += [line] if getattr(options, "profile", None) not in {None, *known} else []
+            except SystemExit:
+                wrong.append(line)
+    return wrong
+
+
+def test_readme_names_only_what_exists():
+    inline, lines = code_of(README)
+    assert [target for target in links_of(README) if not (ROOT / target.partition("#")[0]).exists()] == []
+    assert missing_paths(inline + lines) == []
+    commands = [span for span in inline if re.match(r"make [a-z]|\S*python[\d.]* -m seaplib", span)]
+    # in running text a command may be named with its placeholders
+    assert wrong_commands(lines + [command for command in commands if not re.search(r"[\[<…]", command)]) == []
+
+
+def test_readme_names_only_attributes_that_exist():
+    inline, _ = code_of(README)
+    names = {name for span in inline for name in re.findall(r"(?<![\w/])seaplib\.(\w+)", span)}
+    assert [name for name in sorted(names) if not hasattr(seaplib, name)] == []
+
+
+def test_the_readme_check_finds_errors():
+    shell = "```sh\nmake tset  # x\npython -m seaplib reprodce\n```"
+    text = f"See [a](nowhere.md), `seaplib/nothing.py`, `Makefile`.\n{shell}"
+    inline, lines = code_of(text)
+    assert links_of(text) == ["nowhere.md"] and missing_paths(inline + lines) == ["seaplib/nothing.py"]
+    assert wrong_commands(lines) == ["make tset", "python -m seaplib reprodce"]
+    assert wrong_commands(["make reproduce PROFILE=smoke", ".venv/bin/python -m seaplib status --profile smoke"]) == []
+    assert wrong_commands(["make reproduce PROFILE=smok"]) == ["make reproduce PROFILE=smok"]
+
+
+def test_the_full_profile_runs_the_whole_grid_and_the_short_one_does_not():
+    plans = plan.load_all()
+    full, short = ({n.name[:2]: n.parameters for n in plans[name].notebooks} for name in ("embedded_full", "embedded"))
+    for number in ("06", "07"):
+        assert full[number]["items"] is None and full[number]["seeds"] == [0, 1, 2]
+        assert {0.2, 0.35, 0.5} <= set(full[number]["sparsities"])
+    assert full["07"]["full_grid"] and full["07"]["unprotected_sparsities"]
+    assert len(full["07"]["tasks"]) == 9 and short["07"]["seeds"] == [0] and not short["07"]["full_grid"]
+    ignored = (ROOT / ".gitignore").read_text("utf-8").split()
+    assert not any(line.startswith(("figures/embedded", "figures/*")) for line in ignored), "its products are evidence"
+
+
+def test_every_profile_can_be_planned():
+    plans = plan.load_all()
+    assert next(iter(plans)) == "embedded"
+    assert {path.stem for path in NOTEBOOKS} == {notebook.name for notebook in plans["embedded"].notebooks}
+    assert all(plan.description and plan.not_run for plan in plans.values())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_committed_clean_and_documented(path):
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code), "clear all outputs"
+    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    uncommented = [line for line in "".join(tagged[0]["source"]).splitlines() if line and "#" not in line]
+    assert not uncommented, "every parameter says what it is"
+    assert "profile" in plan.read_parameters(path.stem)
+
+
+def test_modules_stay_short():
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "seaplib").glob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 330} == {}

@@ -1,0 +1,250 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from seaplib import models
+from seaplib.pruning import checkpoints, masks, selection
+from seaplib.pruning.apply import prune
+
+pytestmark = pytest.mark.unit
+
+
+def random_mask(model, kv_unit="group") -> masks.PruningMask:
+    from seaplib.pruning.allocation import uniform
+    from seaplib.pruning.scores import Scores
+
+    g = models.geometry(model)
+    generator = torch.Generator().manual_seed(0)
+    attention = torch.rand(g.layers, g.heads * g.head_dim, generator=generator, dtype=torch.float64)
+    channels = torch.rand(g.layers, g.channels, generator=generator, dtype=torch.float64)
+    return selection.select(Scores(g, attention, channels, provenance={"score": "s_F"}), uniform(0.45), kv_unit=kv_unit)
+
+
+def emptied(model) -> masks.PruningMask:
+    mask = random_mask(model)
+    mask.heads[0] = False
+    mask.channels[1] = False
+    return mask
+
+
+def random_means(model) -> dict[str, torch.Tensor]:
+    g = models.geometry(model)
+    generator = torch.Generator().manual_seed(1)
+    return {
+        m: torch.randn(g.layers, n, generator=generator)
+        for m, n in (("attention", g.heads * g.head_dim), ("mlp", g.channels))
+    }
+
+
+@pytest.fixture
+def cases(tiny_model, tmp_path):
+    """Name → model, of every kind that can be saved."""
+    mha, gqa, biased = tiny_model("mha"), tiny_model("gqa"), tiny_model("gqa", attention_bias=True, mlp_bias=True)
+    tied = tiny_model("gqa", tie_word_embeddings=True)
+    mha.save_pretrained(
+        tmp_path / "mha"
+    )  # loaded in half precision, because .to() would cut the rotary frequencies too
+    half = AutoModelForCausalLM.from_pretrained(tmp_path / "mha", dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        for name, parameter in biased.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(generator=torch.Generator().manual_seed(2))
+    means = random_means(gqa)
+    return {
+        "dense": gqa,
+        "zero": prune(gqa, random_mask(gqa), "zero"),
+        "mha": prune(mha, random_mask(mha)),
+        "gqa": prune(gqa, random_mask(gqa)),
+        "query": prune(gqa, random_mask(gqa, "query")),
+        "biased": prune(biased, random_mask(biased)),
+        "tied": prune(tied, random_mask(tied)),
+        "half": prune(half, random_mask(half)),
+        "compensated": prune(gqa, random_mask(gqa), "remove", means),
+        "zero_compensated": prune(gqa, random_mask(gqa), "zero", means),
+        "emptied": prune(gqa, emptied(gqa)),
+        "emptied_compensated": prune(gqa, emptied(gqa), "remove", means),
+        "emptied_biased": prune(biased, emptied(biased)),
+    }
+
+
+ORDINARY = {"dense", "zero"}  # shapes are the architecture's own: checkpoints like any other
+IDS = torch.arange(3, 40).reshape(1, -1)
+
+FRESH = """
+import json, sys
+from pathlib import Path
+{imports}
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.llama import LlamaForCausalLM
+
+out = {{}}
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    expected = load_file(path / "expected" / "expected.safetensors")
+    ids = expected.pop("ids")
+    logits = expected.pop("logits")
+    try:
+        model = {load}(path, dtype="auto").eval()
+        state = model.state_dict()
+        same = state.keys() == expected.keys()
+        same = same and all(state[k].dtype == v.dtype and torch.equal(state[k], v) for k, v in expected.items())
+        with torch.no_grad():
+            same = same and torch.equal(model(ids).logits, logits)
+        tokens = AutoTokenizer.from_pretrained(path)("the otter")["input_ids"]
+        out[path.name] = ["loaded", same, tokens]
+    except Exception as error:
+        out[path.name] = ["refused", type(error).__name__, str(error)]
+print("RESULT" + json.dumps(out))
+"""
+
+
+def in_a_fresh_process(directory, imports: str = "", load: str = "AutoModelForCausalLM.from_pretrained") -> dict:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FRESH.format(imports=imports, load=load), str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.rsplit("RESULT", 1)[1])
+
+
+@pytest.fixture
+def saved(cases, tiny_tokenizer, tmp_path):
+    """Every case in a directory of its own, with its weights and logits beside it."""
+    for name, model in cases.items():
+        path = checkpoints.save_pretrained(model, tiny_tokenizer, tmp_path / "saved" / name)
+        with torch.no_grad():
+            logits = model(IDS).logits
+        (path / "expected").mkdir()
+        state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        save_file(state | {"ids": IDS, "logits": logits.contiguous()}, path / "expected" / "expected.safetensors")
+    return tmp_path / "saved"
+
+
+def test_saved_models_load_bit_for_bit_in_a_fresh_process(saved, cases, tiny_tokenizer):
+    found = in_a_fresh_process(saved, imports="import seaplib")
+    assert found == {name: ["loaded", True, tiny_tokenizer("the otter")["input_ids"]] for name in cases}
+
+
+def test_without_seaplib_loading_fails_and_says_what_to_import(saved, cases):
+    found = in_a_fresh_process(saved)
+    for name in cases:
+        if name in ORDINARY:
+            assert found[name][:2] == ["loaded", True], name
+        else:
+            assert found[name][0] == "refused", name
+            assert "import_seaplib_to_load" in found[name][2]
+
+
+def test_the_architectures_own_class_refuses_it_too(saved):
+    """Naming the class skips the unknown model_type; stock Llama would invent the missing projections."""
+    from transformers import LlamaForCausalLM
+
+    refused = set()
+    for directory in saved.iterdir():
+        kind = json.loads((directory / "config.json").read_text())["model_type"]
+        if kind in models.PRUNED_TYPES:
+            with pytest.raises(Exception, match="import seaplib"):
+                LlamaForCausalLM.from_pretrained(directory)
+            refused.add(directory.name)
+    assert {"gqa", "compensated", "zero_compensated", "emptied"} <= refused
+
+
+def test_what_is_written_says_what_it_is(cases, tiny_tokenizer, tmp_path):
+    model = cases["compensated"]
+    path = checkpoints.save_pretrained(model, tiny_tokenizer, tmp_path / "pruned")
+    assert {file.suffix for file in path.rglob("*") if file.is_file()} <= {".json", ".safetensors", ".jinja"}
+    config = json.loads((path / "config.json").read_text())
+    assert config["model_type"] == "llama_pruned__import_seaplib_to_load"
+    assert config["architectures"] == ["PrunedLlamaForCausalLM"]
+    assert len(config["projections"]) == 2
+    for index, entry in enumerate(config["projections"]):
+        for role, (rows, columns, bias) in entry.items():
+            module = models.linear(models.decoder_layers(model)[index], role)
+            assert (rows, columns) == tuple(module.weight.shape) and bias == (module.bias is not None)
+            assert bias == (role in ("o", "down"))
+    mask = masks.PruningMask.load(path / "mask")
+    assert mask.fingerprint == model.seap_mask.fingerprint and mask.provenance["score"] == "s_F"
+
+
+def test_saving_leaves_the_model_as_it_was(cases, tiny_tokenizer, tmp_path):
+    model = cases["emptied_compensated"]
+    before, config = models.fingerprint(model), model.config
+    checkpoints.save_pretrained(model, tiny_tokenizer, tmp_path / "a")
+    assert models.fingerprint(model) == before and model.config is config
+
+
+@pytest.mark.parametrize("name", ["query", "emptied_compensated"])
+def test_a_loaded_model_saves_again_as_it_was(cases, tiny_tokenizer, tmp_path, name):
+    first = checkpoints.save_pretrained(cases[name], tiny_tokenizer, tmp_path / "first")
+    loaded = AutoModelForCausalLM.from_pretrained(first)
+    second = checkpoints.save_pretrained(loaded, tiny_tokenizer, tmp_path / "second")
+    a, b = (load_file(path / "model.safetensors") for path in (first, second))
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    a, b = (json.loads((path / "config.json").read_text()) for path in (first, second))
+    assert a == b
+
+
+def test_a_loaded_model_generates_like_the_saved_one(cases, tiny_tokenizer, tmp_path):
+    for name in ("query", "emptied_compensated"):
+        path = checkpoints.save_pretrained(cases[name], tiny_tokenizer, tmp_path / name)
+        loaded, _ = models.load(path, device="cpu")
+        for cache in ("dynamic", "static"):
+            options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "cache_implementation": cache}
+            assert torch.equal(loaded.generate(IDS, **options), cases[name].generate(IDS, **options)), (name, cache)
+
+
+def test_load_refuses_a_checkpoint_that_is_not_whole(cases, tiny_tokenizer, tmp_path):
+    path = checkpoints.save_pretrained(cases["compensated"], tiny_tokenizer, tmp_path / "pruned")
+    file = path / "model.safetensors"
+    whole = file.read_bytes()
+    weights = safetensors.torch.load(whole)  # a copy: the file will be overwritten
+
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(models.ModelError, match="cannot load"):
+        models.load(path)
+
+    bias = "model.layers.1.self_attn.o_proj.bias"
+    save_file({key: tensor for key, tensor in weights.items() if key != bias}, file, {"format": "pt"})
+    with pytest.raises(models.ModelError, match=f"missing keys: {bias}"):
+        models.load(path)
+
+    save_file(weights | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(3)}, file, {"format": "pt"})
+    with pytest.raises(models.ModelError, match="unexpected keys: model.layers.0.self_attn.q_proj.bias"):
+        models.load(path)
+
+    file.unlink()
+    with pytest.raises(models.ModelError, match="cannot load"):
+        models.load(path)
+
+    file.write_bytes(whole)
+    assert models.load(path, device="cpu")[0].training is False
+
+
+def test_a_config_of_other_shapes_is_refused(cases, tiny_tokenizer, tmp_path):
+    path = checkpoints.save_pretrained(cases["mha"], tiny_tokenizer, tmp_path / "pruned")
+    config = json.loads((path / "config.json").read_text())
+    config["projections"][0]["up"][0] += 1
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(models.ModelError):
+        models.load(path)
+
+
+def test_a_pruned_checkpoint_is_known_by_its_config_alone(cases, tiny_tokenizer, tmp_path):
+    path = checkpoints.save_pretrained(cases["mha"], tiny_tokenizer, tmp_path / "pruned")
+    (path / "model.safetensors").unlink()
+    assert models.check(path).projections
+    assert isinstance(AutoConfig.from_pretrained(path), checkpoints.PrunedConfig)
+
+
+def test_a_loaded_pruned_model_is_not_pruned_again(cases, tiny_tokenizer, tmp_path):
+    path = checkpoints.save_pretrained(cases["emptied"], tiny_tokenizer, tmp_path / "pruned")
+    model, _ = models.load(path, device="cpu")
+    with pytest.raises(models.ModelError, match="already pruned"):
+        prune(model, random_mask(cases["dense"]))

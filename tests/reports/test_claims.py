@@ -1,0 +1,227 @@
+"""Claims and diagnostics: verdicts, Holm's correction, and what the saved tables are made to say."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from seaplib import models, paths
+from seaplib.evaluation import comparison, perplexity
+from seaplib.experts import variants
+from seaplib.pruning import methods
+from seaplib.pruning.apply import Variant
+from seaplib.pruning.masks import PruningMask
+from seaplib.reports import claims, tables
+from seaplib.studies import diagnostics
+
+pytestmark = pytest.mark.unit
+SHAPE = models.Geometry(layers=2, hidden=4, heads=2, kv_heads=2, head_dim=2, channels=4, model_parameters=500)
+
+
+def row(claim_id="06.01", **changes):
+    given = {"measured": 2.0, "low": 1.0, "high": 3.0, "unit": "points", "n": 100, "p_value": 0.01} | changes
+    return claims.claim(claim_id, "a beats b", given.pop("measured"), given.pop("low"), given.pop("high"), **given)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "null", "direction", "expected"),
+    [
+        (0.1, 0.5, 0, 1, "holds"),
+        (0.1, 0.5, 0, -1, "does not hold"),
+        (-0.5, -0.1, 0, -1, "holds"),
+        (0.9, 1.1, 1, 1, "undecided"),
+        (1.01, 1.1, 1, 1, "holds"),
+        (0.8, 0.99, 1, 1, "does not hold"),
+        (np.nan, np.nan, 0, 1, "undecided"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval_and_the_null(low, high, null, direction, expected):
+    assert row(low=low, high=high, null=null, direction=direction)["verdict"] == expected
+
+
+def test_a_direction_is_one_or_minus_one():
+    with pytest.raises(ValueError, match="direction is 1 or -1, got 0"):
+        row(direction=0)
+
+
+def test_what_is_zero_but_for_rounding_is_recorded_as_zero():
+    found = row(measured=-2.5e-17, low=6e-18, high=1 / 3, p_value=1e-64)
+    assert found["verdict"] == "undecided"  # an interval that begins at 0 is not beyond it
+    assert str(found["measured"]) == "0.0" and found["low"] == 0 and found["high"] == 0.3333333333
+    assert found["p_value"] == 1e-64
+    file = next(file for file in tables.save(claims.frame([found]), "claims_x", "p") if file.suffix == ".csv")
+    assert ",0,0,0.333333," in file.read_text()
+
+
+def test_gathered_claims_are_sorted_and_corrected_over_all_tested_ones():
+    some = claims.frame([row("06.10", p_value=0.03), row("06.02", p_value=0.01), row("06.01", p_value=np.nan)])
+    tables.save(some, "claims_zero_shot", "p")
+    tables.save(claims.frame([row("01.1", p_value=0.02)]), "claims_hidden_states", "p")
+    found = claims.gather("p")
+    assert found["claim_id"].tolist() == ["01.1", "06.01", "06.02", "06.10"]
+    np.testing.assert_allclose(found["p_holm"], [0.04, np.nan, 0.03, 0.04])
+    assert found["verdict"].tolist() == ["holds"] * 4 and found["n"].tolist() == [100] * 4
+
+
+def test_nothing_to_gather_is_an_error():
+    with pytest.raises(FileNotFoundError, match="profile empty has no claims yet"):
+        claims.gather("empty")
+
+
+def test_a_report_says_verdict_and_numbers():
+    ratio = row(measured=1.5, low=1.2, high=1.8, null=1.0, unit="×")
+    text = claims.report(claims.frame([row(), ratio | {"p_value": np.nan}])).data
+    assert "**holds**: a beats b (+2 [+1, +3] points, n = 100, p = 0.01)" in text
+    assert "(1.5 [1.2, 1.8] × against 1, n = 100)" in text
+
+
+# --- comparisons of methods, of perplexities ----------------------------------------------------
+
+
+def answers(values: dict, seeds=(0,), sparsity=0.5) -> pd.DataFrame:
+    """{method: {task: right answers of 20}} as item results, the same under every seed."""
+    parts = []
+    for method, right in values.items():
+        for seed in seeds:
+            for task, k in right.items():
+                cell = pd.DataFrame({"doc_id": [str(i) for i in range(20)], "value": [float(i < k) for i in range(20)]})
+                for metric in ("acc", "acc_norm", "exact_match"):
+                    named = method.label(seed) | {"requested_sparsity": sparsity, "task": task, "metric": metric}
+                    parts.append(cell.assign(**named))
+    return pd.concat(parts, ignore_index=True).astype({"calibration_seed": "Int64"})
+
+
+def test_contrasts_compare_over_all_tasks_and_task_by_task():
+    items = answers({methods.SEAP_F: {"piqa": 18, "boolq": 12}, methods.FLAP: {"piqa": 10, "boolq": 12}}, seeds=(0, 1))
+    items["truncated"] = False
+    found = comparison.contrasts(items, [(methods.SEAP_F, methods.FLAP)], metrics=("primary",), draws=500)
+    assert found["task"].tolist() == ["all", "piqa", "boolq"]
+    assert found["difference"].tolist() == pytest.approx([0.2, 0.4, 0.0])
+    assert (found["a"] == "SEAP, s_F").all() and (found["b"] == "FLAP, s_F").all()
+    assert found["seeds"].tolist() == [2, 1, 1]
+    assert np.isnan(found["p_mcnemar"][0]) and found["p_mcnemar"][1] == pytest.approx(2 / 2**8)
+    assert found["p_holm"][0] == found["p"][0] and found["p_holm"][1] == pytest.approx(2 * 2 / 2**8)
+    assert found["verdict"].tolist() == ["holds", "holds", "undecided"]
+
+
+def test_contrasts_name_what_differs():
+    from dataclasses import replace
+
+    bare = replace(methods.FLAP, protect_last=0)
+    items = answers({methods.FLAP: {"piqa": 18}, bare: {"piqa": 10}, methods.RANDOM: {"piqa": 3}})
+    found = comparison.contrasts(items, [(methods.FLAP, bare), (methods.FLAP, methods.RANDOM)], ("primary",), draws=50)
+    assert found["a"].unique().tolist() == ["FLAP, s_F, logistic", "FLAP, s_F"]
+    assert found["b"].unique().tolist() == ["FLAP, s_F, logistic, protect 0+0", "random"]
+
+
+def windows() -> pd.DataFrame:
+    rng, parts = np.random.default_rng(0), []
+    base = rng.normal(3, 0.5, 40)  # windows differ far more than methods do
+    for method, more in (("dense", 0.0), ("flap", 0.2), ("seap", 0.3), ("seap", 0.5)):
+        nll = 100 * (base + more + rng.normal(0, 0.01, 40))
+        parts.append(pd.DataFrame({"method": method, "preset": "128", "start": range(40), "nll": nll, "tokens": 100}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_perplexities_are_compared_on_the_same_windows():
+    found = perplexity.compare(windows(), {"method": "seap"}, {"method": "flap"})
+    assert found["ratio"] == pytest.approx(np.exp(0.2), rel=0.01)  # two experts: the mean of 0.3 and 0.5, minus 0.2
+    assert found["high"] - found["low"] < 0.03 and found["low"] < found["ratio"] < found["high"]
+    assert found["n"] == 40 and found["p"] < 0.01
+    same = perplexity.compare(windows(), {"method": "flap"}, {"method": "flap"})
+    assert same["ratio"] == same["low"] == same["high"] == same["p"] == 1
+    with pytest.raises(ValueError, match="no windows of"):
+        perplexity.compare(windows(), {"method": "wanda"}, {"method": "flap"})
+
+
+# --- diagnostics --------------------------------------------------------------------------------
+
+
+def variant(seed: int, channels: list[bool], tasks=None) -> Variant:
+    keep = torch.tensor([channels, channels])
+    mask = PruningMask(SHAPE, torch.ones(2, 2, dtype=torch.bool), keep, {"requested": 0.5})
+    return Variant(methods.SEAP_F.label(seed), mask, tasks=tasks)
+
+
+def test_mask_stability_is_the_mean_overlap_of_pairs_of_seeds():
+    masks = [[True, True, False, False], [True, True, False, False], [True, False, True, False]]
+    found = diagnostics.mask_stability([[variant(seed, channels, ("piqa",))] for seed, channels in enumerate(masks)])
+    assert found["task"].tolist() == ["piqa"] and found["seeds"].tolist() == [3]
+    assert found["channels"][0] == pytest.approx((1 + 1 / 3 + 1 / 3) / 3)
+    assert found["channels_chance"][0] == pytest.approx(1 / 3)
+    assert diagnostics.mask_stability([[variant(0, masks[0])]]).empty  # one seed: nothing to compare
+    with pytest.raises(ValueError, match="differ in the seed alone"):
+        diagnostics.mask_stability([[variant(0, masks[0], ("piqa",))], [variant(1, masks[1], ("boolq",))]])
+
+
+def results() -> pd.DataFrame:
+    rows = [("dense", "none", "none", 0.0, 0.9), ("SEAP", "s_F", "logistic", 0.5, 0.85)]
+    rows += [("FLAP", "s_F", "logistic", 0.5, 0.7)]
+    rows += [("FLAP", "s_F", "logistic, protect 0+0", 0.5, 0.6), ("FLAP+bias", "s_F", "logistic", 0.5, 0.2)]
+    columns = ["method", "score", "allocation", "requested_sparsity", "value"]
+    frame = pd.concat([pd.DataFrame(rows, columns=columns).assign(task=task) for task in ("piqa", "boolq")])
+    seeds = frame["method"].where(frame["method"] == "dense", 0).replace("dense", pd.NA)
+    return frame.assign(model="m", budget="parameters", stderr=0.01, primary=True, calibration_seed=seeds)
+
+
+def test_a_large_drop_fires_and_says_what_protection_did():
+    found = diagnostics.accuracy_drops(results(), drop=10).set_index("method")
+    assert found["fires"].to_dict() == {"SEAP": "no", "FLAP": "yes"}
+    assert found.at["FLAP", "measured"] == pytest.approx(20)
+    assert "+10.0 points" in found.at["FLAP", "advice"] and found.at["SEAP", "advice"] == "–"
+
+
+def test_where_protection_was_not_measured_it_is_not_recommended():
+    frame = results()
+    bare = frame["allocation"].astype(str).str.endswith("0+0")
+    advice = diagnostics.accuracy_drops(frame[~bare], drop=10).set_index("method").at["FLAP", "advice"]
+    assert "protect" not in advice and advice.startswith("try another allocation")
+
+
+def test_protection_that_did_harm_is_not_recommended():
+    frame = results()
+    frame.loc[frame["allocation"].str.endswith("0+0"), "value"] = 0.75
+    advice = diagnostics.accuracy_drops(frame, drop=10).set_index("method").at["FLAP", "advice"]
+    assert advice.startswith("protect other layers than the last") and "-5.0 points" in advice
+
+
+def test_protection_is_judged_at_the_seeds_that_both_have():
+    frame = results()
+    other = frame[(frame["method"] == "FLAP") & (frame["allocation"] == "logistic")]
+    other = other.assign(value=0.3, calibration_seed=1)
+    found = diagnostics.accuracy_drops(pd.concat([frame, other]), drop=10).set_index("method")
+    assert found.at["FLAP", "measured"] == pytest.approx(40)  # mean of both seeds
+    assert "+10.0 points" in found.at["FLAP", "advice"]  # the first seed alone
+
+
+def test_perplexity_fires_only_where_accuracy_stayed():
+    frame = results().drop_duplicates(["method", "allocation"]).drop(columns="task")
+    frame["perplexity"] = frame["method"].map({"dense": 5.0, "SEAP": 20.0, "FLAP": 20.0, "FLAP+bias": 5.0})
+    found = diagnostics.perplexity_gaps(results(), frame.assign(preset="2048"), ratio=2, kept=6).set_index("method")
+    assert found["measured"].to_dict() == pytest.approx({"SEAP": 4.0, "FLAP": 4.0})
+    assert found["fires"].to_dict() == {"SEAP": "yes", "FLAP": "no"}
+
+
+def test_routing_that_brings_nothing_fires():
+    rows = [(0.2, "known", 0.01, "undecided"), (0.5, "known", 0.04, "holds"), (0.5, "unseen", -0.2, "does not hold")]
+    frame = pd.DataFrame(rows, columns=["requested_sparsity", "kind", "difference", "verdict"])
+    frame = frame.assign(a=variants.WAYS["router"], b="general", metric="primary")
+    others = frame.assign(b="dense"), frame.assign(metric="exact_match")
+    found = diagnostics.idle_routing(pd.concat([frame, *others])).set_index("requested_sparsity")
+    assert found["fires"].to_dict() == {0.2: "yes", 0.5: "no"} and found["measured"].tolist() == [1.0, 4.0]
+    assert "general mask alone" in found.at[0.2, "advice"] and found.at[0.5, "advice"] == "–"
+
+
+def test_diagnose_reads_what_is_there_and_names_what_is_not():
+    tables.save(results(), "table1_zero_shot", "p")
+    masks = [[True, True, False, False], [False, True, True, False]]
+    stability = diagnostics.mask_stability([[variant(seed, channels)] for seed, channels in enumerate(masks)])
+    tables.save(stability, "mask_stability", "p")
+    found, missing = diagnostics.diagnose("p", overlap=0.5)
+    assert missing == ["perplexity", "routing_comparisons"]
+    assert found["diagnostic"].unique().tolist() == ["accuracy drop", "mask depends on the seed"]
+    assert found.iloc[-1]["fires"] == "yes" and found.iloc[-1]["measured"] == pytest.approx(1 / 3, rel=1e-3)
+    assert set(found["where"]) == {"table1_zero_shot", "mask_stability"}
+    empty, absent = diagnostics.diagnose("nothing here")
+    assert empty.empty and list(empty.columns) == list(diagnostics.COLUMNS) and len(absent) == 4
+    assert not (paths.figures_dir("nothing here")).exists()

@@ -1,0 +1,608 @@
+"""The runner, on a temporary project of three small notebooks that need no torch."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+pytestmark = pytest.mark.unit
+
+WRITE = """from pathlib import Path
+directory = Path('figures', profile)
+directory.mkdir(parents=True, exist_ok=True)
+def write(name, text, *suffixes):
+    for suffix in suffixes:
+        (directory / (name + suffix)).write_text(text)"""
+TABLE = "write({name!r}, f'method,requested_sparsity,value\\nSEAP,0.5,{{{value}}}\\n', '.csv', '.tex', '.md')"
+
+SURROUNDINGS = """import json, os, sys
+Path(os.environ['SEAP_PROVENANCE_FILE']).write_text(json.dumps({'device': 'some device'}))
+chosen = [os.environ[name] for name in ('OMP_WAIT_POLICY', 'HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE')]
+write('table_c', ' '.join([sys.executable, os.getcwd(), *chosen]), '.csv', '.tex', '.md')"""
+
+PROFILES = {
+    "small": {"jobs": 2, "offline": True, "parameters": {"samples": 4}, "not_run": "Everything large."},
+    "other": {"extends": "small", "notebooks": {"01": {"scale": 3}}, "skip": ["02"]},
+}
+NOTEBOOKS = {
+    "00_corpora": {"title": "Corpora", "tables": ["table_a"]},
+    "01_scores": {"title": "Scores", "tables": ["table_b"], "figures": ["fig_b"], "needs": ["00_corpora"]},
+    "02_other": {"title": "Independent", "tables": ["table_c"]},
+}
+
+
+def notebook(parameters: str, *code: str):
+    cells = [new_markdown_cell("# A question"), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    for number, source in enumerate((WRITE, *code)):
+        cells += [new_markdown_cell(f"## Step {number}"), new_code_cell(source)]
+    return new_notebook(cells=cells)
+
+
+class Project:
+    """A project directory, and the command line run in it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        (root / "notebooks").mkdir(parents=True)
+        common = "profile = 'small'  # where products go\nsamples = 2  # texts"
+        self.write("00_corpora", common, TABLE.format(name="table_a", value="samples"))
+        read = "before = (directory / 'table_a.csv').read_text()"
+        figure = "write('fig_b', before, '.pdf', '.png')"
+        scale = f"{common}\nscale = 1  # factor\nmodel = None\ntasks = []\nsparsities = []"
+        self.write("01_scores", scale, read, TABLE.format(name="table_b", value="samples * scale"), figure)
+        self.write("02_other", "profile = 'small'  # where products go", SURROUNDINGS)
+        self.declare(PROFILES, NOTEBOOKS)
+
+    def write(self, name: str, *cells: str) -> None:
+        nbformat.write(notebook(*cells), self.root / "notebooks" / f"{name}.ipynb")
+
+    def declare(self, profiles: dict, notebooks: dict) -> None:
+        text = yaml.safe_dump({"profiles": profiles, "notebooks": notebooks}, sort_keys=False)
+        (self.root / "papermill_runs.yaml").write_text(text)
+
+    @property
+    def environment(self) -> dict:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SEAP_")}
+        return kept | {"SEAP_ROOT": str(self.root), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "seaplib", *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        options = {"env": self.environment, "cwd": self.root, "capture_output": True, "text": True, "timeout": 120}
+        return subprocess.run(self.command(*arguments), **options)
+
+    def statuses(self, *arguments: str, code: int = 0) -> dict[str, str]:
+        """Notebook → status, from the table that the run prints."""
+        result = self.run("reproduce", *arguments)
+        assert result.returncode == code, result.stdout + result.stderr
+        lines = [line.split() for line in result.stdout.splitlines()]
+        return {line[0]: line[1] for line in lines if line and line[0] in NOTEBOOKS and line[1] != "failed:"}
+
+    def snapshot(self) -> dict[Path, tuple]:
+        files = [path for place in ("figures", "data") for path in (self.root / place).rglob("*") if path.is_file()]
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    def manifest(self, profile: str = "small") -> dict:
+        return json.loads((self.root / "figures" / profile / "manifest.json").read_text())["products"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A project that has been run once."""
+    project = Project(tmp_path_factory.mktemp("finished") / "project")
+    assert project.statuses() == dict.fromkeys(NOTEBOOKS, "done")
+    return project.root
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Project:
+    """A copy of it, files with their times, so that a test can change it."""
+    shutil.copytree(finished, tmp_path / "project")
+    copy = Project.__new__(Project)
+    copy.root = tmp_path / "project"
+    return copy
+
+
+def test_products_and_manifest(project):
+    products = project.manifest()
+    assert set(products) == {"table_a", "table_b", "fig_b", "table_c"}
+    for entry in products.values():
+        for name, value in entry["files"].items():
+            assert hashlib.sha256((project.root / "figures/small" / name).read_bytes()).hexdigest() == value
+        assert entry["versions"]["torch"] and entry["source"]
+    assert set(products["fig_b"]["files"]) == {"fig_b.pdf", "fig_b.png"}
+    assert set(products["table_b"]["files"]) == {"table_b.csv", "table_b.tex", "table_b.md"}
+    assert products["table_c"]["device"] == "some device"
+    assert products["table_b"]["notebook"] == "01_scores"
+    assert products["table_b"]["parameters"] == {
+        **{"profile": "small", "samples": 4, "scale": 1},
+        **{"model": None, "tasks": [], "sparsities": []},
+    }
+    text = (project.root / "figures/small/manifest.json").read_text()
+    assert "finished" not in text and str(project.root) not in text
+    assert "samples * scale" in (project.root / "data/runs/small/01_scores.ipynb").read_text()
+
+
+def test_kernel_is_this_python_in_the_project(finished):
+    assert (finished / "figures/small/table_c.csv").read_text() == f"{sys.executable} {finished} passive 1 1"
+
+
+def test_second_run_executes_and_changes_nothing(project):
+    before, started = project.snapshot(), time.monotonic()
+    assert project.statuses() == dict.fromkeys(NOTEBOOKS, "fresh")
+    assert time.monotonic() - started < 10
+    after = project.snapshot()
+    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed <= {".lock"}
+
+
+def test_what_is_new_says_so_and_where_to_look(project):
+    result = project.run("reproduce")
+    for expected in ("figures/small/", "data/runs/small/", "Everything large."):
+        assert expected in result.stdout
+    (project.root / "figures/small/fig_x.pdf").write_text("by hand")
+    assert "fig_x.pdf" in project.run("reproduce").stdout
+
+
+def test_changed_parameter_runs_it_and_what_depends_on_it(project):
+    project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"scale": 5}}})
+    expected = {"00_corpora": "fresh", "01_scores": "done", "02_other": "fresh"}
+    assert "1 of 3 notebooks to execute" in project.run("status").stdout
+    assert project.statuses() == expected
+    assert ",20" in (project.root / "figures/small/table_b.csv").read_text()
+    assert project.manifest()["table_b"]["parameters"]["scale"] == 5
+    project.declare(PROFILES | {"small": PROFILES["small"] | {"notebooks": {"00": {"samples": 9}}}}, NOTEBOOKS)
+    assert project.statuses() == {"00_corpora": "done", "01_scores": "done", "02_other": "fresh"}
+
+
+def test_changed_notebook_and_lost_product_run_again(project):
+    path = project.root / "notebooks/02_other.ipynb"
+    path.write_text(path.read_text().replace("A question", "Another question"))
+    (project.root / "figures/small/table_a.md").unlink()
+    dry = project.run("reproduce", "--dry-run")
+    assert dry.returncode == 0 and "table_a.md is missing" in dry.stdout and "changed: notebook" in dry.stdout
+    assert not (project.root / "figures/small/table_a.md").exists()
+    # its products come back as they were, so what depends on it need not run
+    assert project.statuses() == {"00_corpora": "done", "01_scores": "fresh", "02_other": "done"}
+
+
+def test_only_and_force(project):
+    assert project.statuses("--only", "01") == {"00_corpora": "fresh", "01_scores": "fresh"}
+    assert project.statuses("--only", "02", "--force") == {"02_other": "done"}
+
+
+def test_profile_that_extends_and_skips(project):
+    assert project.statuses("--profile", "other") == {"00_corpora": "done", "01_scores": "done"}
+    assert set(project.manifest("other")) == {"table_a", "table_b", "fig_b"}
+    assert ",12" in (project.root / "figures/other/table_b.csv").read_text()
+
+
+def test_manifest_keeps_the_seconds_of_the_run_that_made_the_products(project):
+    path = project.root / "figures/small/manifest.json"
+    first = json.loads(path.read_text())["seconds"]
+    assert set(first) == set(NOTEBOOKS) and all(seconds > 0 for seconds in first.values())
+    before = path.read_bytes()
+    project.statuses("--force", "--only", "00", "01")
+    assert path.read_bytes() == before, "the same products again: the manifest stays"
+    content = json.loads(before)
+    content["seconds"]["01_scores"] = -1.0  # no run takes that: two real ones may take equally long
+    path.write_text(json.dumps(content))
+    project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"scale": 5}}})
+    project.statuses()
+    after = json.loads(path.read_text())["seconds"]
+    assert after["01_scores"] > 0 and after["02_other"] == first["02_other"]
+    project.declare(PROFILES | {"small": PROFILES["small"] | {"skip": ["02"]}}, NOTEBOOKS)
+    project.statuses()
+    assert set(json.loads(path.read_text())["seconds"]) == {"00_corpora", "01_scores"}
+
+
+def test_product_no_longer_declared_leaves_the_manifest(project):
+    project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"figures": []}})
+    project.statuses()
+    assert set(project.manifest()) == {"table_a", "table_b", "table_c"}
+
+
+def test_failures_stop_only_what_depends_on_them_and_the_next_call_resumes(project):
+    path = project.root / "notebooks/00_corpora.ipynb"
+    good = path.read_text()
+    suicide = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    project.write("00_corpora", "profile = 'small'\nsamples = 2", suicide)
+    independent = project.root / "notebooks/02_other.ipynb"
+    independent.write_text(independent.read_text().replace("A question", "Another question"))
+    result = project.run("reproduce")
+    assert result.returncode == 1
+    assert "00_corpora failed: the kernel died" in result.stdout and "Step 1" in result.stdout
+    assert "01_scores skipped: needs 00_corpora" in result.stdout
+    assert "02_other    done" in result.stdout
+    status = project.run("status").stdout
+    assert "failed" in status and "2 of 3" in status
+    path.write_text(good)
+    assert project.statuses() == {"00_corpora": "done", "01_scores": "fresh", "02_other": "fresh"}
+
+
+def test_ways_to_fail(project):
+    die = "lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    late = f"import os, signal\nget_ipython().events.register('post_run_cell', {die})"
+    project.write("00_corpora", "profile = 'small'\nsamples = 2", TABLE.format(name="table_a", value="samples"), late)
+    project.write("02_other", "profile = 'small'", "write('table_c', 'half', '.csv')", "raise ValueError('too\\nbad')")
+    result = project.run("reproduce", "--jobs", "2")
+    assert result.returncode == 1
+    assert "00_corpora failed: the kernel died" in result.stdout
+    assert "02_other failed: ValueError: too bad (in: Step 2)" in result.stdout
+    assert "table_c" not in project.manifest(), "the manifest must not list a file that is not what it was"
+    project.write("02_other", "profile = 'small'", "write('table_c', 'half', '.csv')")
+    assert "did not write table_c.tex, table_c.md" in project.run("reproduce", "--only", "02").stdout
+
+
+def start_slowly(project: Project) -> tuple[subprocess.Popen, int]:
+    """A run whose first notebook waits in its kernel; the runner's process and the kernel's id."""
+    wait = "import os, time\nPath('kernel.pid').write_text(str(os.getpid()))\ntime.sleep(60)"
+    project.write("00_corpora", "profile = 'small'\nsamples = 2", wait)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    runner = subprocess.Popen(project.command("reproduce"), env=project.environment, cwd=project.root, **silent)
+    note, deadline = project.root / "kernel.pid", time.monotonic() + 60
+    while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return runner, int(note.read_text())
+
+
+def assert_gone(pid: int) -> None:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the kernel is still there")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_runner_takes_its_kernels_along(project, ending):
+    good = (project.root / "notebooks/00_corpora.ipynb").read_text()
+    runner, kernel = start_slowly(project)
+    busy = project.run("reproduce")
+    assert busy.returncode == 2 and "another process" in busy.stderr
+    runner.send_signal(ending)
+    assert runner.wait(30) == (130 if ending == signal.SIGINT else -signal.SIGKILL)
+    assert_gone(kernel)
+    (project.root / "notebooks/00_corpora.ipynb").write_text(good)
+    assert project.statuses() == dict.fromkeys(NOTEBOOKS, "fresh")
+
+
+def test_killed_kernel_from_outside(project):
+    runner, kernel = start_slowly(project)
+    os.kill(kernel, signal.SIGKILL)
+    assert runner.wait(60) == 1
+    assert "the kernel died" in project.run("status").stdout
+
+
+def llama(directory: Path, **changes) -> str:
+    config = {"model_type": "llama", "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    directory.mkdir()
+    config |= {"hidden_size": 64, "intermediate_size": 128} | changes
+    (directory / "config.json").write_text(json.dumps(config))
+    modules = [f"self_attn.{role}_proj" for role in "qkvo"] + [f"mlp.{role}_proj" for role in ("gate", "up", "down")]
+    names = [f"model.layers.{layer}.{module}.weight" for layer in range(4) for module in modules]
+    header = json.dumps({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in names}).encode()
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (directory / "tokenizer.json").write_text("{}")
+    return str(directory)
+
+
+# what is wrong: (arguments, changes to the profile, changes to notebook 01, what the message says)
+BAD_INPUT = {
+    "profile": (["--profile", "smal"], {}, {}, "did you mean 'small'?"),
+    "notebook": (["--only", "01_score"], {}, {}, "did you mean '01_scores'?"),
+    "notebook in profile": ([], {"skip": ["02_othre"]}, {}, "did you mean '02_other'?"),
+    "profile's parameter": ([], {"parameters": {"sample": 4}}, {}, "did you mean 'samples'?"),
+    "notebook's parameter": ([], {}, {"parameters": {"scales": 4}}, "did you mean 'scale'?"),
+    "kind of value": ([], {"parameters": {"samples": "many"}}, {}, "samples must be a number"),
+    "impossible value": ([], {"parameters": {"samples": 0}}, {}, "samples must be at least 1"),
+    "not whole": ([], {"parameters": {"samples": 2.5}}, {}, "samples must be a whole number"),
+    "null": ([], {"parameters": {"samples": None}}, {}, "samples must not be null"),
+    "empty": ([], {"parameters": {"tasks": []}}, {}, "tasks must not be empty"),
+    "list of texts": ([], {"parameters": {"sparsities": ["half"]}}, {}, "sparsity must be a number, got 'half'"),
+    "key": ([], {"job": 2}, {}, "did you mean 'jobs'?"),
+    "jobs": (["--jobs", "0"], {}, {}, "jobs must be at least 1"),
+    "need": ([], {}, {"needs": ["00_corpus"]}, "did you mean '00_corpora'?"),
+    "circle": ([], {}, {"needs": ["01_scores"]}, "need each other"),
+    "product": ([], {}, {"tables": ["table_a"]}, "declared twice"),
+    "extends": ([], {"extends": "othr"}, {}, "did you mean 'other'?"),
+    "task": ([], {"parameters": {"tasks": ["mini_piqqa"]}}, {}, "did you mean 'mini_piqa'?"),
+    "lm-eval's task": ([], {"parameters": {"tasks": ["sciqq"]}}, {}, "did you mean 'sciq'?"),
+    "group of tasks": ([], {"parameters": {"tasks": ["blimp"]}}, {}, "is a group of lm-eval's"),
+    "no data": ([], {"parameters": {"tasks": ["piqa"]}}, {}, "set SEAP_DATA_DIR"),
+    "corpus": ([], {"parameters": {"tasks": ["mine.parquet"]}}, {}, "notebooks take registered tasks"),
+    "plain text": ([], {"parameters": {"tasks": ["mini_wikitext"]}}, {}, "mini_wikitext is plain text"),
+    "sparsity": ([], {"parameters": {"sparsities": [0.2, 1.0]}}, {}, "sparsity must lie in [0, 1), got 1.0"),
+    "reach": ([], {"parameters": {"model": "{tiny}", "sparsities": [0.2, 0.6]}}, {}, "largest possible is"),
+    "model": ([], {"parameters": {"model": "{tiny}/nowhere"}}, {}, "there is no model"),
+    "bundled model": ([], {"parameters": {"model": "bundled"}}, {}, "there is no model in"),
+    "architecture": ([], {"parameters": {"model": "{gpt}"}}, {}, "'gpt_neo'"),
+    "extends a list": ([], {"extends": ["other"]}, {}, "does not exist"),
+    "twice": ([], {"parameters": {"sparsities": [0.2, 0.2]}}, {}, "sparsities names 0.2 twice"),
+    "yes or no": ([], {"offline": "no"}, {}, "offline must be true or false, got 'no'"),
+    "number as product": ([], {}, {"tables": [1]}, "named without folder, got 1"),
+    "product elsewhere": ([], {}, {"tables": ["../x"]}, "named without folder, got '../x'"),
+    "list as product": ([], {}, {"figures": [["a"]]}, "figures must be a list of names"),
+}
+
+
+@pytest.fixture
+def main(project, monkeypatch, capsys):
+    """The command line in this process: arguments → (exit status, standard error)."""
+    from seaplib import __main__
+
+    for name in [name for name in os.environ if name.startswith("SEAP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SEAP_ROOT", str(project.root))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    return lambda *arguments: (__main__.main(list(arguments)), capsys.readouterr().err)
+
+
+BAD_MODEL = {
+    "empty weights": ("model.safetensors", b"", "is not a safetensors file"),
+    "pointer": ("model.safetensors", b"version https://git-lfs", "is not a safetensors file"),
+    "truncated": ("model.safetensors", -1, "bytes instead of"),
+    "no shard": ("model.safetensors.index.json", b'{"weight_map": {"w": "2.safetensors"}}', "lacks 2.safetensors"),
+    "no tokenizer": ("tokenizer.json", None, "has no tokenizer"),
+    "pruned": ({"model_type": "llama_pruned__import_seaplib_to_load"}, "already pruned"),
+    "other weights": ({"num_hidden_layers": 5}, "not those of a llama with 5 layers: there is no layers.4.self_attn"),
+    "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number from 1, got 0"),
+    "heads": ({"num_attention_heads": None}, "num_attention_heads must be a whole number"),
+    "groups": ({"num_key_value_heads": 3}, "must be a multiple"),
+    "head size": ({"hidden_size": 66}, "hidden_size must be a multiple"),
+    "width": ({"hidden_size": "64"}, "hidden_size must be a whole number"),
+    "not text": ("config.json", b"\xff\xfe", "is not a model configuration"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_MODEL)
+def test_damaged_model_is_one_line(project, main, what):
+    *damage, message = BAD_MODEL[what]
+    model = llama(project.root / "tiny", **(damage[0] if isinstance(damage[0], dict) else {}))
+    if len(damage) == 2:
+        file, content = Path(model, damage[0]), damage[1]
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[:content] if isinstance(content, int) else content)
+    project.declare(PROFILES | {"small": PROFILES["small"] | {"parameters": {"model": model}}}, NOTEBOOKS)
+    status, error = main("reproduce", "--dry-run")
+    assert status == 2 and message in error and error.count("\n") == 1
+
+
+BAD_VALUES = [
+    ("seeds", [-1], "seeds must be at least 0"),
+    ("items", 0, "items must be at least 1"),
+    ("prompts_per_class", 5, "prompts_per_class must be at least 10"),
+    ("ratios", [0.5, 1.5], r"ratios must lie in \[0, 1\]"),
+    ("ratios", ["half"], "ratios must be a number, got 'half'"),
+    ("presets", ["flap12"], "did you mean 'flap128'"),
+    ("published_table", "table1_zeroshot", "did you mean 'table1_zero_shot'"),
+    ("sparsity", "half", "sparsity must be a number, got 'half'"),
+    ("other_methods", ["2SSP", "ShortGTP"], "did you mean 'ShortGPT'"),
+    ("other_seeds", 0, "other_seeds must be at least 1"),
+    ("x0", float("nan"), "x0 must be finite"),
+    ("k", 1000.0, "k within ±100"),
+    ("tasks", ["piqa", "boolq", "piqa"], "tasks names 'piqa' twice"),
+]
+
+
+@pytest.mark.parametrize("name, value, message", BAD_VALUES)
+def test_values_are_looked_at(name, value, message):
+    from seaplib.runner import parameters
+
+    with pytest.raises(parameters.PlanError, match=message):
+        parameters._check_value("here", name, value)
+
+
+def test_notebook_13_is_refused_with_a_single_seed_before_anything_runs():
+    from dataclasses import replace
+
+    from seaplib.runner import checks, parameters
+    from seaplib.runner import plan as profiles
+
+    plan = profiles.load("smoke")
+    (notebook,) = (one for one in plan.notebooks if one.name.startswith("13"))
+    asked = replace(notebook, parameters=notebook.parameters | {"seeds": [0]})
+    with pytest.raises(parameters.PlanError, match=r"13_open_questions: seeds must be at least two, .* got \[0\]$"):
+        checks.check(replace(plan, notebooks=(asked,)))
+    checks.check(plan)  # other notebooks run with one
+
+
+def test_other_methods_and_texts_may_be_none():
+    from seaplib.runner import parameters
+
+    for name, default in (("other_methods", ["2SSP"]), ("other_general", ["c4"]), ("other_models", ["a/b"])):
+        parameters._same_kind("here", name, [], default)
+    with pytest.raises(parameters.PlanError, match="tasks must not be empty"):
+        parameters._same_kind("here", "tasks", [], ["piqa"])
+
+
+def test_further_models_are_looked_for_before_anything_runs():
+    from dataclasses import replace
+
+    from seaplib.runner import checks, parameters
+    from seaplib.runner import plan as profiles
+
+    plan = profiles.load("smoke")
+    (notebook,) = (one for one in plan.notebooks if one.name.startswith("13"))
+    asked = replace(notebook, parameters=notebook.parameters | {"other_models": ["./nowhere"]})
+    with pytest.raises(parameters.PlanError, match="13_open_questions: there is no model './nowhere'"):
+        checks.check(replace(plan, notebooks=(asked,)))
+
+
+def test_other_methods_are_those_of_the_package():
+    from seaplib import models
+    from seaplib.pruning import methods
+    from seaplib.pruning.baselines import griffin
+    from seaplib.runner import parameters
+
+    names = {method.name for method in (*methods.DEPTH, methods.FUSED_F)}
+    shape = models.Geometry(2, 8, 2, 2, 4, 16, model_parameters=1000)
+    assert set(parameters.CHOICES["other_methods"]) == names | {griffin.label(shape, 0.2, 8)["method"]}
+
+
+def test_same_presets_as_the_package():
+    from seaplib import settings
+    from seaplib.runner import parameters
+
+    assert set(parameters.PRESETS) == set(settings.PRESETS)
+
+
+def test_general_text_may_be_plain_and_class_tasks_too():
+    from seaplib.runner import checks
+
+    checks._check_task("mini_wikitext", "here", offline=True)
+    checks._check_task("mini_wikitext", "here", offline=True, kind="plain")
+
+
+def test_what_a_parameter_names_must_be():
+    from seaplib.runner import parameters
+
+    assert parameters._kind_name("tasks", {}) == parameters._kind_name("first_task", {}) == "scored"
+    assert parameters._kind_name("general", {}) == parameters._kind_name("class_tasks", {}) == "any"
+    assert parameters._kind_name("general", {"presets": ["2048"]}) == "plain"
+    with_text = {"presets": ["2048"], "text_task": "wikitext2"}  # then the general text may be C4, which has no test
+    assert (
+        parameters._kind_name("general", with_text) == "any"
+        and parameters._kind_name("text_task", with_text) == "plain"
+    )
+
+
+def test_perplexity_needs_running_text():
+    from seaplib.runner import checks, parameters
+
+    with pytest.raises(parameters.PlanError, match="c4 has no running text .*: wikitext2, mini_wikitext$"):
+        checks._check_task("c4", "here", offline=False, kind="plain")
+
+    with pytest.raises(parameters.PlanError, match="no running text .* mini_wikitext"):
+        checks._check_task("mini_piqa", "here", offline=True, kind="plain")
+
+
+@pytest.mark.parametrize("what", BAD_INPUT)
+def test_bad_input_is_one_line_and_touches_nothing(project, main, what):
+    arguments, profile, second, message = BAD_INPUT[what]
+    made = {"{tiny}": llama(project.root / "tiny"), "{gpt}": llama(project.root / "gpt", model_type="gpt_neo")}
+    text = json.dumps(PROFILES | {"small": PROFILES["small"] | profile})
+    for name, path in made.items():
+        text = text.replace(name, path)
+    project.declare(json.loads(text), NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | second})
+    before = project.snapshot()
+    status, error = main("reproduce", "--force", *arguments)
+    assert status == 2
+    assert message in error and error.startswith("seaplib: ") and error.count("\n") == 1
+    assert project.snapshot() == before
+
+
+def test_missing_or_broken_files(project, main, monkeypatch):
+    monkeypatch.setenv("SEAP_DATA_DIR", str(project.root / "nowhere"))
+    assert main("reproduce") == (2, f"seaplib: the data directory {project.root / 'nowhere'} does not exist; "
+                                    "correct or unset SEAP_DATA_DIR\n")  # fmt: skip
+    monkeypatch.delenv("SEAP_DATA_DIR")
+    path = project.root / "notebooks/02_other.ipynb"
+    path.write_text(path.read_text().replace("'small'  #", "str(1)  #"))
+    assert "only lines 'name = literal'" in main("reproduce")[1]
+    path.write_text("{")
+    assert "02_other.ipynb is not a notebook" in main("reproduce")[1]
+    path.unlink()
+    assert "there is no file notebooks/02_other.ipynb" in main("reproduce")[1]
+    (project.root / "papermill_runs.yaml").write_text("profiles: [")
+    assert "not valid YAML" in main("reproduce")[1]
+    (project.root / "papermill_runs.yaml").write_text("profiles:\n  a: {jobs: 1}\n  a: {jobs: 2}\n")
+    assert "the key 'a' stands twice" in main("reproduce")[1]
+    (project.root / "papermill_runs.yaml").write_text("profiles: {7: {jobs: 1}}\n")
+    assert "put 7 in quotes" in main("reproduce")[1]
+
+
+def test_reachable_sparsity_and_small_model_pass(project, main):
+    parameters = {"model": llama(project.root / "tiny"), "sparsities": [0.2], "samples": 4}
+    project.declare(PROFILES | {"small": PROFILES["small"] | {"parameters": parameters}}, NOTEBOOKS)
+    assert main("status") == (0, "")
+
+
+DAMAGE = {"columns": "no column 'goal'", "rows": "has no rows", "file": "there is no", "name": "there is no"}
+DAMAGE |= {"shard": "has 1 of the 2 files of the split 'train'"}
+DAMAGE |= {"bytes": "is not a parquet file", "nothing": "is not a parquet file"}
+
+
+@pytest.mark.parametrize("damage, message", DAMAGE.items())
+def test_local_data_is_looked_at(project, main, monkeypatch, damage, message):
+    folder = project.root / "local/piqa"
+    folder.mkdir(parents=True)
+    frame = pd.DataFrame({"goal": ["g"], "sol1": ["a"], "sol2": ["b"], "label": [0]})
+    for split in ("train", "validation"):
+        frame.to_parquet(folder / f"{split}.parquet")
+    monkeypatch.setenv("SEAP_DATA_DIR", str(folder.parent))
+    changed = PROFILES["small"] | {"parameters": {"tasks": ["piqa"]}}
+    project.declare(PROFILES | {"small": changed}, NOTEBOOKS)
+    assert main("status") == (0, "")
+    if damage == "name":  # neither the split nor a shard of it
+        (folder / "train.parquet").rename(folder / "train_old.parquet")
+    elif damage == "shard":
+        (folder / "train.parquet").rename(folder / "train-00000-of-00002.parquet")
+    elif damage == "file":
+        (folder / "train.parquet").unlink()
+    elif damage in ("bytes", "nothing"):
+        whole = (folder / "train.parquet").read_bytes()
+        (folder / "train.parquet").write_bytes(whole[: len(whole) // 2] if damage == "bytes" else b"")
+    else:
+        (frame.drop(columns="goal") if damage == "columns" else frame[:0]).to_parquet(folder / "train.parquet")
+    status, error = main("reproduce")
+    assert status == 2 and message in error
+
+
+LOOK_AT_IMPORTS = """
+import sys
+sys.argv = ["-m"]  # what a package sees while python -m imports it
+from seaplib.__main__ import main
+status = main(["reproduce"])
+heavy = {"torch", "transformers", "lm_eval", "papermill", "matplotlib", "scipy"}
+print(status, sorted((heavy | {"seaplib.runner.run"}) & set(sys.modules)))
+"""
+
+
+def test_nothing_to_do_imports_no_torch(project):
+    options = {"env": project.environment, "cwd": project.root, "capture_output": True, "text": True, "check": True}
+    output = subprocess.run([sys.executable, "-c", LOOK_AT_IMPORTS], **options).stdout
+    assert output.splitlines()[-1] == "0 ['seaplib.runner.run']"
+
+
+def test_same_architectures_as_the_package():
+    from seaplib import models
+    from seaplib.models import loading
+
+    assert set(loading.MODEL_TYPES) == set(models.ARCHITECTURES)
+    assert set(models.PRUNED_TYPES) == {f"{kind}_pruned__import_seaplib_to_load" for kind in loading.MODEL_TYPES}
+
+
+def test_load_results_has_profile_and_table(project, monkeypatch):
+    from seaplib.reports import tables
+
+    monkeypatch.setenv("SEAP_ROOT", str(project.root))
+    monkeypatch.delenv("SEAP_FIGURES_DIR")
+    results = tables.load_results()
+    assert list(results.columns[:2]) == ["profile", "table"]
+    assert set(results["table"]) == {"table_a", "table_b"} and set(results["profile"]) == {"small"}
+    assert results.loc[results["table"] == "table_b", "value"].tolist() == [4]
+
+
+def test_provenance_names_versions_and_source():
+    from seaplib.runner import manifest
+
+    shown = manifest.provenance(profile="small", model="bundled", notebook="01_scores")["value"]
+    assert "torch" in shown["libraries"] and manifest.source_hash()[:12] in shown["package"] and shown["device"]

@@ -1,0 +1,229 @@
+"""Any lm-eval task by its name: which ones, from where, scored as lm-eval does, worded by their own templates."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import SENTENCES
+from test_evaluation import stock
+
+import seaplib
+from seaplib import evaluation
+from seaplib.evaluation import lm_eval as harness
+from seaplib.models import likelihood
+from seaplib.runner import checks
+from seaplib.runner.parameters import PlanError
+from seaplib.settings import Calibration, Evaluation
+from seaplib.texts import corpora, lm_eval, tasks
+
+pytestmark = pytest.mark.unit
+
+
+def sciq(split: str, n: int) -> pd.DataFrame:
+    answers = ["otter", "copper", "stone", "kettle"]
+    others = {f"distractor{j}": [answers[(i + j) % 4] for i in range(n)] for j in (1, 2, 3)}
+    questions = [f"What is number {i} of the {split}?" for i in range(n)]
+    right = [answers[i % 4] for i in range(n)]
+    support = ["" if i % 3 == 0 else f" {SENTENCES[i % 7]}" for i in range(n)]
+    return pd.DataFrame({"question": questions, "correct_answer": right, "support": support} | others)
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """``write(folder, split, frame)`` into a data directory of its own, which SEAP_DATA_DIR names."""
+    monkeypatch.setenv("SEAP_DATA_DIR", str(tmp_path / "data"))
+
+    def to(folder: str, split: str, frame: pd.DataFrame):
+        (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(tmp_path / "data" / folder / f"{split}.parquet", index=False)
+        return tmp_path / "data" / folder / f"{split}.parquet"
+
+    return to
+
+
+@pytest.fixture
+def sciq_dir(write, tmp_path):
+    for split, n in {"train": 30, "validation": 7, "test": 16}.items():
+        write("sciq", split, sciq(split, n))
+    return tmp_path / "data"
+
+
+def test_a_name_is_enough():
+    task = tasks.get("sciq")
+    assert (task.train.path, task.train.config, task.train.splits) == ("allenai/sciq", None, ("train",))
+    assert (task.test.splits, task.train.local, task.metric) == (("test",), ("sciq",), "acc_norm")
+    assert {"support", "question", "correct_answer"} <= set(task.train.columns)
+    assert "sciq" not in tasks.names(), "nothing is registered by asking"
+    rte = tasks.get("sglue_rte")  # validation is its test, and only accuracy is offered
+    assert (rte.test.splits, rte.test.local, rte.metric) == (("validation",), ("super_glue/rte",), "acc")
+    assert tasks.get("lambada_openai").train is None
+    assert tasks.get("nq_open").metric == "exact_match"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sciqq", "unknown task 'sciqq'; did you mean 'sciq'"),
+        ("piqqa", "did you mean 'piqa'"),
+        ("blimp", r"'blimp' is a group .*name its tasks: blimp_adjunct_island, .* \(67\)"),
+        ("ai2_arc", "group .*: arc_challenge, arc_easy$"),  # a tag, one of whose tasks inherits it
+        ("mmlu_stem", "group .*: mmlu_abstract_algebra"),
+        ("cola", "offers mcc, none of acc_norm, acc, exact_match"),
+        ("wikitext", "offers word_perplexity.*did you mean 'wikitext2'"),
+        ("squadv2", "written in Python"),
+        ("pisa_de", "images or sound"),
+        ("qqqqqqqq", "known tasks: boolq, .*, and lm-eval's"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_in_a_line(name, said):
+    with pytest.raises(ValueError, match=said) as raised:
+        tasks.get(name)
+    assert "\n" not in str(raised.value) and str(lm_eval.directory()) not in str(raised.value)
+
+
+def test_names_are_those_of_lm_evals_own_index():
+    from lm_eval.tasks._index import Kind, TaskIndex
+
+    folders = [lm_eval.directory() / name for name in ("glue", "super_glue", "sciq", "blimp", "mmlu", "mmmlu")]
+    for entry in TaskIndex.build(folders).values():
+        if entry.kind == Kind.TASK:
+            assert lm_eval.index().tasks[entry.name] == entry.yaml_path
+        elif entry.kind == Kind.TAG and len(entry.tags) < 60:
+            assert entry.tags <= set(lm_eval.members(entry.name)), entry.name
+        else:
+            assert entry.kind == Kind.TAG or entry.name in lm_eval.index().groups
+
+
+def test_a_corpus_is_worded_by_the_tasks_own_templates(sciq_dir):
+    corpus = corpora.corpus("sciq")
+    by_id = dict(zip(corpus.ids, corpus.texts, strict=True))
+    assert len(corpus) == 30 and corpus.source["wording"] == "lm-eval's templates"
+    assert by_id["train-1"] == f"{SENTENCES[1]}\nQuestion: What is number 1 of the train?\nAnswer: copper"
+    asked = corpora.questions("sciq", samples=5, seed=1)
+    assert all(text.endswith("Answer:") for text in asked.texts)
+    assert asked.ids == corpora.corpus("sciq", samples=5, seed=1).ids
+
+
+def test_no_item_of_the_test_calibrates(sciq_dir, write):
+    write("sciq", "train", pd.concat([sciq("train", 30), sciq("test", 2)]))
+    corpus = corpora.corpus("sciq")
+    assert len(corpus) == 30 and corpus.source["left_out"] == 2
+
+
+def test_it_is_scored_as_lm_eval_scores_it(tiny_model, tiny_tokenizer, sciq_dir, tmp_path):
+    from lm_eval.models.huggingface import HFLM
+
+    model = tiny_model("gqa")
+    expected = stock("sciq", sciq_dir, tmp_path, HFLM(model, tokenizer=tiny_tokenizer, batch_size=3))
+    frame = evaluation.evaluate(model, tiny_tokenizer, ["sciq"], progress=False).set_index("metric")
+    for metric in ("acc", "acc_norm"):
+        assert frame.value[metric] == pytest.approx(expected["results"][f"{metric},none"], abs=1e-12)
+    assert frame.primary.to_dict() == {"acc": False, "acc_norm": True, "exact_match": False}
+    assert (frame.n == 16).all() and (frame.task_version == "1.0").all()
+    sums = likelihood.score(model, harness.Bench(model, tiny_tokenizer, Evaluation()).prepared("sciq").batches)[0]
+    answers = [answer for sample in expected["samples"] for answer in sample["filtered_resps"]]
+    torch.testing.assert_close(torch.tensor(sums), torch.tensor([a for a, _ in answers]).double(), atol=1e-4, rtol=0)
+    assert harness.chance("sciq") == 0.25
+
+
+def test_from_its_name_to_a_pruned_models_accuracy(tiny_model, tiny_tokenizer, sciq_dir):
+    model = tiny_model("gqa", num_hidden_layers=4)
+    stats = seaplib.calibrate(model, tiny_tokenizer, ["sciq"], Calibration(samples=8))
+    mask = seaplib.select(seaplib.score(stats["sciq"], "s_F"), sparsity=seaplib.logistic(0.3))
+    frame = seaplib.evaluate(seaplib.prune(model, mask), tiny_tokenizer, ["sciq"], progress=False)
+    assert set(frame.method) == {"pruned"} and frame[frame.primary].n.tolist() == [16]
+
+
+def test_options_in_the_prompt_and_targets_that_are_texts(write):
+    """WinoGrande's kind, a prefix that functions make, written answers, and a last word."""
+    rte = pd.DataFrame({"premise": ["It rains."], "hypothesis": ["It is wet."], "label": [0]})
+    write("super_glue/rte", "train", rte)
+    texts = [
+        text for *_, text in lm_eval.rendered(tasks.get("sglue_rte"), pq.read_table(write("super_glue/rte", "x", rte)))
+    ]
+    assert texts == ["It rains.\nQuestion: It is wet. True or False?\nAnswer: True"]
+    copa = {"premise": ["The man slept."], "choice1": ["He was tired."], "choice2": ["He ran."], "question": ["cause"]}
+    table = pq.read_table(write("x", "copa", pd.DataFrame(copa | {"label": [0]})))
+    assert list(lm_eval.rendered(tasks.get("copa"), table)) == [
+        (0, "The man slept because", " he was tired.", "The man slept because  he was tired.")  # two spaces: so scored
+    ]
+    nq = pd.DataFrame({"question": ["who sleeps"], "answer": [["the otter", "an otter"]]})
+    *_, text = next(lm_eval.rendered(tasks.get("nq_open"), pq.read_table(write("x", "nq", nq))))
+    assert text == "Q: who sleeps?\nA: the otter"
+    table = pq.read_table(write("x", "lambada", pd.DataFrame({"text": ["she hung the wet towel"]})))
+    assert list(lm_eval.rendered(tasks.get("lambada_openai"), table)) == [
+        (0, "she hung the wet", " towel", "she hung the wet towel")
+    ]
+    wsc = {"sentence": "Anna gave Ben _ box", "option1": "his", "option2": "her", "answer": "2"}
+    table = pq.read_table(write("x", "wino", pd.DataFrame([wsc])))
+    assert list(lm_eval.rendered(tasks.get("winogrande"), table)) == [
+        (0, "Anna gave Ben h", "er box", "Anna gave Ben her box")
+    ]
+
+
+def test_rows_that_a_task_leaves_out_keep_the_others_ids(write):
+    frame = pd.DataFrame({"text": ["a b", "drop me", "c d"], "label": [0, 1, 0]})
+    table = pq.read_table(write("x", "rows", frame))
+    import datasets
+
+    data = datasets.Dataset(datasets.table.InMemoryTable(table))
+    kept, places = lm_eval._processed(data, lambda rows: rows.filter(lambda row: row["text"] != "drop me"))
+    assert kept["text"] == ["a b", "c d"] and places == [0, 2] and kept.column_names == ["text", "label"]
+    with pytest.raises(ValueError, match="ids would be lost"):
+        lm_eval._processed(
+            data, lambda rows: rows.select_columns(["text"]).filter(lambda row: row["text"] != "drop me")
+        )
+
+
+def test_a_task_without_training_rows_is_scored_and_not_calibrated_on(tiny_model, tiny_tokenizer, write):
+    write("lambada_openai/default", "test", pd.DataFrame({"text": [f"{s} the end" for s in SENTENCES]}))
+    frame = evaluation.evaluate(tiny_model(), tiny_tokenizer, ["lambada_openai"], progress=False)
+    assert frame.metric.tolist() == ["acc"] and frame.n.tolist() == [len(SENTENCES)] and frame.primary.all()
+    with pytest.raises(ValueError, match="lambada_openai has no training split to calibrate on"):
+        corpora.corpus("lambada_openai")
+    with pytest.raises(PlanError, match="no training split"):
+        checks._check_task("lambada_openai", "here", offline=False, kind="scored")
+
+
+def test_a_plan_looks_at_its_files(sciq_dir):
+    checks._check_task("sciq", "here", offline=True, kind="scored")
+    file = sciq_dir / "sciq" / "train.parquet"
+    sciq("train", 5).drop(columns="support").to_parquet(file)
+    with pytest.raises(PlanError, match="here: task sciq: .*train.parquet has no column 'support'"):
+        checks._check_task("sciq", "here", offline=True, kind="scored")
+    file.unlink()
+    with pytest.raises(PlanError, match="here: task sciq: there is no .*sciq/train.parquet"):
+        checks._check_task("sciq", "here", offline=True, kind="scored")
+    for name, said in {"sciqq": "did you mean 'sciq'", "blimp": "is a group", "cola": "offers mcc"}.items():
+        with pytest.raises(PlanError, match=f"here: .*{said}"):
+            checks._check_task(name, "here", offline=False)
+
+
+def test_a_plan_imports_no_torch(sciq_dir):
+    code = (
+        "import sys; sys.argv = ['-m']\nfrom seaplib import checks\n"
+        "checks._check_task('sciq', 'here', True, 'scored')\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_rows_that_do_not_fit_are_one_clear_error(tiny_model, tiny_tokenizer, sciq_dir, write):
+    write("sciq", "test", sciq("test", 4).drop(columns="distractor2"))
+    with pytest.raises(ValueError, match="sciq: test lacks distractor2"):
+        evaluation.evaluate(tiny_model(), tiny_tokenizer, ["sciq"], progress=False)
+    frame = pd.DataFrame({"premise": ["The man slept."], "choice1": ["He was tired."], "label": [0]})
+    write("super_glue/copa", "validation", frame)
+    with pytest.raises(ValueError, match="copa does not fit lm-eval's task .*columns: premise, choice1, label"):
+        evaluation.evaluate(tiny_model(), tiny_tokenizer, ["copa"], progress=False)
+    frame = pd.DataFrame({"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [1, -1]})
+    write("super_glue/rte", "train", frame)
+    write("super_glue/rte", "validation", frame)
+    with pytest.raises(ValueError, match="sglue_rte: row 1 .*label -1 names none of the 2 options"):
+        corpora.corpus("sglue_rte")
+    with pytest.raises(ValueError, match="sglue_rte: item validation-1 cannot be scored: label -1"):
+        evaluation.evaluate(tiny_model(), tiny_tokenizer, ["sglue_rte"], progress=False)
