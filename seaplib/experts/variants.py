@@ -90,7 +90,7 @@ class Route:
         if self.way == "random" and len(self._specialists) < 2:
             raise ValueError("with one expert there is no other to choose by mistake")
         named = {"method": WAYS.get(self.way, self.way), "calibration": "all" if self.way == GENERAL else "task"}
-        object.__setattr__(self, "label", self.experts.seap_label | named | dict(self.label))
+        object.__setattr__(self, "label", self.experts.label | named | dict(self.label))
 
     @property
     def _specialists(self) -> list[str]:

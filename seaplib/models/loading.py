@@ -14,6 +14,7 @@ from ..runner.parameters import PlanError
 from .architectures import ARCHITECTURES, PRUNED_TYPES, ModelError, _model_type
 from .identity import _source
 from .shapes import PUBLISHED
+from .state import note
 
 #: ``model_type`` of the configurations that :mod:`seaplib.models` can prune.
 MODEL_TYPES = tuple(ARCHITECTURES)
@@ -242,5 +243,5 @@ def load(
     if not placed:
         model.to(whole)
     model.eval()
-    model.seap_source = _source(source)
+    note(model, source=_source(source))
     return model, tokenizer

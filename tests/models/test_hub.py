@@ -27,12 +27,13 @@ def refuse(*_):
     raise AssertionError("the network was asked")
 socket.socket.connect = socket.getaddrinfo = refuse
 import torch, seaplib
+from seaplib.models.state import state
 from seaplib import checks, hub, models
 config = checks.model_config("someone/tiny", offline=True)
 assert checks.model_config("someone/tiny", offline=False) == config  # what is whole in the cache asks no hub
 model, tokenizer = seaplib.load("someone/tiny", device="cpu")
 logits = model(torch.tensor([tokenizer("the otter eats a fish")["input_ids"]])).logits
-source = model.seap_source
+source = state(model).source
 print("SAID", config["num_hidden_layers"], source["hub"], source["revision"], hub.snapshot("someone/tiny").name)
 print("SAID", logits.double().sum().item(), tokenizer("the otter")["input_ids"], models.fingerprint(model))
 """

@@ -6,6 +6,7 @@ from seaplib import activations, models
 from seaplib.activations import capture
 from seaplib.models import layers
 from seaplib.models.layers import EmptyAttention, EmptyMLP
+from seaplib.models.state import ModelState, state
 from seaplib.pruning import allocation, masks, selection
 from seaplib.pruning.apply import Variant, prune
 from seaplib.pruning.scores import Scores
@@ -255,7 +256,7 @@ def test_the_original_is_untouched(tiny_model, ids, mode):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert str(model) == structure and model.config.to_dict() == config
     assert torch.equal(logits(model, ids), expected)
-    assert not hasattr(model, "seap_mask")
+    assert state(model) == ModelState()
 
 
 @pytest.mark.parametrize("mode", ["zero", "remove"])

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from seaplib import models
+from seaplib.models.state import state
 from seaplib.pruning import checkpoints, masks, selection
 from seaplib.pruning.apply import prune
 
@@ -170,7 +171,7 @@ def test_what_is_written_says_what_it_is(cases, tiny_tokenizer, tmp_path):
             assert (rows, columns) == tuple(module.weight.shape) and bias == (module.bias is not None)
             assert bias == (role in ("o", "down"))
     mask = masks.PruningMask.load(path / "mask")
-    assert mask.fingerprint == model.seap_mask.fingerprint and mask.provenance["score"] == "s_F"
+    assert mask.fingerprint == state(model).mask.fingerprint and mask.provenance["score"] == "s_F"
 
 
 def test_saving_leaves_the_model_as_it_was(cases, tiny_tokenizer, tmp_path):

@@ -28,6 +28,7 @@ from ...evaluation.lm_eval import Bench, Prepared
 from ...models import layers, likelihood, passes
 from ...models.layers import emptied
 from ...models.shapes import Geometry
+from ...models.state import note, state
 from ...settings import Evaluation
 
 #: how :func:`evaluate_items` scores, which beside Table 1's rows is another protocol
@@ -143,8 +144,8 @@ def griffin(model, channels: int) -> Iterator[Selection]:
     shape = layers.geometry(model)
     if not 1 <= channels <= shape.channels:
         raise ValueError(f"channels must lie between 1 and {shape.channels}, got {channels}")
-    before = getattr(model, "seap_sparsity", None)
-    if before and "griffin" in before:
+    before = state(model).sparse
+    if "griffin" in before:
         raise ValueError("GRIFFIN is at work already; leave the context that made it so")
     selection = Selection(shape, channels)
 
@@ -159,8 +160,8 @@ def griffin(model, channels: int) -> Iterator[Selection]:
         return (selection.through(index, args[0]), *args[1:])
 
     with ExitStack() as undo:
-        undo.callback(setattr, model, "seap_sparsity", before)
-        model.seap_sparsity = (before or {}) | {"griffin": channels}
+        undo.callback(note, model, sparse=before)
+        note(model, sparse=before | {"griffin": channels})
         undo.callback(layers.decoder(model).register_forward_pre_hook(begin, with_kwargs=True).remove)
         for index, layer in enumerate(layers.decoder_layers(model)):
             if "mlp" not in emptied(layer):
