@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,6 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from .. import store
 from ..activations.covariances import Covariances, WeightedCovariances
 from ..evaluation.accuracy import name_of
+from ..evaluation.lm_eval import Bench, Prepared
 from ..models import architectures, identity
 from ..models.loading import load
 from ..models.state import ModelState, state
@@ -203,11 +205,15 @@ class ExpertModel(nn.Module):
 
     # --- evaluation and identity ------------------------------------------------------------------
 
-    def by_expert(self, task: str, texts: Sequence[str]) -> Iterator[tuple[object, list[int]]]:
-        """(model, places of the prompts it answers) for the prompts of one task, one expert after the other."""
-        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        for name, places in self.cache.grouped(self.answering(encoded)).items():
-            yield self.expert(name), places
+    def answer(self, bench: Bench, prepared: Prepared) -> pd.DataFrame:
+        """Item results: every item is scored by the expert of its prompt."""
+        encoded = self.tokenizer(prepared.prompts, add_special_tokens=False)["input_ids"]
+        return self.answer_by(self.answering(encoded), bench, prepared)
+
+    def answer_by(self, names: Sequence[str], bench: Bench, prepared: Prepared) -> pd.DataFrame:
+        """Item results where the expert of every item is named, one expert after the other."""
+        groups = self.cache.grouped(names).items()
+        return bench.divided(prepared, ((self.expert(name), places) for name, places in groups))
 
     @property
     def fingerprint(self) -> str:

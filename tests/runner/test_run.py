@@ -454,7 +454,7 @@ def test_other_methods_are_those_of_the_package():
 
     names = {method.name for method in (*methods.DEPTH, methods.FUSED_F)}
     shape = models.Geometry(2, 8, 2, 2, 4, 16, model_parameters=1000)
-    assert set(parameters.CHOICES["other_methods"]) == names | {griffin.label(shape, 0.2, 8)["method"]}
+    assert set(parameters.CHOICES["other_methods"]) == names | {griffin.Griffin(shape, 0.2).label["method"]}
 
 
 def test_same_presets_as_the_package():
