@@ -4,13 +4,11 @@ Only configurations and file headers are read. Each problem is a
 :class:`~seaplib.runner.parameters.PlanError` of one line.
 """
 
-from pathlib import Path
-
 from .. import paths, settings
 from ..models.architectures import ARCHITECTURES, PRUNED_TYPES, ModelError
 from ..models.files import read_config, sizes
 from ..texts import rows, tasks
-from .parameters import PlanError, _check_together, _check_value, _kind_name, _tasks_by_parameter
+from .parameters import PlanError, named_tasks
 from .plan import Plan
 
 
@@ -23,16 +21,11 @@ def check(plan: Plan, dry: bool = False) -> Plan:
     data = paths.data_dir()
     if data is not None and not data.is_dir():
         raise PlanError(f"the data directory {data} does not exist; correct or unset SEAP_DATA_DIR")
-    models, named_tasks = {}, {}
+    models, asked = {}, {}
     for notebook in plan.notebooks:
         where = f"profile {plan.profile}, {notebook.name}"
-        for name, value in notebook.parameters.items():
-            _check_value(where, name, value)
-        for name, named in _tasks_by_parameter(notebook.parameters).items():
-            kind = _kind_name(name, notebook.parameters)
-            for task in named:
-                _check_task_name(task, where)
-                named_tasks.setdefault((task, kind), where)
+        for task in named_tasks(notebook.parameters):
+            asked.setdefault(task, where)
         model = notebook.parameters.get("model")
         for name in [model, *notebook.parameters.get("other_models", ())]:
             if not isinstance(name, str):
@@ -40,8 +33,7 @@ def check(plan: Plan, dry: bool = False) -> Plan:
             if name not in models:
                 models[name] = _dense_config(name, where, plan.offline, dry)
             _check_sparsity(where, notebook.parameters, models[name])
-        _check_together(where, notebook.parameters)
-    for (task, kind), where in named_tasks.items():
+    for (task, kind), where in asked.items():
         _check_task(task, where, plan.offline, kind, dry)
     return plan
 
@@ -61,7 +53,6 @@ def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
     """Every requested sparsity must be within what the unprotected layers can give."""
     from ..pruning.allocation import check_reachable
 
-    targets = [parameters.get("sparsity"), *(parameters.get("sparsities") or ())]
     record = ARCHITECTURES[config["model_type"]]
     layers, heads, hidden, channels = sizes(config).values()
     groups = config.get("num_key_value_heads") or heads
@@ -70,21 +61,13 @@ def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
     defaults = settings.Pruning()
     by_query = parameters.get("kv_unit", defaults.kv_unit) == "query" and groups < heads
     protect = {key: parameters.get(key, getattr(defaults, key)) for key in ("protect_first", "protect_last")}
-    for target in (target for target in targets if target is not None):
+    for target in parameters.get("sparsities") or ():
         units = heads // groups if by_query else groups
         share = attention / (attention + mlp)
         try:
             check_reachable(target, layers, units, channels, share, **protect)
         except ValueError as error:
             raise PlanError(f"{where}: {error}") from error
-
-
-def _check_task_name(name, where: str) -> None:
-    if not isinstance(name, str):
-        raise PlanError(f"{where}: a task is named by a text, got {name!r}")
-    if "/" in name or Path(name).suffix in (".parquet", ".jsonl", ".json", ".csv", ".txt"):
-        hint = "use seaplib.corpus(...) in Python or register a task"
-        raise PlanError(f"{where}: notebooks take registered tasks, got the file {name}; {hint}")
 
 
 def _check_task(name: str, where: str, offline: bool, kind: str = "any", dry: bool = False) -> None:

@@ -20,9 +20,9 @@ from tabulate import tabulate
 from .. import hub
 from ..models.files import read_config, sizes
 from ..models.shapes import PUBLISHED, Geometry
-from ..settings import MATRIX_BYTES, Calibration, Evaluation
+from ..settings import MATRIX_BYTES, Calibration, Evaluation, suggestion
 from . import workload
-from .parameters import PlanError, suggestion
+from .parameters import PlanError
 from .plan import Notebook, Plan
 from .workload import Pass
 

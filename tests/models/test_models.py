@@ -180,7 +180,7 @@ def test_a_plan_reads_the_sizes_of_every_architecture(any_model, tiny_tokenizer,
         assert list(files.sizes(config).values()) == [g.layers, g.heads, g.hidden, g.channels], case
         checks._check_sparsity("here", {"sparsities": [0.2], "protect_last": 0}, config)
         with pytest.raises(parameters.PlanError, match="here: "):
-            checks._check_sparsity("here", {"sparsity": 0.99, "protect_last": 1}, config)
+            checks._check_sparsity("here", {"sparsities": [0.99], "protect_last": 1}, config)
 
 
 HUB = """
