@@ -14,6 +14,7 @@ from seaplib import evaluation
 from seaplib.evaluation import lm_eval as harness
 from seaplib.evaluation.accuracy import evaluate, evaluate_items
 from seaplib.models import likelihood
+from seaplib.models.state import note
 from seaplib.settings import Evaluation
 from seaplib.texts import lm_eval, rows
 
@@ -120,9 +121,8 @@ def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):
 
 def test_a_model_pruned_beforehand_is_not_called_dense(tiny_model, tiny_tokenizer, tiny_data_dir):
     model = tiny_model()
-    model.seap_mask = SimpleNamespace(
-        requested=0.5, achieved=0.49, achieved_model=0.3, provenance={"score": "s_F", "calibration": "piqa"}
-    )
+    provenance = {"score": "s_F", "calibration": "piqa"}
+    note(model, mask=SimpleNamespace(requested=0.5, achieved=0.49, achieved_model=0.3, provenance=provenance))
     row = evaluate(model, tiny_tokenizer, ["piqa"], progress=False).iloc[0]
     assert (row.method, row.score, row.calibration, row.allocation) == ("pruned", "s_F", "piqa", "none")
     assert (row.requested_sparsity, row.achieved_sparsity, row.achieved_model_sparsity) == (0.5, 0.49, 0.3)
