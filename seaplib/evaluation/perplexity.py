@@ -21,7 +21,7 @@ from .. import store
 from ..models import identity, layers, likelihood, passes
 from ..settings import PRESETS, suggestion
 from ..texts import rows, tasks
-from . import accuracy
+from . import accuracy, bootstrap
 
 JOIN = "\n\n"
 MEASURED = ("start", "nll", "tokens", "bytes")
@@ -107,12 +107,11 @@ def compare(windows: pd.DataFrame, a: Mapping, b: Mapping, draws: int = 2000, se
     if nll.empty:
         raise ValueError(f"{dict(a)} and {dict(b)} share no window")
     difference = (nll["a"] - nll["b"]).to_numpy()
-    drawn = np.random.default_rng(seed).choice(difference, (draws, len(difference))).mean(axis=1)
-    low, high = np.exp(np.quantile(drawn, [0.025, 0.975])).tolist()
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    drawn = bootstrap.means(difference, draws, seed)
+    low, high = np.exp(bootstrap.interval(drawn)).tolist()
     values = {f"perplexity_{name}": math.exp(nll[name].mean()) for name in nll}
-    p = min(1.0, float(2 * (1 + tail) / (1 + draws)))
-    return {"ratio": math.exp(difference.mean()), "low": low, "high": high} | values | {"p": p, "n": len(nll)}
+    found = {"ratio": math.exp(difference.mean()), "low": low, "high": high} | values
+    return found | {"p": bootstrap.p_value(drawn), "n": len(nll)}
 
 
 def _mean_nll(windows: pd.DataFrame, wanted: Mapping) -> pd.Series:
