@@ -97,7 +97,10 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         same = state.keys() == expected.keys()
         same = same and all(state[k].dtype == v.dtype and torch.equal(state[k], v) for k, v in expected.items())
         with torch.no_grad():
-            same = same and torch.equal(model(ids).logits, logits)
+            found = model(ids).logits
+        # Weights are bit for bit; logits of another process (other threads, another order of additions) to the
+        # rounding of their type: 1.3e-6 and 1e-5 in single precision, 1.6e-2 in bfloat16.
+        torch.testing.assert_close(found, logits)
         tokens = AutoTokenizer.from_pretrained(path)("the otter")["input_ids"]
         out[path.name] = ["loaded", same, tokens]
     except Exception as error:
