@@ -87,7 +87,7 @@ def by_window(
         spec = known | {"variant": None if variant is None else variant.fingerprint}
         label = accuracy.label_of(model, variant)
         columns = {"variant": "dense" if variant is None else str(place), "model": accuracy.name_of(model)}
-        measured = store.fetch("perplexity", spec, measure, pd.DataFrame)
+        measured = store.fetch("perplexity", spec, measure, pd.DataFrame, (variant, model))
         columns |= label | windows.label
         frames.append(measured.assign(**columns)[[*columns, *MEASURED]])
     return pd.concat(frames, ignore_index=True).astype({"calibration_seed": "Int64"})
