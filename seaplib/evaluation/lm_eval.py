@@ -167,7 +167,8 @@ class Bench:
         identity = None if variant is None else variant.fingerprint
         spec = self.fingerprints | self.identity(name) | {"variant": identity}
         first = getattr(variant, "first_layer", 0)
-        return store.fetch("items", spec, lambda: self.score(self.prepared(name), applied(), first), pd.DataFrame)
+        make = lambda: self.score(self.prepared(name), applied(), first)  # noqa: E731
+        return store.fetch("items", spec, make, pd.DataFrame, uses=(variant, self.model))
 
     def prepared(self, name: str) -> Prepared:
         if name not in self._prepared:

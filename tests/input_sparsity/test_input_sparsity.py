@@ -268,13 +268,13 @@ def test_roles_are_the_models():
         ("repairs", ["vra"], "did you mean 'var'"),
         ("criteria", ["cosin"], "did you mean 'cosine'"),
         ("targets", ["atention"], "did you mean 'attention'"),
-        ("base", "all", "pattern is"),
-        ("neighbour_ratio", 2, "ratio in"),
+        ("base", "all", "base: .*'all'"),
+        ("neighbour_ratio", 2.0, "neighbour_ratio: .*2.0"),
     ],
 )
 def test_a_plan_with_an_impossible_rule_is_refused_before_anything_starts(name, value, message):
     with pytest.raises(parameters.PlanError, match=message):
-        parameters._check_value("profile x, notebook", name, value)
+        parameters.check("profile x, notebook", {name: value})
 
 
 # --- in a model ----------------------------------------------------------------------------------
