@@ -47,7 +47,7 @@ class Scores:
         return f"Scores({name} on {task}: heads {tuple(self.heads.shape)}, channels {tuple(self.channels.shape)})"
 
 
-def score(stats: ActivationStats, name: str = "s_F", reduction: str = "sum", seed: int = 0) -> Scores:
+def score(stats: ActivationStats, name: str = "s_F", seed: int = 0) -> Scores:
     """Scores of all coordinates from the statistics of a corpus (Eq. 14 where the corpus is a task's).
 
     ``s_F`` = σ²·‖w‖₂² (Eq. 11, FLAP's metric); ``s_W`` = mean(h²)·‖w‖₁ (Eq. 12 with the mean of squares,
@@ -57,8 +57,6 @@ def score(stats: ActivationStats, name: str = "s_F", reduction: str = "sum", see
     """
     if name not in SCORES:
         raise ValueError(f"score is one of {', '.join(SCORES)}, got {name!r}")
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction is 'sum' or 'mean', got {reduction!r}")
     if stats.provenance.get("calibration", {}).get("pooling") == "norm":
         raise ValueError("statistics of norms (pooling='norm') have no score; collect them with pooling='token'")
     generator = torch.Generator().manual_seed(seed)
@@ -73,7 +71,7 @@ def score(stats: ActivationStats, name: str = "s_F", reduction: str = "sum", see
         return torch.rand(stats.weight_l2sq[module].shape, dtype=torch.float64, generator=generator)
 
     provenance = {"score": name, "calibration": stats.provenance.get("task", "?")}
-    return Scores(stats.geometry, of("attention"), of("mlp"), reduction, provenance, relative_errors(stats))
+    return Scores(stats.geometry, of("attention"), of("mlp"), provenance=provenance, errors=relative_errors(stats))
 
 
 def relative_errors(stats: ActivationStats) -> dict[str, Float[Tensor, "layers dims"]] | None:

@@ -62,7 +62,7 @@ def test_uniform_is_constant():
 def test_caps_bind_inside_the_search(target):
     """Where a module may not lose all, the others make up for it and the mean is still the target."""
     caps, shares = {"attention": 0.5, "mlp": 0.99}, {"attention": 0.2, "mlp": 0.8}
-    rho = sparsity.logistic(target, k=3, protect_last=0).ratios(12, caps, shares)
+    rho = sparsity.logistic(target, k=3.0, protect_last=0).ratios(12, caps, shares)
     total = sum(shares[m] * rho[m].mean() for m in caps)
     assert total == pytest.approx(target, abs=1e-9)
     for module, cap in caps.items():
