@@ -59,7 +59,7 @@ class Clock:
             size = sum(p.numel() for p in model.parameters())
             return speed.Run(size * prompt.numel(), size * new_tokens, found.tokens, 0, float("nan"))
 
-        monkeypatch.setattr("seaplib.experts.cache.pruning.prune", timed(prune, 1000.0))
+        monkeypatch.setattr("seaplib.experts.cache.apply.prune", timed(prune, 1000.0))
         monkeypatch.setattr(ExpertModel, "route", timed(route, 7.0))
         monkeypatch.setattr(speed, "generate", run)
 
