@@ -1,7 +1,7 @@
 """A model's files before anything is loaded: configuration, weights and tokenizer, there and whole.
 
 Only configurations, headers of weight files and the hub's listing are read, without torch. Each
-problem is a :class:`ModelError` of one line. A plan and :func:`seaplib.load` ask the same functions.
+problem is a :class:`ModelError` of one line. A plan of runs and :func:`seaplib.load` share these checks.
 """
 
 import json

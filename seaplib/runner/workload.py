@@ -38,7 +38,7 @@ SIZES = {
     "winogrande": Size(1267, 136, 106, 40398),
     "gsm8k": Size(1319, 257, 467, 7473),
     "mmlu": Size(14042, 539, 299, 1816),
-    "wikitext2": Size(1, 1294336, 2107, 6000),  # its test is one text
+    "wikitext2": Size(1, 1294336, 2107, 6000),  # the test is a single text
     "c4": Size(0, 0, 2114, 10**6),
 }
 UNKNOWN = Size(2000, 300, 300, 2000)  # assumed of a task that SIZES lacks
@@ -86,7 +86,7 @@ def copies(notebook: str, parameters: dict) -> float:
         return 1.0
     if notebook[:2] == "09":  # all models take turns: Wanda, FLAP twice and SEAP-gen at every sparsity
         return sum(1 + 3 * (1 - sparsity) for sparsity in G)
-    if notebook[:2] == "12":  # systems with experts of their own: the general one, the true task's, the router's
+    if notebook[:2] == "12":  # systems with experts of their own: the general mask, the true task's expert, the router's expert
         rooms = [room or len(experts(parameters["tasks"])) + 1 for room in parameters["rooms"]]
         return (1 + rooms[0] + sum(rooms)) * (1 - max(G))
     return 0.0

@@ -204,7 +204,7 @@ _SCORED = (
         metric="acc_norm",
     ),
     Task(
-        "openbookqa",  # calibrated on the config that has the fact, tested on the one that has not
+        "openbookqa",  # calibrated on the config with the fact, tested on the config without
         Source("allenai/openbookqa", "additional", ("train",), ("openbookqa/additional",), (*_OPENBOOKQA, "fact1")),
         Source("allenai/openbookqa", "main", ("test",), ("openbookqa/main",), _OPENBOOKQA),
         pair=formats.openbookqa,
