@@ -5,6 +5,8 @@ follows from the interval alone: *holds* where it lies beyond the null value in 
 direction, *does not hold* beyond it in the other, *undecided* between.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -45,6 +47,12 @@ def claim(
     verdict = comparison.verdict(low - null, high - null, direction)
     values = (claim_id, text, measured, low, high, null, direction, unit, n, p_value, verdict, paper, where)
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def points(claim_id: str, text: str, found: Mapping, **about) -> dict:
+    """The :func:`claim` on a paired difference in points; ``found`` is a result or a row of ``comparison``'s."""
+    estimate = (100 * found[key] for key in ("difference", "low", "high"))
+    return claim(claim_id, text, *estimate, unit="points", n=found["n"], p_value=found["p"], **about)
 
 
 def frame(rows: list[dict]) -> pd.DataFrame:

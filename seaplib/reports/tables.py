@@ -53,6 +53,12 @@ def save(
     return written
 
 
+def points(frame: pd.DataFrame) -> pd.Series:
+    """Differences with their intervals as text, in points: "+1.2 [+0.3, +2.0]", from difference, low and high."""
+    rows = frame[["difference", "low", "high"]].itertuples(index=False)
+    return pd.Series([f"{100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for d, low, high in rows], frame.index)
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """A frame as a GitHub-flavoured Markdown table."""
     cells = _cells(frame).map(lambda text: re.sub(r"\s*\n\s*", "<br>", text.strip()).replace("|", r"\|"))
