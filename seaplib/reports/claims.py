@@ -1,4 +1,4 @@
-"""Claims of the paper, each as one row: what was measured, its interval, and what follows.
+"""Claims of the paper, a row each: the estimate, its interval, and the verdict.
 
 A notebook ends by saving its rows as ``claims_<topic>``; the scorecard gathers them. The verdict
 follows from the interval alone: *holds* where it lies beyond the null value in the claimed
@@ -35,7 +35,7 @@ def claim(
     paper: str = "",
     where: str = "",
 ) -> dict:
-    """One row. ``direction`` is +1 if the claim says ``measured`` lies above ``null``, −1 if below.
+    """A claim as a row. ``direction`` is +1 if the claim says ``measured`` lies above ``null``, −1 if below.
 
     ``low`` and ``high`` bound the 95% interval of ``measured``; ``p_value`` is two-sided against
     ``null`` (NaN: not tested); ``paper`` says what the paper reports, ``where`` names the product.

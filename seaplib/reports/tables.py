@@ -76,7 +76,7 @@ def show(frame: pd.DataFrame):
 def latex(frame: pd.DataFrame, name: str, caption: str = "") -> str:
     r"""A frame as a LaTeX ``table`` (package booktabs), labelled ``tab:<name>``.
 
-    A first cell that repeats the one above stays empty, and a new one starts a ``\midrule`` group,
+    A first cell that repeats the cell above stays empty, and a new value starts a ``\midrule`` group,
     if the first column repeats at all. Long text becomes a paragraph column.
     """
     cells = _cells(frame)
@@ -125,14 +125,12 @@ def _tex(text: str) -> str:
 RESULT_COLUMNS = {"method", "requested_sparsity"}
 
 
-def load_results():
-    """The result tables of all profiles as one data frame, with columns profile and table.
+def load_results() -> pd.DataFrame:
+    """The result tables of all profiles as a single data frame, with columns profile and table.
 
-    A result table has one row per variant and measurement, with at least the columns method and
+    A result table has a row per variant and measurement, with at least the columns method and
     requested_sparsity; columns that a table does not have are missing values.
     """
-    import pandas as pd
-
     frames = []
     for path in sorted(paths.figures_dir().glob("*/*.csv")):
         frame = pd.read_csv(path)

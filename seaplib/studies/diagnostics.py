@@ -34,7 +34,9 @@ def mask_stability(runs: list[list]) -> pd.DataFrame:
     """
     shown, rows = [*KEYS, "allocation", "budget"], []
     for same in zip(*runs, strict=True):
-        names = [{k: one.label[k] for k in shown} | {"task": "+".join(one.tasks or ["all"])} for one in same]
+        names = [
+            {k: variant.label[k] for k in shown} | {"task": "+".join(variant.tasks or ["all"])} for variant in same
+        ]
         if any(name != names[0] for name in names):
             raise ValueError(f"variants at the same place must differ in the seed alone, got {names}")
         pairs = [a.mask.overlap(b.mask) for a, b in combinations(same, 2)]
@@ -98,7 +100,7 @@ def unstable_masks(stability: pd.DataFrame, overlap: float) -> pd.DataFrame:
 
 
 def idle_routing(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """Fires where routed experts are not shown to be more accurate than one general mask on the tasks they know.
+    """Fires where routed experts are not shown to be more accurate than the general mask on the tasks they know.
 
     ``comparisons`` is notebook 12's table of paired differences.
     """

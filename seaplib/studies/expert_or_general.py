@@ -56,8 +56,8 @@ def scaled(scores: Scores) -> Scores:
 
 
 def cell_scores(stats: Mapping[str, ActivationStats], mixture: str, general: str, name: str = "s_F") -> Scores:
-    """The scores of one cell. ``stats``: corpus → its statistics; of ONE, the task's own alone."""
-    each = {corpus: score(one, name) for corpus, one in stats.items()}
+    """The scores of a cell. ``stats``: corpus → statistics; for ONE, the task's own corpus alone."""
+    each = {corpus: score(own, name) for corpus, own in stats.items()}
     if mixture == ONE:
         if len(each) != 1:
             raise ValueError(f"{ONE!r} takes the statistics of one corpus, got {', '.join(each)}")
@@ -66,14 +66,14 @@ def cell_scores(stats: Mapping[str, ActivationStats], mixture: str, general: str
         raise ValueError(f"the mixture is one of {', '.join(MIXTURES)}, got {mixture!r}")
     alpha, scale = MIXED[mixture]
     chosen = weights(each, general) if alpha == "published" else dict.fromkeys(each, 1.0)
-    return aggregate({corpus: scaled(one) if scale else one for corpus, one in each.items()}, chosen)
+    return aggregate({corpus: scaled(own) if scale else own for corpus, own in each.items()}, chosen)
 
 
 def amounts(corpora: Sequence[str], general: str, tokens: int) -> dict[str, list[int]]:
-    """How many tokens of each corpus' draw the design needs (``study.by_tokens``).
+    """How many tokens of each corpus' draw the design needs (``common.by_tokens``).
 
-    ``tokens`` is the share of one corpus. Equal amounts are ``tokens`` in all: of one task, or a part of every corpus;
-    more is that times the number of corpora (the general text is one).
+    ``tokens`` is the share of a corpus. Equal amounts are ``tokens`` in all, of a single task or a part of every
+    corpus; more is that times the number of corpora, the general text included.
     """
     count = len(corpora) + 1
     return {name: [tokens // count, tokens, tokens * count] for name in corpora} | {general: [tokens // count, tokens]}
@@ -147,7 +147,7 @@ def squares(y: np.ndarray, vectors: Mapping[str, np.ndarray]) -> dict[str, np.nd
 def analyse(
     answers: bootstrap.Results, vectors: Mapping[str, np.ndarray] | None = None, draws: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """What every factor does and how much it carries: one row per contrast, and one each for BY_TASK and NOISE.
+    """Effect of every factor and its share of the variation: a row per contrast, and a row each for BY_TASK and NOISE.
 
     ``answers``' cells are ``CELLS`` in that order (of other designs: those of ``vectors``). Columns: source, effect,
     low, high (a difference of means, with its 95% interval over items and seeds), p_value, share, share_low,
@@ -181,7 +181,7 @@ def analyse(
 
 
 def between(levels: Sequence) -> dict[str, np.ndarray]:
-    """Orthogonal contrasts among ``levels`` without names of their own (Helmert's): for one factor of many levels."""
+    """Orthogonal contrasts among ``levels`` without names of their own (Helmert's): for a factor of many levels."""
     n, found = len(levels), {}
     for k in range(1, n):
         vector = np.concatenate([np.full(k, -1 / k), [1.0], np.zeros(n - k - 1)])

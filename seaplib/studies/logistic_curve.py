@@ -40,10 +40,10 @@ def table(items: pd.DataFrame, by: Sequence[str], metric: str = "primary") -> pd
 def judge(
     items: pd.DataFrame, by: Sequence[str], usual: Mapping, metric: str = "primary", draws: int = 2000
 ) -> tuple[dict, dict]:
-    """The setting that is best on validation items, and its difference to the ``usual`` one on test items.
+    """The setting that is best on validation items, and its difference to the ``usual`` setting on test items.
 
-    Of equally good settings the usual one counts as best, then the first. The second dictionary is
-    :func:`seaplib.comparison.compare`'s.
+    Of equally good settings the usual setting counts as best, then the first. The second dictionary is
+    :func:`seaplib.evaluation.comparison.compare`'s.
     """
     found = table(items, by, metric)
     best = found[found[VALIDATION] >= found[VALIDATION].max() - 1e-12]

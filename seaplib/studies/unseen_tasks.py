@@ -36,10 +36,10 @@ def variants(
     method: Method,
     mode: str = "remove",
 ) -> list[Variant]:
-    """All masks of the matrix for one calibration seed; column ``calibrated_on`` names the row.
+    """All masks of the matrix for a calibration seed; column ``calibrated_on`` names the row.
 
     ``stats``: every expert's corpus, and ``general``, to its statistics. ValueError where a task's corpus is the
-    general text, or is the only one there is.
+    general text, or is the only corpus.
     """
     served = experts(tasks)
     if general in served or len(served) < 2:
@@ -52,7 +52,7 @@ def variants(
     out = [mask(each[name], expert(name), None) for name in served]
     out.append(mask(each[general], TEXT, None))
     for row, without in ((ALL, None), *((WITHOUT, name) for name in served)):
-        chosen = {name: one for name, one in each.items() if name != without}
+        chosen = {name: own for name, own in each.items() if name != without}
         answered = served[without] if without else None
         out.append(mask(aggregate(chosen, weights(chosen, general)), row, answered))
     return out
