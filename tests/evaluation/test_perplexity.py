@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from seaplib import settings
 from seaplib.evaluation import perplexity as module
 from seaplib.evaluation.perplexity import perplexity
 from seaplib.settings import PRESETS, Preset
@@ -21,7 +20,8 @@ pytestmark = pytest.mark.unit
 def small_presets(monkeypatch):
     """The tiny text has a few hundred tokens."""
     small = {"64": Preset(64), "16": Preset(16), "random": Preset(64, scored=16, random=9), "long": Preset(4096)}
-    monkeypatch.setattr(settings, "PRESETS", PRESETS | small)
+    for name, preset in small.items():
+        monkeypatch.setitem(PRESETS, name, preset)
 
 
 def text_of(task="wikitext2"):

@@ -37,7 +37,7 @@ def test_recombined_texts_have_halves_of_two_different_texts():
     assert (
         synthetic_text.recombine(corpus, seed=0).texts == made.texts != synthetic_text.recombine(corpus, seed=1).texts
     )
-    with pytest.raises(ValueError, match="piqa"):
+    with pytest.raises(ValueError, match="mine"):
         synthetic_text.recombine(texts(SENTENCES[:1]), seed=0)
 
 
