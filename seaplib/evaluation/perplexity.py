@@ -8,7 +8,6 @@ windows there are and which of their tokens count, because published numbers dif
 Perplexity depends on the tokenizer; bits per byte do not.
 """
 
-import difflib
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .. import store
 from ..models import identity, layers, likelihood, passes
-from ..settings import PRESETS
+from ..settings import PRESETS, suggestion
 from ..texts import rows, tasks
 from . import accuracy, bootstrap
 
@@ -88,7 +87,7 @@ def by_window(
         spec = known | {"variant": None if variant is None else variant.fingerprint}
         label = accuracy.label_of(model, variant)
         columns = {"variant": "dense" if variant is None else str(place), "model": accuracy.name_of(model)}
-        measured = store.fetch("perplexity", spec, measure, pd.DataFrame)
+        measured = store.fetch("perplexity", spec, measure, pd.DataFrame, (variant, model))
         columns |= label | windows.label
         frames.append(measured.assign(**columns)[[*columns, *MEASURED]])
     return pd.concat(frames, ignore_index=True).astype({"calibration_seed": "Int64"})
@@ -152,9 +151,7 @@ class Windows:
 
     def __init__(self, model, tokenizer, task: str, preset: str, samples: int | None, seed: int, bos: str):
         if preset not in PRESETS:
-            near = difflib.get_close_matches(str(preset), PRESETS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(PRESETS)}"
-            raise ValueError(f"unknown perplexity preset {preset!r}; {hint}")
+            raise ValueError(f"unknown perplexity preset {preset!r}{suggestion(preset, PRESETS)}")
         if bos not in ("text", "window", "none"):
             raise ValueError(f"bos is 'text', 'window' or 'none', got {bos!r}")
         if bos == "window" and tokenizer.bos_token_id is None:

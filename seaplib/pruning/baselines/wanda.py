@@ -10,6 +10,7 @@ from ...activations.capture import capture
 from ...models import layers
 from ...models.layers import resized
 from ...models.passes import encode
+from ...models.state import note
 from ..apply import copy_of
 
 #: role whose input a projection shares → the projections (q, k, v read the same input; so do gate, up)
@@ -50,8 +51,8 @@ def wanda(model, tokenizer, corpus, sparsity: float, max_length: int = 2048, pro
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
     encoded = encode(model, tokenizer, corpus.texts, max_length).ids
     pruned = copy_of(model)
-    pruned.seap_source = None
     decoder = layers.decoder(pruned)
+    note(pruned, source=None)
     device = layers.input_device(pruned)
     for index, layer in enumerate(
         tqdm(layers.decoder_layers(pruned), desc="Wanda", unit="layer", leave=False, disable=not progress)
