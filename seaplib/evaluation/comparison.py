@@ -1,4 +1,4 @@
-"""Paired comparison of two methods on the same items, and what may be concluded from it.
+"""Paired comparison of two methods on the same items: difference, interval, p-value, verdict.
 
     Δ = mean over tasks of (mean over calibration seeds and items of a − b)
 

@@ -29,7 +29,7 @@ CACHES = ("dynamic", "static")
 
 @dataclass(frozen=True)
 class Run:
-    """One generation: seconds of its two phases, the tokens it chose, and what it took in memory."""
+    """A generation: seconds of prefill and decode, the chosen tokens, bytes of cache and memory."""
 
     prefill_seconds: float
     decode_seconds: float
@@ -168,7 +168,7 @@ def compare_speed(
 ) -> pd.DataFrame:
     """Speed of several models and their ratio to ``reference`` (default: the first), a row per model and measure.
 
-    Takes models, timed by ``time_rounds`` with ``options``, or its frame. ``tokens_per_second`` is
+    Takes models, timed by ``time_rounds`` with ``options``, or the frame of ``time_rounds``. ``tokens_per_second`` is
     the median over rounds, ``low``-``high`` its quartiles; ``ratio`` is the median of the ratios
     within a round, ``ratio_low``-``ratio_high`` its 95% bootstrap interval over rounds. Bytes and
     conditions stand in every row.

@@ -51,9 +51,9 @@ def time_stream(
     """Seconds that every system takes for every ``batch`` of a stream, greedy, ``new_tokens`` each.
 
     A row per turn and system: requests (how many), experts (that answered), switches (experts cut out
-    anew), and seconds of each of :data:`PARTS`. Routing is looking up the prompts' embeddings and
-    classifying them; its price is nothing where no router decides. Prompts keep their last ``max_prompt`` tokens.
-    Before the first turn every system has answered one batch, and made what it has room for.
+    anew), and seconds of each of :data:`PARTS`. Routing looks up and classifies the prompts'
+    embeddings; it takes no time where no router decides. Prompts keep their last ``max_prompt`` tokens. Before the
+    first turn every system has answered a batch and cut out the experts that it has room for.
     """
     if not systems:
         raise ValueError("no systems to time")

@@ -1,8 +1,8 @@
 """Claims of the paper, a row each: the estimate, its interval, and the verdict.
 
-A notebook ends by saving its rows as ``claims_<topic>``; the scorecard gathers them. The verdict
-follows from the interval alone: *holds* where it lies beyond the null value in the claimed
-direction, *does not hold* beyond it in the other, *undecided* between.
+A notebook saves its rows as ``claims_<topic>``; the scorecard gathers them. The verdict follows from the
+interval alone: *holds* where the interval lies beyond the null value in the claimed direction, *does not
+hold* where it lies beyond in the other direction, *undecided* where it contains the null value.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def claim(
 
     ``low`` and ``high`` bound the 95% interval of ``measured``; ``p_value`` is two-sided against
     ``null`` (NaN: not tested); ``paper`` says what the paper reports, ``where`` names the product.
-    The three are rounded to ``DECIMALS``, and the verdict is that of the rounded interval.
+    ``measured``, ``low`` and ``high`` are rounded to ``DECIMALS``, and the verdict is that of the rounded interval.
     """
     if direction not in (1, -1):
         raise ValueError(f"direction is 1 or -1, got {direction}")

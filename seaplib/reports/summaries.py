@@ -12,9 +12,9 @@ from .tables import AVERAGE, MISSING
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean over calibration seeds per variant, sparsity and task, and over tasks (task ``average``).
 
-    The variance of a mean is that of its items (shared by the seeds, so not divided by their
-    number) plus the variance between k seeds over k; tasks are independent, so the average of T
-    tasks has standard error sqrt(Σ se²)/T. Only a frame's primary metrics count. A variant that
+    The variance of a mean is the variance from items (the same items for all seeds, so not divided by
+    their number) plus the variance between k seeds over k. Tasks are independent, so the average of
+    T tasks has standard error sqrt(Σ se²)/T. Only a frame's primary metrics count. A variant that
     lacks a task of the frame has no average.
 
     Returns requested_sparsity, method, score, label, task, value, stderr, seeds [and published].

@@ -32,7 +32,7 @@ def save(
     """Write ``figures/<profile>/<name>.csv``, ``.tex`` and ``.md``, each atomically; their paths.
 
     ``frame`` is tidy and goes to the csv whole, floats with six significant digits; ``display``
-    (default: ``frame``) is what the other two show. An index that has names counts as columns.
+    (default: ``frame``) is shown in the other two. An index with names counts as columns.
     """
     frame = _flat(frame)
     shown = frame if display is None else _flat(display)

@@ -58,7 +58,7 @@ def variants(
 
 
 def overlaps(made: Sequence[Variant]) -> pd.DataFrame:
-    """Overlap of every mask with those of its corpus' largest size under the other seeds.
+    """Overlap of every mask with the masks of the same corpus at its largest size under the other seeds.
 
     Columns: corpus, texts, calibration_seed, heads, channels (Jaccard index of the kept units, mean over the other
     seeds), heads_chance, channels_chance. Empty with a single seed.
@@ -108,9 +108,10 @@ def accuracy_curve(answers: bootstrap.Results, draws: int = 2000, seed: int = 0)
 def smallest_stable(overlap: pd.DataFrame, accuracies: Iterable[pd.DataFrame], needed: float, allowed: float) -> int:
     """The smallest corpus that is as good as the largest, in texts.
 
-    From it on, (a) masks overlap with the largest corpus' at least ``needed`` times as far beyond chance as two of
-    the largest do among themselves, and (b) by every measure of ``accuracies`` the interval's lower end of the
-    difference to the largest is at least −``allowed`` (a share). The largest itself where no smaller size qualifies.
+    From this size on, (a) the overlap with masks of the largest corpus exceeds chance at least ``needed`` times as far
+    as the overlap of two such masks does, and (b) by every measure of ``accuracies`` the lower end of the interval of
+    the difference to the largest corpus is at least −``allowed`` (a share). The largest itself where no smaller
+    size qualifies.
     """
     curve = overlap.set_index("texts")
     beyond = (curve["overlap"] - curve["chance"]) / (curve["overlap"] - curve["chance"]).iloc[-1]

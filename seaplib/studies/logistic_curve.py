@@ -1,7 +1,7 @@
-"""A setting chosen on some items and judged on others.
+"""Settings of the logistic curve, chosen on validation items and judged on test items.
 
-The best of many settings looks better than it is on the items by which it was chosen. So each task's items are
-parted at random: the validation items choose, the test items report.
+On the items that chose it, the best of many settings looks better than it is. So the items of each task are parted at
+random: validation items choose, test items report.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ VALIDATION, TEST = "validation", "test"
 
 
 def parted(items: pd.DataFrame, share: float = 0.5, seed: int = 0) -> pd.DataFrame:
-    """``items`` with a column ``part``: within every task, the ``share`` of its items that validate, and the others.
+    """``items`` with a column ``part``: the ``share`` of every task's items is for validation, the rest for test.
 
-    An item is on the same side in all its rows. ValueError where a side of some task would be empty.
+    An item is on the same side in all its rows. ValueError where a task would have no items on a side.
     """
     side = {}
     for task, names in items.groupby("task")["doc_id"].unique().items():

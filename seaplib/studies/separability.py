@@ -37,13 +37,13 @@ def prompt_values(
     """Silhouette and nearest-neighbour success of every prompt: layer, measure, prompt, task, value, influence.
 
     Euclidean distances of standardised states. Silhouette s = (b − a)/max(a, b), with a the mean
-    distance to prompts of the same task and b to those of the nearest other task: −1 to 1.
+    distance to prompts of the same task and b to prompts of the nearest other task: −1 to 1.
     ``knn_accuracy`` is 1 where the vote of the ``neighbours`` nearest prompts of the other folds
     (stratified cross-validation) is the prompt's task, else 0.
 
     ``influence`` is the prompt's jackknife pseudo-value n·s̄ − (n−1)·s̄₋ᵢ of the mean silhouette: a
     prompt counts in its neighbours' silhouettes too, so the spread of ``value`` alone would give
-    intervals that are too narrow. For the accuracy it is the value.
+    intervals that are too narrow. The influence on the accuracy is the value itself.
     """
     labels, counts = states.labels, np.unique(states.labels, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < folds:
@@ -113,7 +113,7 @@ def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: i
 def trend(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Does separation grow with depth? Mean of the deeper half of the layers minus that of the shallower.
 
-    One row per measure: shallower, deeper, value (their difference), its 95% bootstrap interval
+    A row per measure: shallower, deeper, value (their difference), its 95% bootstrap interval
     over prompts within tasks (all layers of a prompt are drawn together), a two-sided ``p_value``
     (t-test of the prompts' influences), and Spearman's rank correlation of layer and mean. With an
     odd number of layers the middle layer counts for neither half.
@@ -211,12 +211,12 @@ def norm_correlations(
 ) -> pd.DataFrame:
     """Correlation over dimensions of half 0 and half 1: of the same task (within) and of two tasks (between).
 
-    ``profiles[task, half]`` is [layers, dims], of a single module. Columns layer, within, between,
-    value (within − between), low, high, p_value, tasks; a row per layer, or a single row for the mean
-    over layers. ``low``-``high``: 95% bootstrap interval over tasks. The p-value is one-sided, of
-    a permutation test that gives the second halves to the tasks at random (all T! assignments
-    where those are no more than ``permutations``); the null is that a half says nothing about its
-    task. ``method`` is ``spearman`` (ranks; a few massive dimensions cannot decide) or ``pearson``.
+    ``profiles[task, half]`` is [layers, dims], of a single module. Columns layer, within, between, value (within −
+    between), low, high, p_value, tasks; a row per layer, or a single row for the mean over layers.
+    ``low``-``high``: 95% bootstrap interval over tasks. The p-value is one-sided, of a permutation test that gives
+    the second halves to the tasks at random (all T! assignments where T! is at most ``permutations``); the null is
+    that a half says nothing about its task. ``method`` is ``spearman`` (ranks; a few massive dimensions cannot
+    decide) or ``pearson``.
     """
     if method not in ("spearman", "pearson"):
         raise ValueError(f"method is 'spearman' or 'pearson', got {method!r}")

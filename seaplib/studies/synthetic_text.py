@@ -1,4 +1,4 @@
-"""More calibration text out of little: the model's own continuations, and training items recombined.
+"""More calibration text from little: continuations by the model itself, and recombined training items.
 
 A text is cut in the middle of its words. *Continued*: the model writes on from the first half, sampled from
 p(x_t | x_<t), until it ends the text. *Recombined*: the first half of a text and the second half of another text.
@@ -19,8 +19,8 @@ from ..models.passes import partition
 from ..texts.corpora import Corpus
 
 KINDS = ("real", "recombined", "continued")
-ROUNDS = 16  # of new texts, after which a kind counts as not able to fill its budget
-BATCH_TOKENS = 8192  # of prompts and what is written after them, padding included
+ROUNDS = 16  # of new texts; a kind that has not filled its budget by then is refused
+BATCH_TOKENS = 8192  # of prompts and new tokens, padding included
 
 
 def halves(text: str) -> tuple[str, str]:
@@ -53,7 +53,7 @@ def recombine(corpus: Corpus, seed: int) -> Corpus:
 def continue_texts(
     model, tokenizer, corpus: Corpus, seed: int, new_tokens: int = 40, temperature: float = 1.0
 ) -> Corpus:
-    """As many texts as ``corpus`` has: the first half of each, and what the model writes after it.
+    """As many texts as ``corpus`` has: the first half of each, continued by the model.
 
     Sampled with ``seed``, at most ``new_tokens`` tokens, from the store if there. ValueError where a first half
     leaves no room for them in the model's context.
@@ -113,8 +113,8 @@ def enlarged(
 
     ``drawn`` is a whole training corpus in the order of a calibration seed; ``seed`` is that of the synthesis.
 
-    Returns the base and what is added to it. New texts are taken as they come, those left out that would exceed the
-    budget, until none of a whole round fits. A text may come twice where the model repeats itself. ValueError for an
+    Returns the base and the added texts. New texts are taken as they come, except texts that would exceed the budget,
+    until no text of a whole round fits. A text may come twice where the model repeats itself. ValueError for an
     unknown kind, and where new texts leave more than a tenth of the budget (and than a text of the base) unused.
     """
     if kind not in KINDS:
