@@ -1,4 +1,4 @@
-"""Adds to a wheel what is a file beside the package: the profiles. (``sources`` in pyproject.toml moves folders only.)"""
+"""The profiles as part of a wheel; ``sources`` in pyproject.toml moves folders only, and they are a file."""
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
