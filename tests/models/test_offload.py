@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_pruning import logits, random_mask, random_means
+from test_apply import logits, random_mask, random_means
 
 from seaplib import activations, models
 from seaplib.models import layers

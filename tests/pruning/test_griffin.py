@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ARCHITECTURE_CASES
-from test_pruning import random_mask
+from test_apply import random_mask
 
 from seaplib import evaluation, models
 from seaplib.evaluation import lm_eval
