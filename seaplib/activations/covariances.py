@@ -137,6 +137,7 @@ def collect(
     shape = layers.geometry(model)
     waiting = [(module, layer) for layer in range(shape.layers) for module in UNITS]
     width = {"attention": shape.heads * shape.head_dim, "mlp": shape.channels}
+    texts = corpus.first(calibration.samples).texts
     tensors, count = {}, 0
     while waiting:
         chosen, used = [], 0
@@ -146,7 +147,7 @@ def collect(
         sums = {key: _Sums() for key in chosen}
         inputs = {layers.linear(layers.decoder_layers(model)[i], UNITS[m]): sums[m, i].add for m, i in chosen}
         described = f"covariances on {corpus.task}"
-        count = watch(model, tokenizer, corpus, calibration, inputs, None, progress, described)
+        count = watch(model, tokenizer, texts, calibration, inputs, None, progress, described)
         for (module, layer), one in sums.items():
             if one.m2 is None or not torch.isfinite(one.m2).all():
                 where = f"the {module} activations of layer {layer}"

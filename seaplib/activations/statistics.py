@@ -122,42 +122,29 @@ def collect(
     weights = weights or Weights(model)
     shape = geometry(model)
     texts = corpus.first(calibration.samples)
-    encoded, kept, truncated = found = encode(model, tokenizer, texts.texts, calibration.max_length)
-    starts_with_bos = all(ids[0] == tokenizer.bos_token_id for ids in encoded)
-    if starts_with_bos and not calibration.bos and min(map(len, encoded)) < 2:
-        raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
-    device = input_device(model)
-    with (
-        torch.inference_mode(),
-        capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder,
-    ):
-        recorder.skip_first = starts_with_bos and not calibration.bos
-        if calibration.estimator != "exact":  # order matters to these, and they take prompts one by one
-            plan = ((torch.tensor([ids], device=device), None, [i]) for i, ids in enumerate(encoded))
-        else:
-            plan = batches(encoded, calibration.batch_tokens, device)
-        with tqdm(
-            total=len(encoded), desc=f"calibrating on {corpus.task}", unit="text", leave=False, disable=not progress
-        ) as bar:
-            for ids, mask, rows in plan:
-                decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
-                bar.update(len(rows))
+    encoded = encode(model, tokenizer, texts.texts, calibration.max_length, calibration.bos)
+    at_once = calibration.batch_tokens if calibration.estimator == "exact" else None  # the others take texts in order
+    with capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder:
+        recorder.skip_first = encoded.skip_first
+        described = f"calibrating on {corpus.task}"
+        for batch in batches(encoded, input_device(model), at_once, described, progress):
+            batch.run(model)
     parts = {name: {} for name in ActivationStats.TENSORS}
     for module, role in UNITS.items():
         count, parts["mean"][module], parts["var"][module], parts["second_moment"][module] = recorder.stacked(role)
         if not torch.isfinite(parts["second_moment"][module]).all():
-            raise ValueError(f"{corpus.task}: {_not_finite(model, found, texts.ids)}")
+            raise ValueError(f"{corpus.task}: {_not_finite(model, encoded, texts.ids)}")
         parts["weight_l1"][module], parts["weight_l2sq"][module] = weights.norms[module]
     provenance = {
         "task": corpus.task,
         "model": weights.identity,
         "corpus": texts.fingerprint,
-        "ids": [texts.ids[i] for i in kept],
-        "texts": len(encoded),
-        "skipped": len(texts) - len(kept),
-        "tokens": sum(map(len, encoded)),
-        "truncated": truncated,
-        "starts_with_bos": starts_with_bos,
+        "ids": [texts.ids[i] for i in encoded.kept],
+        "texts": len(encoded.ids),
+        "skipped": len(texts) - len(encoded.kept),
+        "tokens": sum(map(len, encoded.ids)),
+        "truncated": encoded.truncated,
+        "starts_with_bos": encoded.starts_with_bos,
         "calibration": calibration.as_dict(),
     }
     return ActivationStats(shape, count, provenance=provenance, stream=recorder.stream(), **parts)

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from .. import store
 from ..models import identity
-from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix
+from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, shape
+from ..models.offloading import runs_on
 from ..models.passes import watch
 from ..settings import Calibration
 from .sparsifier import LeastSquares, Sparsifier
@@ -94,9 +95,10 @@ def _collect(model, tokenizer, corpus, calibration, progress, provenance) -> Inp
     for (layer, role), module in linear.items():
         inputs.setdefault(module, lambda x, key=f"{layer}.{role}": see(key, x))  # fused: once, under its first role
         if role == "gate" and (act := gate_activation(layers[layer])) is not None:
-            width = matrix(linear[layer, "down"]).shape[1]  # a fused gate and up: the gate comes first
+            width = shape(linear[layer, "down"])[1]  # a fused gate and up: the gate comes first
             outputs[module] = lambda out, i=layer, act=act, width=width: see(f"{i}.{GATE}", act(out[..., :width]))
-    count = watch(model, tokenizer, corpus, calibration, inputs, outputs, progress, f"inputs on {corpus.task}")
+    texts = corpus.first(calibration.samples).texts
+    count = watch(model, tokenizer, texts, calibration, inputs, outputs, progress, f"inputs on {corpus.task}")
     bad = [key for key, value in found["second_moment"].items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"{corpus.task}: the input of {bad[0]} is not finite (NaN or Inf)")
@@ -112,20 +114,21 @@ def learn(
     Every layer is fitted alone, with the inputs it has in the dense model.
     """
     modules = {f"{layer}.{role}": module for (layer, role), module in linear_layers(model).items()}
+    texts = corpus.first(calibration.samples).texts
     fitted, waiting = {}, list(sparsifiers)
     while waiting:
         chosen, used = [], 0
         while waiting and (not chosen or used < MOMENT_BYTES):
             chosen.append(waiting.pop(0))
-            used += 16 * matrix(modules[chosen[-1]]).shape[1] ** 2
+            used += 16 * shape(modules[chosen[-1]])[1] ** 2
         sums, watchers = {}, {}
         for key in chosen:
-            weight, rule = matrix(modules[key]), sparsifiers[key].rule
-            sums[key] = LeastSquares(weight.shape[1], weight.device, scale="scale" in rule.parts)
-            watchers[modules[key]] = lambda x, one=sparsifiers[key], sums=sums[key]: sums.add(*one.split(x)[:2])
-        watch(model, tokenizer, corpus, calibration, watchers, None, progress, f"fitting {chosen[0]} to {chosen[-1]}")
+            module = modules[key]
+            sums[key] = LeastSquares(shape(module)[1], runs_on(module), "scale" in sparsifiers[key].rule.parts)
+            watchers[module] = lambda x, one=sparsifiers[key], sums=sums[key]: sums.add(*one.split(x)[:2])
+        watch(model, tokenizer, texts, calibration, watchers, None, progress, f"fitting {chosen[0]} to {chosen[-1]}")
         for key in chosen:
-            weight = matrix(modules[key]).detach()
+            weight = matrix(modules[key]).detach().to(runs_on(modules[key]))
             gamma, beta = sums[key].solve(weight, "shift" in sparsifiers[key].rule.parts)
             fitted[key] = replace(sparsifiers[key], gamma=gamma, beta=beta)
     return fitted

@@ -12,6 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from .architectures import ARCHITECTURES, MODULES, OUTPUTS, ROLES, Architecture, ModelError, _model_type
+from .offloading import offload, runs_on, tensor
 from .shapes import Geometry
 
 _BY_LAYER = {record.layer: record for record in ARCHITECTURES.values()}
@@ -136,9 +137,7 @@ def linear(layer: nn.Module, role: str) -> nn.Module:
 
 def set_linear(layer: nn.Module, role: str, module: nn.Module) -> None:
     """Replace the projection of ``role`` (and of the roles fused with it); offloaded if the old one was."""
-    old = linear(layer, role)
-    if (hook := _offloading(old)) is not None:
-        _offload(module, hook)
+    offload(module, like=linear(layer, role))
     layer.set_submodule(record(layer).roles[role], module)
 
 
@@ -229,40 +228,6 @@ def resized(module: nn.Module, rows=None, columns=None, bias: torch.Tensor | Non
     return new
 
 
-def _offloading(module: nn.Module):
-    """accelerate's hook that keeps the module's parameters elsewhere between uses, or None."""
-    hook = getattr(module, "_hf_hook", None)
-    return next((h for h in getattr(hook, "hooks", [hook]) if getattr(h, "offload", False)), None)
-
-
-def tensor(module: nn.Module, name: str) -> torch.Tensor | None:
-    """A parameter or buffer of ``module``; where accelerate offloaded it, from where it is kept."""
-    value = getattr(module, name)
-    if value is None or value.device.type != "meta" or (hook := _offloading(module)) is None:
-        return value
-    return hook.weights_map[name]
-
-
-def _offload(module: nn.Module, hook) -> None:
-    """Keep a new module's parameters in main memory between uses, as ``hook`` does for another's."""
-    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-
-    add_hook_to_module(module, AlignDevicesHook(hook.execution_device, offload=True, skip_keys=hook.skip_keys))
-
-
-def kept_elsewhere(model: nn.Module) -> dict[int, object]:
-    """What accelerate's hooks hold for offloaded parameters, by id: to be shared, not copied, by a copy."""
-    found = {}
-    for module in model.modules():
-        hook = getattr(module, "_hf_hook", None)
-        for one in getattr(hook, "hooks", [hook]):
-            for name in ("weights_map", "tied_params_map"):
-                held = getattr(one, name, None)
-                if held is not None:
-                    found[id(held)] = held
-    return found
-
-
 def is_output(role: str) -> bool:
     """Whether the role writes to the residual stream (o, down)."""
     return role in OUTPUTS
@@ -279,10 +244,7 @@ def decoder_layers(model) -> nn.ModuleList:
 
 def input_device(model) -> torch.device:
     """Where token ids belong: the embedding's device, or the one it is computed on when offloaded."""
-    embedding = decoder(model).get_input_embeddings()
-    hook = getattr(embedding, "_hf_hook", None)
-    place = next((h.execution_device for h in getattr(hook, "hooks", [hook]) if h is not None), None)
-    return embedding.weight.device if place is None else torch.device(place)
+    return runs_on(decoder(model).get_input_embeddings())
 
 
 def linear_layers(model) -> dict[tuple[int, str], nn.Module]:
@@ -314,7 +276,7 @@ def geometry(model) -> Geometry:
         kv_heads=keys // size,
         head_dim=size,
         channels=channels,
-        model_parameters=_parameters(model),
+        model_parameters=parameters(model),
         vocabulary=model.config.vocab_size,
         attention_bias=attention_bias,
         mlp_bias=mlp_bias,
@@ -322,7 +284,7 @@ def geometry(model) -> Geometry:
     )
 
 
-def _parameters(model) -> int:
+def parameters(model) -> int:
     """How many parameters a model has, tied ones once (offloaded ones do not show that they are tied)."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     return sum(p.numel() for name, p in model.named_parameters() if name not in tied)

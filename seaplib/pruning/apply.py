@@ -1,6 +1,5 @@
 """A mask applied to a model: by removal, by zeroing or on the fly, with or without compensation."""
 
-import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from torch import nn
 
 from ..models import layers
 from ..models.layers import resized
+from ..models.offloading import copy_of
 from ..settings import MODES
 from .compensation import Compensation, compensated, content
 from .masks import PruningMask
@@ -109,12 +109,6 @@ def _zero_removed(removed: torch.Tensor, module: nn.Module, args: tuple) -> tupl
 
 def _add(extra: torch.Tensor, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
     return output + extra.to(output.device)
-
-
-def copy_of(model):
-    """A copy that shares every tensor: projections are replaced, never modified."""
-    shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
-    return copy.deepcopy(model, memo=shared | layers.kept_elsewhere(model))
 
 
 def prune(

@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 from ...activations.capture import capture
 from ...models import layers
 from ...models.layers import resized
-from ...models.passes import encode
-from ..apply import copy_of
+from ...models.offloading import copy_of
+from ...models.passes import batches, encode
 
 #: role whose input a projection shares → the projections (q, k, v read the same input; so do gate, up)
 _SAME_INPUT = {"q": ("q", "k", "v"), "o": ("o",), "up": ("gate", "up"), "down": ("down",)}
@@ -48,18 +48,17 @@ def wanda(model, tokenizer, corpus, sparsity: float, max_length: int = 2048, pro
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
-    encoded = encode(model, tokenizer, corpus.texts, max_length).ids
+    encoded = encode(model, tokenizer, corpus.texts, max_length)
     pruned = copy_of(model)
     pruned.seap_source = None
-    decoder = layers.decoder(pruned)
     device = layers.input_device(pruned)
     for index, layer in enumerate(
         tqdm(layers.decoder_layers(pruned), desc="Wanda", unit="layer", leave=False, disable=not progress)
     ):
         with capture(pruned, roles=tuple(_SAME_INPUT), only=(index,)) as recorder, _stop_after(layer):
-            for ids in encoded:
+            for batch in batches(encoded, device, None):
                 try:
-                    decoder(input_ids=torch.tensor([ids], device=device), use_cache=False)
+                    batch.run(pruned)
                 except _Reached:
                     continue
         for measured, roles in _SAME_INPUT.items():
