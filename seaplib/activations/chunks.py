@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float64, Int
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import store
@@ -34,9 +36,9 @@ class PartialStats:
     """
 
     size: int
-    counts: torch.Tensor
-    mean: dict[str, torch.Tensor]
-    var: dict[str, torch.Tensor]
+    counts: Int[Tensor, " parts"]
+    mean: dict[str, Float64[Tensor, "parts layers _"]]
+    var: dict[str, Float64[Tensor, "parts layers _"]]
     texts: tuple[int, ...]
     tokens: tuple[int, ...]
     like: ActivationStats = field(repr=False)

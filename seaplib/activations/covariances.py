@@ -13,8 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Float64
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from .. import store
 from ..models import identity, layers
@@ -36,7 +38,7 @@ class Covariances:
 
     geometry: Geometry
     count: int
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, Float[Tensor, "..."]]
     fingerprint: str
     provenance: dict = field(default_factory=dict)
 
@@ -52,7 +54,7 @@ class Covariances:
         task = self.provenance.get("task", "?")
         return f"Covariances({task}: {self.count:,} tokens, {self.geometry.layers} layers)"
 
-    def at(self, module: str, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def at(self, module: str, layer: int) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, "dim dim"]]:
         """Mean [dim] and covariance [dim, dim] of one layer's ``module``, float64."""
         mean, covariance = (self.tensors[f"{name}.{module}.{layer}"] for name in ("mean", "covariance"))
         return mean.double(), covariance.double()
@@ -77,7 +79,7 @@ class _OnDisk(Mapping):
         with safe_open(path, "pt") as file:
             self.names = tuple(file.keys())
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def __getitem__(self, name: str) -> Float[Tensor, "..."]:
         with safe_open(self.path, "pt") as file:
             return file.get_tensor(name)
 
@@ -113,7 +115,7 @@ class WeightedCovariances:
         named = sorted((one.fingerprint, float(self.alpha[task])) for task, one in self.parts.items())
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
 
-    def at(self, module: str, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def at(self, module: str, layer: int) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, "dim dim"]]:
         """As :meth:`Covariances.at`."""
         total, each = sum(self.alpha.values()), {task: one.at(module, layer) for task, one in self.parts.items()}
         share = {task: self.alpha[task] / total for task in each}

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..models import identity, layers
@@ -28,9 +30,9 @@ METHODS = ("umap", "tsne", "pca")
 class HiddenStates:
     """Pooled states of N prompts: ``vectors`` float32 [N, layers + 1, hidden], a task and an id for each."""
 
-    vectors: np.ndarray
-    labels: np.ndarray  # [N] task names
-    ids: np.ndarray  # [N] row ids of the prompts
+    vectors: Float32[np.ndarray, "prompts states hidden"]
+    labels: Shaped[np.ndarray, " prompts"]  # task names
+    ids: Shaped[np.ndarray, " prompts"]  # row ids
     provenance: dict = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -49,7 +51,7 @@ class HiddenStates:
     def layers(self) -> range:
         return range(self.vectors.shape[1])
 
-    def standardised(self, layer: int) -> np.ndarray:
+    def standardised(self, layer: int) -> Float64[np.ndarray, "prompts hidden"]:
         """States of one layer [N, hidden] with mean 0 and variance 1 in every dimension (0 in a constant one).
 
         Otherwise distances would be those of the few dimensions with massive activations.
@@ -97,7 +99,7 @@ def hidden_states(
     vectors = np.empty(shape, dtype=np.float32)
     rows, weight = [], None  # of the batch that is running
 
-    def pool(layer: int, x: torch.Tensor) -> None:
+    def pool(layer: int, x: Tensor) -> None:
         vectors[rows, layer] = torch.einsum("bt,bth->bh", weight.to(x.device), x.float()).cpu().numpy()
 
     with residual_stream(model, pool):
@@ -121,7 +123,9 @@ def hidden_states(
     return HiddenStates(vectors, labels[kept], ids[kept], provenance)
 
 
-def _pooling_weights(mask: torch.Tensor, keep: torch.Tensor, pooling: str) -> torch.Tensor:
+def _pooling_weights(
+    mask: Int[Tensor, "batch tokens"], keep: Bool[Tensor, "batch tokens"], pooling: str
+) -> Float[Tensor, "batch tokens"]:
     """Weights [batch, tokens] that sum to 1 over the positions that count."""
     if pooling == "last":
         return torch.nn.functional.one_hot(mask.sum(1) - 1, mask.shape[1]).float()

@@ -14,7 +14,9 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Float64
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import store
@@ -39,13 +41,13 @@ class ActivationStats:
 
     geometry: shapes.Geometry
     count: int
-    mean: dict[str, torch.Tensor]
-    var: dict[str, torch.Tensor]
-    second_moment: dict[str, torch.Tensor]
-    weight_l1: dict[str, torch.Tensor]
-    weight_l2sq: dict[str, torch.Tensor]
+    mean: dict[str, Float64[Tensor, "layers _"]]
+    var: dict[str, Float64[Tensor, "layers _"]]
+    second_moment: dict[str, Float64[Tensor, "layers _"]]
+    weight_l1: dict[str, Float64[Tensor, "layers _"]]
+    weight_l2sq: dict[str, Float64[Tensor, "layers _"]]
     provenance: dict = field(default_factory=dict)
-    stream: torch.Tensor | None = None
+    stream: Float64[Tensor, " layers"] | None = None
 
     TENSORS = ("mean", "var", "second_moment", "weight_l1", "weight_l2sq")
 
@@ -55,7 +57,7 @@ class ActivationStats:
         less = f", {skipped} empty texts skipped" if skipped else ""
         return f"ActivationStats({task}: {self.count:,} samples, {self.geometry.layers} layers{less})"
 
-    def norms(self) -> dict[str, torch.Tensor]:
+    def norms(self) -> dict[str, Float64[Tensor, "layers _"]]:
         """Eq. 5, (1/n)·sqrt(Σh²) per coordinate: module → [layers, dim]."""
         return {module: (self.second_moment[module] / self.count).sqrt() for module in self.second_moment}
 
@@ -92,7 +94,7 @@ class Weights:
         return identity.fingerprint(self.model)
 
     @cached_property
-    def norms(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def norms(self) -> dict[str, tuple[Float64[Tensor, "layers dim"], Float64[Tensor, "layers dim"]]]:
         """‖w‖₁ and ‖w‖₂² of the output projections' columns: module → float64 [layers, dim] each."""
         layers, found = decoder_layers(self.model), {}
         for module, role in UNITS.items():
@@ -164,7 +166,7 @@ def _not_finite(model, found: Encoded, ids: tuple[str, ...]) -> str:
     return "activations are not finite (NaN or Inf) in a batch, though every text by itself is"
 
 
-def _column_norms(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _column_norms(weight: Float[Tensor, "out dim"]) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, " dim"]]:
     """‖w‖₁ and ‖w‖₂² of the columns of ``weight`` [out, in], one layer's at a time in double precision."""
     w = weight.double().cpu()
     return w.abs().sum(0), w.square().sum(0)
@@ -198,7 +200,9 @@ def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | No
     return out
 
 
-def weighted_mean(stats: dict[str, ActivationStats], weights: dict[str, float]) -> dict[str, torch.Tensor]:
+def weighted_mean(
+    stats: dict[str, ActivationStats], weights: dict[str, float]
+) -> dict[str, Float64[Tensor, "layers _"]]:
     """Mean activation over tasks, weighted as the general score is (Eq. 15): module → [layers, dim].
 
     What compensation of a general mask adds back.

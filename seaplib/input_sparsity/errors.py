@@ -13,6 +13,8 @@ from contextlib import ExitStack
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ..models import architectures
 from ..models.layers import decoder_layers, gate_activation, input_device, linear_layers, matrix
@@ -63,7 +65,7 @@ def output_errors(
                              ignore_index=True)  # fmt: skip
 
 
-def _streams(model, batch: Batch) -> list[torch.Tensor]:
+def _streams(model, batch: Batch) -> list[Float[Tensor, "batch tokens hidden"]]:
     """The residual stream behind every decoder layer, [batch, tokens, hidden] each."""
     found = {}
     with residual_stream(model, found.__setitem__):
@@ -71,7 +73,7 @@ def _streams(model, batch: Batch) -> list[torch.Tensor]:
     return [found[layer] for layer in range(1, len(found))]
 
 
-def _relative(y: torch.Tensor, difference: torch.Tensor) -> float:
+def _relative(y: Float[Tensor, "tokens dim"], difference: Float[Tensor, "tokens dim"]) -> float:
     """Sum over tokens [tokens, dim] of ‖difference‖ / ‖y‖."""
     return float((difference.double().norm(dim=-1) / y.double().norm(dim=-1).clamp(min=1e-30)).sum())
 

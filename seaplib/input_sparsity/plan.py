@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from .. import store
 from ..models import architectures
@@ -110,7 +111,7 @@ class SparsityPlan:
         return cls(rule, inputs, **about)
 
 
-def _tensors(one: Sparsifier) -> dict[str, torch.Tensor]:
+def _tensors(one: Sparsifier) -> dict[str, Float[Tensor, " dim"]]:
     found = {name: getattr(one, name) for name in Sparsifier.TENSORS}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -297,7 +298,7 @@ class CloseGate:
     threshold: float
     width: int
 
-    def closed(self, out: torch.Tensor) -> torch.Tensor:
+    def closed(self, out: Float[Tensor, "*tokens out"]) -> Bool[Tensor, "*tokens width"]:
         """bool [..., width]: the channels that are shut."""
         return self.act(out[..., : self.width]).abs() <= self.threshold
 

@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from .. import store
 from ..models import identity
@@ -36,9 +38,9 @@ class InputStats:
     """
 
     count: int
-    second_moment: dict[str, torch.Tensor]
-    largest: dict[str, torch.Tensor]
-    histogram: dict[str, torch.Tensor]
+    second_moment: dict[str, Float[Tensor, " _"]]
+    largest: dict[str, Float[Tensor, " _"]]
+    histogram: dict[str, Int[Tensor, " _"]]
     provenance: dict = field(default_factory=dict)
 
     TENSORS = ("second_moment", "largest", "histogram")
@@ -80,7 +82,7 @@ def collect_inputs(model, tokenizer, corpus, calibration: Calibration, progress:
 def _collect(model, tokenizer, corpus, calibration, progress, provenance) -> InputStats:
     found = {name: {} for name in InputStats.TENSORS}
 
-    def see(key: str, x: torch.Tensor) -> None:
+    def see(key: str, x: Float[Tensor, "tokens dim"]) -> None:
         x = x.float()
         magnitude = x.abs()
         counts = torch.bincount((magnitude.contiguous().view(torch.int32) >> 16).flatten(), minlength=BUCKETS)

@@ -5,7 +5,8 @@ from collections import ChainMap
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor, nn
 
 
 def offloading(module: nn.Module):
@@ -22,7 +23,7 @@ def offload(module: nn.Module, like: nn.Module) -> None:
         add_hook_to_module(module, AlignDevicesHook(hook.execution_device, offload=True, skip_keys=hook.skip_keys))
 
 
-def tensor(module: nn.Module, name: str) -> torch.Tensor | None:
+def tensor(module: nn.Module, name: str) -> Shaped[Tensor, "..."] | None:
     """A parameter or buffer of ``module``; where accelerate offloaded it, from where it is kept."""
     value = getattr(module, name)
     if value is None or value.device.type != "meta" or (hook := offloading(module)) is None:
@@ -37,7 +38,7 @@ def runs_on(module: nn.Module) -> torch.device:
     return module.weight.device if place is None else torch.device(place)
 
 
-def stand_in(module: nn.Module, name: str, value: torch.Tensor) -> Callable[[], None]:
+def stand_in(module: nn.Module, name: str, value: Shaped[Tensor, "..."]) -> Callable[[], None]:
     """Put ``value`` in the place of the module's parameter ``name``; the returned function puts the parameter back.
 
     The parameter itself is not written to, and a copy of the model that shares it (:func:`copy_of`) keeps it.
@@ -64,6 +65,6 @@ def kept_elsewhere(model: nn.Module) -> dict[int, object]:
 
 
 def copy_of(model):
-    """A copy of ``model`` that shares every tensor, offloaded ones too: its projections are replaced, never modified."""
+    """A copy of ``model`` that shares every tensor, offloaded ones too: replace projections, never write to one."""
     shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
     return copy.deepcopy(model, memo=shared | kept_elsewhere(model))

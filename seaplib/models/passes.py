@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..settings import Calibration
@@ -104,9 +106,9 @@ class Batch:
     count: no padding, and no BOS where that is left out. ``rows``: the texts' places in ``Encoded.ids``.
     """
 
-    ids: torch.Tensor
-    mask: torch.Tensor | None
-    keep: torch.Tensor
+    ids: Int[Tensor, "texts tokens"]
+    mask: Int[Tensor, "texts tokens"] | None
+    keep: Bool[Tensor, "texts tokens"]
     rows: list[int]
 
     @torch.inference_mode()
@@ -145,7 +147,7 @@ def batches(
 
 
 @contextmanager
-def residual_stream(model, read: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+def residual_stream(model, read: Callable[[int, Float[Tensor, "batch tokens hidden"]], None]) -> Iterator[None]:
     """While the context is open, ``read(layer, x)`` gets every forward pass's residual stream.
 
     ``x`` is [batch, tokens, hidden], for layer 0 (the embeddings) to L in turn. The hooks are gone
@@ -168,11 +170,11 @@ def residual_stream(model, read: Callable[[int, torch.Tensor], None]) -> Iterato
             handle.remove()
 
 
-Watcher = Callable[[torch.Tensor], None]  # takes [tokens, dim], padding left out
+Watcher = Callable[[Float[Tensor, "tokens dim"]], None]  # padding left out
 
 
-def real(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """Rows [tokens, dim] of ``x`` [batch, length, dim] at the positions that count (OPT flattens the first two axes)."""
+def real(x: Float[Tensor, "*tokens dim"], keep: Bool[Tensor, "texts length"]) -> Float[Tensor, "kept dim"]:
+    """Rows [kept, dim] of ``x`` [texts, length, dim] at the positions that count (OPT flattens its first two axes)."""
     return x.flatten(0, -2)[keep.flatten().to(x.device)]
 
 
