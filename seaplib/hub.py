@@ -32,6 +32,11 @@ def problem(error: BaseException) -> str | None:
     return said
 
 
+def reason(error: BaseException) -> str:
+    """Any error in one line: the hub's as :func:`problem` says it, others by their own words."""
+    return problem(error) or " ".join((str(error) or type(error).__name__).split())[:200]
+
+
 def snapshot(name: str) -> Path | None:
     """The folder of the local hub cache with the current revision of a model, None if its config.json is not there."""
     from huggingface_hub import try_to_load_from_cache

@@ -6,7 +6,9 @@ parameter called ``samples`` always means ``Calibration.samples``. An unknown ke
 model is loaded.
 """
 
+import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 SCORES = ("s_F", "s_W", "magnitude", "random")
@@ -18,6 +20,18 @@ COMPENSATIONS = ("none", "mean", "least squares")
 MATRIX_BYTES = 2**32
 #: of the logistic curve; steeper ones are steps, and underflow
 STEEPEST = 100
+
+
+def nearest(name, known: Iterable) -> str | None:
+    """Of the ``known`` names the one that is most like a misspelt ``name``, None if none is."""
+    return next(iter(difflib.get_close_matches(str(name), [str(other) for other in known], 1)), None)
+
+
+def suggestion(name, known: Iterable) -> str:
+    """The end of an error message about a misspelt name: the nearest known name, or else all of them."""
+    known = sorted(map(str, known))
+    close = nearest(name, known)
+    return f"; did you mean {close!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 class Settings:
@@ -45,6 +59,7 @@ class Calibration(Settings):
 
     def __post_init__(self):
         self._require(self.samples >= 1, f"samples must be at least 1, got {self.samples}")
+        self._require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
         self._require(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
         self._require(self.batch_tokens >= 1, f"batch_tokens must be positive, got {self.batch_tokens}")
         known = ("token", "prompt", "norm")
@@ -85,9 +100,8 @@ class Pruning(Settings):
         self._require(self.mode in MODES, f"mode is one of {', '.join(MODES)}, got {self.mode!r}")
         known = COMPENSATIONS
         self._require(self.compensation in known, f"compensation is one of {known}, got {self.compensation!r}")
-        self._require(
-            min(self.protect_first, self.protect_last) >= 0, "the number of protected layers cannot be negative"
-        )
+        for name in ("protect_first", "protect_last"):
+            self._require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
         self._require(self.round_to >= 1, f"round_to must be at least 1, got {self.round_to}")
 
 

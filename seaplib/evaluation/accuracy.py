@@ -14,6 +14,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..models import architectures, loading
+from ..models.state import state
 from ..settings import Evaluation
 from ..texts import tasks
 from .lm_eval import Bench
@@ -107,12 +108,12 @@ def label_of(model, variant=None) -> dict:
     if variant is not None:
         label, below = DENSE | variant.label, label_of(model)["method"]
         return label if below == DENSE["method"] else label | {"method": f"{below} + {label['method']}"}
-    mask = getattr(model, "seap_mask", None)
-    if (own := getattr(model, "seap_label", None)) is not None:  # an ExpertModel
-        return DENSE | own
-    if getattr(model, "seap_sparsity", None):
+    done = state(model)
+    if done.label is not None:  # an ExpertModel
+        return DENSE | done.label
+    if done.sparse:
         return DENSE | dict.fromkeys(SPARSITIES, math.nan) | {"method": "sparsified"}
-    if mask is not None:
+    if (mask := done.mask) is not None:
         known = {key: str(value) for key, value in mask.provenance.items() if key in DENSE}
         requested = math.nan if mask.requested is None else mask.requested
         sizes = zip(SPARSITIES, (requested, mask.achieved, mask.achieved_model), strict=True)

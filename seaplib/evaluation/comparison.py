@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..texts import tasks
-from .bootstrap import _bootstrap
+from . import bootstrap
 
 INHERENT = ("variant", "task", "doc_id", "value", "truncated")  # what differs between items of one variant
 POOLED = "pooled"
@@ -44,9 +43,8 @@ def compare(
     if any(np.isnan(values).any() for values in [*first, *second]):
         raise ValueError("some items have results under some calibration seeds only")
     differences = [x - y for x, y in zip(first, second, strict=True)]
-    drawn = _bootstrap(differences, draws, np.random.default_rng(seed))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    drawn = bootstrap.paired(differences, draws, seed)
+    low, high = bootstrap.interval(drawn)
     single = len(differences) == 1 and len(seeds[0]) == 1
     return {
         "difference": _average(differences),
@@ -54,8 +52,8 @@ def compare(
         "high": float(high),
         "value_a": _average(first),
         "value_b": _average(second),
-        "p": min(1.0, 2 * (1 + tail) / (1 + draws)),
-        "p_mcnemar": _mcnemar(first[0][0], second[0][0]) if single else float("nan"),
+        "p": bootstrap.p_value(drawn),
+        "p_mcnemar": mcnemar(first[0][0], second[0][0]) if single else float("nan"),
         "n": sum(values.shape[1] for values in differences),
         "tasks": len(differences),
         "seeds": len(seeds[0]),
@@ -174,6 +172,15 @@ def holm(pvalues: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Exact two-sided p of equal success rates, from the items that only one side gets right."""
+    from statsmodels.stats import contingency_tables
+
+    first, second = first > 0.5, second > 0.5
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    return float(contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
+
+
 def _averaged(cells: Sequence[pd.DataFrame], factor: str) -> pd.DataFrame:
     """The mean result of every item over ``cells``, per value of ``factor``."""
     keys = [factor, "calibration_seed", "task", "metric", "doc_id"]
@@ -182,11 +189,7 @@ def _averaged(cells: Sequence[pd.DataFrame], factor: str) -> pd.DataFrame:
 
 def _paired(items: pd.DataFrame, a: Mapping, b: Mapping, metric: str) -> pd.DataFrame:
     """Columns task, doc_id, seed, a, b: one row per pair."""
-    if metric == "primary":
-        chosen = {name: tasks.get(name).metric for name in items["task"].unique()}
-        items = items[items["metric"] == items["task"].map(chosen)]
-    else:
-        items = items[items["metric"] == metric]
+    items = bootstrap.of_metric(items, metric)
     left, right = _side(items, a, "a"), _side(items, b, "b")
     on = ["task", "doc_id"]
     if left["seed"].notna().all() and right["seed"].notna().all():
@@ -224,12 +227,3 @@ def _name(wanted: Mapping) -> str:
 
 def _average(tables: list[np.ndarray]) -> float:
     return float(np.mean([table.mean() for table in tables]))
-
-
-def _mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Exact two-sided p of equal success rates, from the items that only one side gets right."""
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    first, second = first > 0.5, second > 0.5
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    return float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)

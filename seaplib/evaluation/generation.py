@@ -80,7 +80,7 @@ def generate(
         spec = fingerprints | {"prompts": encoded, "new_tokens": new_tokens}
         spec["variant"] = None if variant is None else variant.fingerprint
         make = partial(_write, model, variant, encoded, new_tokens)
-        written = store.fetch("continuations", spec, make, Continuations)
+        written = store.fetch("continuations", spec, make, Continuations, (variant, model))
         dense = written if dense is None else dense
         label = {"model": name_of(model)} | (DENSE if variant is None else DENSE | variant.label)
         for prompt, start, ids, whole in zip(prompts, encoded, written.ids, dense.ids, strict=True):

@@ -10,8 +10,10 @@ import copy
 import hashlib
 import math
 import os.path
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -26,12 +28,28 @@ from ..texts import lm_eval, rows, tasks
 class Prepared:
     """A task's requests, tokenised and collated: what all variants share."""
 
+    name: str
     task: object  # lm-eval's
     instances: list[list]  # lm-eval's requests, per item
     doc_ids: tuple[str, ...]
     batches: list[likelihood.Batch]  # empty for a task that generates
     dense: likelihood.LayerInputs  # for variants that change nothing in the first layers
     truncated: list[bool]  # per item
+
+    @property
+    def prompts(self) -> list[str]:
+        """What each item asks: the text that the contexts of its requests begin with."""
+        return [os.path.commonprefix([instance.args[0] for instance in item]) for item in self.instances]
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """What a variant may apply instead of a model: it scores the prepared requests of a task by a protocol of its own.
+
+    Item results are made of :meth:`Bench.score`, :meth:`Bench.measured` and :meth:`Bench.written`.
+    """
+
+    def answer(self, bench: "Bench", prepared: Prepared) -> pd.DataFrame: ...
 
 
 class Bench:
@@ -149,7 +167,8 @@ class Bench:
         identity = None if variant is None else variant.fingerprint
         spec = self.fingerprints | self.identity(name) | {"variant": identity}
         first = getattr(variant, "first_layer", 0)
-        return store.fetch("items", spec, lambda: self._score(self.prepared(name), applied(), first), pd.DataFrame)
+        make = lambda: self.score(self.prepared(name), applied(), first)  # noqa: E731
+        return store.fetch("items", spec, make, pd.DataFrame, uses=(variant, self.model))
 
     def prepared(self, name: str) -> Prepared:
         if name not in self._prepared:
@@ -183,7 +202,7 @@ class Bench:
                     f"in a context of {self.max_length}"
                 )
             too_long = [len(self.harness.tok_encode(item[0].args[0])) > room for item in instances]
-            return Prepared(task, instances, ids, [], likelihood.LayerInputs(self.model, []), too_long)
+            return Prepared(name, task, instances, ids, [], likelihood.LayerInputs(self.model, []), too_long)
         requests = self.requests(instances)
         if empty := [i for i, item in zip(ids, requests, strict=True) if not all(answer for _, answer in item)]:
             raise ValueError(f"{name}: item {empty[0]} cannot be scored: an answer of it tokenises to nothing")
@@ -192,7 +211,7 @@ class Bench:
         share = likelihood.can_share(self.model)
         tokens = passes.affordable(layers.input_device(self.model), self.settings.batch_tokens)
         batches = likelihood.plan(requests, self.max_length, tokens, share, window)
-        return Prepared(task, instances, ids, batches, likelihood.LayerInputs(self.model, batches), too_long)
+        return Prepared(name, task, instances, ids, batches, likelihood.LayerInputs(self.model, batches), too_long)
 
     @staticmethod
     def _has_an_answer(task, doc: dict, name: str, doc_id: str) -> None:
@@ -213,26 +232,22 @@ class Bench:
         prefix = self.harness.prefix_token_id
         return (encoded[:1], encoded[1:]) if encoded[:1] == [prefix] else ([prefix], encoded)
 
-    def _score(self, prepared: Prepared, model, first: int) -> pd.DataFrame:
-        """Item results of ``model``, which before layer ``first`` is the model that was prepared for.
-
-        One that has experts (``by_expert``) says which of them answers an item, by what the item asks.
-        """
-        if hasattr(model, "by_expert"):
-            return self._shared_out(prepared, model)
+    def score(self, prepared: Prepared, applied, first: int = 0) -> pd.DataFrame:
+        """Item results of ``applied``: a model that equals ``self.model`` before layer ``first``, or an Answering."""
+        if isinstance(applied, Answering):
+            return applied.answer(self, prepared)
         if prepared.batches:
-            return self.measured(prepared, *likelihood.score(model, prepared.batches, prepared.dense, first))
-        return self.written(prepared, model)
+            return self.measured(prepared, *likelihood.score(applied, prepared.batches, prepared.dense, first))
+        return self.written(prepared, applied)
 
-    def _shared_out(self, prepared: Prepared, model) -> pd.DataFrame:
-        """Item results where every item has its expert: each answers its own in batches of their own."""
-        asked = [os.path.commonprefix([instance.args[0] for instance in item]) for item in prepared.instances]
-        name, parts = prepared.task.config.task, []
-        for expert, places in model.by_expert(name, asked):
+    def divided(self, prepared: Prepared, parts: Iterable[tuple[object, Sequence[int]]]) -> pd.DataFrame:
+        """Item results where models share the items: each scores the items at its places, in batches of their own."""
+        frames = []
+        for model, places in parts:
             instances, ids = [prepared.instances[i] for i in places], tuple(prepared.doc_ids[i] for i in places)
-            parts.append(self._score(self._planned(prepared.task, name, instances, ids), expert, 0))
+            frames.append(self.score(self._planned(prepared.task, prepared.name, instances, ids), model))
         place = {doc_id: number for number, doc_id in enumerate(prepared.doc_ids)}
-        frame = pd.concat(parts, ignore_index=True)
+        frame = pd.concat(frames, ignore_index=True)
         return frame.iloc[frame["doc_id"].map(place).argsort(kind="stable")].reset_index(drop=True)
 
     def measured(self, prepared: Prepared, sums: np.ndarray, greedy: np.ndarray) -> pd.DataFrame:

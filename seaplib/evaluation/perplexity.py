@@ -8,7 +8,6 @@ which of their tokens count, is a preset, because the published numbers differ i
 Perplexity depends on the tokenizer; bits per byte do not.
 """
 
-import difflib
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -20,9 +19,9 @@ from tqdm.auto import tqdm
 
 from .. import store
 from ..models import identity, layers, likelihood, passes
-from ..settings import PRESETS
+from ..settings import PRESETS, suggestion
 from ..texts import rows, tasks
-from . import accuracy
+from . import accuracy, bootstrap
 
 JOIN = "\n\n"
 MEASURED = ("start", "nll", "tokens", "bytes")
@@ -88,7 +87,7 @@ def by_window(
         spec = known | {"variant": None if variant is None else variant.fingerprint}
         label = accuracy.label_of(model, variant)
         columns = {"variant": "dense" if variant is None else str(place), "model": accuracy.name_of(model)}
-        measured = store.fetch("perplexity", spec, measure, pd.DataFrame)
+        measured = store.fetch("perplexity", spec, measure, pd.DataFrame, (variant, model))
         columns |= label | windows.label
         frames.append(measured.assign(**columns)[[*columns, *MEASURED]])
     return pd.concat(frames, ignore_index=True).astype({"calibration_seed": "Int64"})
@@ -108,12 +107,11 @@ def compare(windows: pd.DataFrame, a: Mapping, b: Mapping, draws: int = 2000, se
     if nll.empty:
         raise ValueError(f"{dict(a)} and {dict(b)} share no window")
     difference = (nll["a"] - nll["b"]).to_numpy()
-    drawn = np.random.default_rng(seed).choice(difference, (draws, len(difference))).mean(axis=1)
-    low, high = np.exp(np.quantile(drawn, [0.025, 0.975])).tolist()
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    drawn = bootstrap.means(difference, draws, seed)
+    low, high = np.exp(bootstrap.interval(drawn)).tolist()
     values = {f"perplexity_{name}": math.exp(nll[name].mean()) for name in nll}
-    p = min(1.0, float(2 * (1 + tail) / (1 + draws)))
-    return {"ratio": math.exp(difference.mean()), "low": low, "high": high} | values | {"p": p, "n": len(nll)}
+    found = {"ratio": math.exp(difference.mean()), "low": low, "high": high} | values
+    return found | {"p": bootstrap.p_value(drawn), "n": len(nll)}
 
 
 def _mean_nll(windows: pd.DataFrame, wanted: Mapping) -> pd.Series:
@@ -153,9 +151,7 @@ class Windows:
 
     def __init__(self, model, tokenizer, task: str, preset: str, samples: int | None, seed: int, bos: str):
         if preset not in PRESETS:
-            near = difflib.get_close_matches(str(preset), PRESETS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(PRESETS)}"
-            raise ValueError(f"unknown perplexity preset {preset!r}; {hint}")
+            raise ValueError(f"unknown perplexity preset {preset!r}{suggestion(preset, PRESETS)}")
         if bos not in ("text", "window", "none"):
             raise ValueError(f"bos is 'text', 'window' or 'none', got {bos!r}")
         if bos == "window" and tokenizer.bos_token_id is None:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, StaticCache
 
 from ..models import layers
+from . import bootstrap
 
 CACHES = ("dynamic", "static")
 
@@ -173,14 +174,14 @@ def compare_speed(
     reference = names[0] if reference is None else reference
     if reference not in names:
         raise ValueError(f"the reference is one of {', '.join(names)}, got {reference!r}")
-    draws = np.random.default_rng(seed).integers(timed["round"].nunique(), size=(2000, timed["round"].nunique()))
+    drawn = bootstrap.places(timed["round"].nunique(), 2000, seed)
     rows = []
     for measure in dict.fromkeys(timed["measure"]):
         table = timed[timed["measure"] == measure].pivot(index="round", columns="name", values="tokens_per_second")
         for name in names:
             speeds, ratios = table[name].to_numpy(), (table[name] / table[reference]).to_numpy()
             low, high = np.percentile(speeds, [25, 75])
-            ratio_low, ratio_high = np.percentile(np.median(ratios[draws], axis=1), [2.5, 97.5])
+            ratio_low, ratio_high = bootstrap.interval(np.median(ratios[drawn], axis=1))
             row = {"name": name, "measure": measure, "tokens_per_second": np.median(speeds), "low": low, "high": high}
             row |= {"ratio": np.median(ratios), "ratio_low": ratio_low, "ratio_high": ratio_high}
             mine = timed[(timed["name"] == name) & (timed["measure"] == measure)]

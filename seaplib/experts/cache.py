@@ -7,10 +7,12 @@ tensors. Experts are kept as long as their own tensors fit; the least recently u
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from torch import nn
 
 from ..models import layers
+from ..models.state import state
 from ..pruning import apply
 from ..pruning.masks import PruningMask
 
@@ -32,7 +34,7 @@ class ExpertCache:
         budget_bytes: int | None = None,
         compensation: Mapping[str, dict] | None = None,
     ):
-        if getattr(model, "seap_mask", None) is not None:
+        if state(model).mask is not None:
             raise ValueError("the model is already pruned; experts are cut from the dense model")
         here = layers.geometry(model)
         if not masks:
@@ -74,6 +76,11 @@ class ExpertCache:
         """Bytes in which any so many experts fit at once; 0: all of them."""
         largest = sorted(self.sizes.values(), reverse=True)
         return sum(largest[: experts or None])
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Expert → hash of how it is cut out of the dense model."""
+        return {name: apply.identity(mask, "remove", self.compensation.get(name)) for name, mask in self.masks.items()}
 
     @property
     def held(self) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,9 +19,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from .. import store
 from ..activations.covariances import Covariances, WeightedCovariances
 from ..evaluation.accuracy import name_of
+from ..evaluation.lm_eval import Bench, Prepared
 from ..models import architectures, identity
 from ..models.loading import load
-from ..pruning import apply
+from ..models.state import ModelState, state
 from ..pruning.masks import PruningMask
 from .cache import WHOLE, ExpertCache
 from .router import GENERAL, Router, embed_ids
@@ -52,7 +54,7 @@ class ExpertModel(nn.Module):
         provenance: dict | None = None,
     ):
         super().__init__()
-        if getattr(model, "seap_sparsity", None):
+        if state(model).sparse:
             raise ValueError("the model's inputs are sparse already; experts are cut from the dense model")
         wanted = {*router.classes, GENERAL} if router else set()
         if lacking := sorted(wanted - set(masks)):
@@ -75,7 +77,6 @@ class ExpertModel(nn.Module):
     generation_config = property(lambda self: self.dense.generation_config)
     device = property(lambda self: self.dense.device)
     dtype = property(lambda self: self.dense.dtype)
-    seap_source = property(lambda self: getattr(self.dense, "seap_source", None))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.dense.get_input_embeddings()
@@ -160,14 +161,14 @@ class ExpertModel(nn.Module):
         A KV cache belongs to one expert: a batch that has one must be of one expert, which then
         answers whatever is continued on it.
         """
-        answering = getattr(past_key_values, "seap_expert", None)
+        answering = getattr(past_key_values, "filled_by_expert", None)
         if answering is None and past_key_values is not None and past_key_values.get_seq_length():
             raise ValueError("the cache was filled by another model; begin it with this one")
         groups = self._groups(input_ids, attention_mask, answering or experts)
         if len(groups) == 1:
             (name,) = groups
             if past_key_values is not None:
-                past_key_values.seap_expert = name
+                past_key_values.filled_by_expert = name
             return self.expert(name)(
                 input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, **options
             )
@@ -204,21 +205,23 @@ class ExpertModel(nn.Module):
 
     # --- evaluation and identity ------------------------------------------------------------------
 
-    def by_expert(self, task: str, texts: Sequence[str]) -> Iterator[tuple[object, list[int]]]:
-        """(model, places of the prompts it answers) for the prompts of one task, one expert after the other."""
-        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        for name, places in self.cache.grouped(self.answering(encoded)).items():
-            yield self.expert(name), places
+    def answer(self, bench: Bench, prepared: Prepared) -> pd.DataFrame:
+        """Item results: every item is scored by the expert of its prompt."""
+        encoded = self.tokenizer(prepared.prompts, add_special_tokens=False)["input_ids"]
+        return self.answer_by(self.answering(encoded), bench, prepared)
+
+    def answer_by(self, names: Sequence[str], bench: Bench, prepared: Prepared) -> pd.DataFrame:
+        """Item results where the expert of every item is named, one expert after the other."""
+        groups = self.cache.grouped(names).items()
+        return bench.divided(prepared, ((self.expert(name), places) for name, places in groups))
 
     @property
     def fingerprint(self) -> str:
         """Hash of what is done to the dense model, and of the router."""
-        means = self.cache.compensation
-        done = {name: apply.identity(mask, "remove", means.get(name)) for name, mask in self.masks.items()}
-        return store.digest([done, self.router and self.router.fingerprint])
+        return store.digest([self.cache.fingerprints, self.router and self.router.fingerprint])
 
     @property
-    def seap_label(self) -> dict:
+    def label(self) -> dict:
         """The columns that name its result rows; the achieved sparsity is the experts' mean."""
         masks, first = list(self.masks.values()), next(iter(self.masks.values())).provenance
         asked = {mask.requested for mask in masks}
@@ -229,9 +232,10 @@ class ExpertModel(nn.Module):
         return {"method": "routed experts", "calibration": "task"} | known | sizes
 
     @property
-    def seap_masked(self) -> str:
-        """By this :func:`seaplib.models.fingerprint` tells it from its dense model, and one choice from another."""
-        return store.digest([self.fingerprint, self.chosen])
+    def seaplib_state(self) -> ModelState:
+        """The dense model's source, and what :func:`seaplib.models.fingerprint` tells the experts and the choice by."""
+        applied = store.digest([self.fingerprint, self.chosen])
+        return ModelState(source=state(self.dense).source, applied=applied, label=self.label)
 
     def __repr__(self) -> str:
         router = "no router" if self.router is None else repr(self.router)

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..evaluation import speed
+from ..evaluation import bootstrap, speed
 from ..models import layers
 from .variants import Route
 
@@ -141,15 +141,14 @@ def break_even(timed: pd.DataFrame, system: str, reference: str = "dense", draws
     """
     costs(timed)  # raises where turns have several requests
     turns = timed["turn"].nunique()
-    drawn = np.random.default_rng(seed).integers(turns, size=(draws, turns))
-    chosen = np.concatenate([np.arange(turns)[None], drawn])  # first as they were
+    chosen = np.concatenate([np.arange(turns)[None], bootstrap.places(turns, draws, seed)])  # first as they were
     start, token = zip(*(_drawn(timed, one, chosen) for one in (system, reference)), strict=True)
     overhead, saved = start[0] - start[1], token[1] - token[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         tokens = np.where(
             saved > 0, np.maximum(overhead, 0) / saved, np.where((overhead <= 0) & (saved == 0), 0, np.inf)
         )
-    low, high = np.quantile(tokens[1:], [0.025, 0.975], method="closest_observation")
+    low, high = bootstrap.interval(tokens[1:], "closest_observation")
     return {"tokens": float(tokens[0]), "low": float(low), "high": float(high)}
 
 
@@ -176,13 +175,13 @@ def throughput(timed: pd.DataFrame, reference: str = "dense", draws: int = 2000,
     table = seconds.pivot(index="turn", columns="system", values="all")
     if reference not in table:
         raise ValueError(f"the reference is one of {', '.join(table)}, got {reference!r}")
-    chosen = np.random.default_rng(seed).integers(len(table), size=(draws, len(table)))
+    chosen = bootstrap.places(len(table), draws, seed)
     drawn = {name: table[name].to_numpy()[chosen].sum(axis=1) for name in table}
     rows = []
     for name, part in seconds.groupby("system", sort=False):
         written = (part["requests"] * part["new_tokens"]).sum()
         enough = len(table) >= FEWEST
-        low, high = np.quantile(drawn[reference] / drawn[name], [0.025, 0.975]) if enough else (np.nan, np.nan)
+        low, high = bootstrap.interval(drawn[reference] / drawn[name]) if enough else (np.nan, np.nan)
         row = {"system": name, "tokens_per_second": written / part["all"].sum(), "ratio": 0.0, "low": low, "high": high}
         row["ratio"] = table[reference].sum() / table[name].sum()
         row |= {"switches": part["switches"].sum() / part["requests"].sum(), "experts": part["experts"].mean()}

@@ -5,13 +5,15 @@
 true task, or under controls.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 
 from .. import store
 from ..activations.statistics import calibrate
+from ..evaluation.lm_eval import Bench, Prepared
 from ..pruning import methods
 from ..pruning.methods import SEAP_F, Method
 from ..settings import Calibration
@@ -90,7 +92,7 @@ class Route:
         if self.way == "random" and len(self._specialists) < 2:
             raise ValueError("with one expert there is no other to choose by mistake")
         named = {"method": WAYS.get(self.way, self.way), "calibration": "all" if self.way == GENERAL else "task"}
-        object.__setattr__(self, "label", self.experts.seap_label | named | dict(self.label))
+        object.__setattr__(self, "label", self.experts.label | named | dict(self.label))
 
     @property
     def _specialists(self) -> list[str]:
@@ -119,7 +121,6 @@ class Route:
             return self.experts.choose(texts, always=self.way == "forced")
         return [self.way] * len(texts)
 
-    def by_expert(self, task: str, texts: Sequence[str]) -> Iterator[tuple[object, list[int]]]:
-        """(model, places of the prompts it answers), one expert after the other."""
-        for name, places in self.experts.cache.grouped(self.choose(task, texts)).items():
-            yield self.experts.expert(name), places
+    def answer(self, bench: Bench, prepared: Prepared) -> pd.DataFrame:
+        """Item results: every item is scored by the expert that the route chooses."""
+        return self.experts.answer_by(self.choose(prepared.name, prepared.prompts), bench, prepared)

@@ -22,6 +22,7 @@ from .. import store
 from ..models import architectures
 from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, parameters, shape
 from ..models.offloading import copy_of, runs_on, stand_in, tensor
+from ..models.state import note, state
 from ..settings import Calibration
 from ..texts import corpora
 from .rule import InputSparsity
@@ -86,7 +87,7 @@ class SparsityPlan:
         """A copy of ``model`` that keeps this sparsity; it shares every weight that stays as it is."""
         check(model, self)
         sparse = copy_of(model)
-        sparse.seap_source = None
+        note(sparse, source=None)
         _install(sparse, self, ExitStack())
         return sparse
 
@@ -159,10 +160,9 @@ def sparsity_plan(
 
 def targets(model, rule: InputSparsity) -> dict[str, nn.Module]:
     """ "<layer>.<role>" → linear layer, for the rule's roles and layers. ValueError where something is not there."""
-    found, mask = linear_layers(model), getattr(model, "seap_mask", None)
-    for (layer, role), module in found.items():
-        if mask is not None and role == "down" and shape(module)[1] != int(mask.channels[layer].sum()):
-            raise ValueError("its removed units are still there as zeros, and would count; prune with mode='remove'")
+    found, done = linear_layers(model), state(model)
+    if done.mask is not None and done.mode != "remove" and not bool(done.mask.channels.all()):
+        raise ValueError("the removed channels are still there as zeros, and would count; prune with mode='remove'")
     here, count = {role for _, role in found}, len(decoder_layers(model))
     absent = [role for role in rule.roles if role not in here]
     named = [role for role in absent if role in rule.targets.split("+")]
@@ -230,7 +230,7 @@ def check(model, plan: SparsityPlan) -> None:
         here = shape(found[key]) if key in found else None
         if here != tuple(planned):
             raise ValueError(f"the plan was made for another model: {key} is {planned} there and {here} here")
-    taken = set(_marks(plan)) & set(getattr(model, "seap_sparsity", None) or ())
+    taken = set(_marks(plan)) & set(state(model).sparse)
     if taken:
         raise ValueError(f"{min(taken)} is sparse already; leave the context that made it so")
 
@@ -255,9 +255,9 @@ def _marks(plan: SparsityPlan) -> list[str]:
 def _install(model, plan: SparsityPlan, undo: ExitStack) -> None:
     """Put hooks and stand-ins in place; ``undo`` learns how to take every one of them out again."""
     rule, found = plan.rule, linear_layers(model)
-    before = getattr(model, "seap_sparsity", None)
-    undo.callback(setattr, model, "seap_sparsity", before)
-    model.seap_sparsity = (before or {}) | dict.fromkeys(_marks(plan), plan.fingerprint)
+    before = state(model).sparse
+    undo.callback(note, model, sparse=before)
+    note(model, sparse=before | dict.fromkeys(_marks(plan), plan.fingerprint))
     layers = decoder_layers(model)
     for key, one in plan.inputs.items():
         layer, role = key.split(".")

@@ -4,12 +4,11 @@ Nothing here needs torch, so that a plan of runs can be checked before anything 
 rule does to a tensor stands in ``activation_sparsity``.
 """
 
-import difflib
 import math
 import re
 from dataclasses import dataclass
 
-from ..settings import Settings
+from ..settings import Settings, suggestion
 
 OF = ("activations", "weights")
 TARGETS = {"attention": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down")}
@@ -38,8 +37,7 @@ FROM_CALIBRATION = {"cosine", "teal", "cats", "scaling"} | FITTED
 def known(kind: str, name: str, names) -> str:
     """``name``, if it is one of ``names``; else a ValueError with the nearest one."""
     if name not in names:
-        near = difflib.get_close_matches(str(name), list(names), 1)
-        raise ValueError(f"unknown {kind} {name!r}; " + (f"did you mean {near[0]!r}?" if near else ", ".join(names)))
+        raise ValueError(f"unknown {kind} {name!r}{suggestion(name, names)}")
     return name
 
 

@@ -20,7 +20,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "projection_parameters",
             "set_linear",
         ],
-        "loading": ["check", "load", "resolve"],
+        "files": ["resolve"],
+        "loading": ["check", "load"],
         "shapes": ["Geometry"],
     },
 )

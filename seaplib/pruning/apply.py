@@ -11,6 +11,7 @@ from torch import nn
 from ..models import layers
 from ..models.layers import resized
 from ..models.offloading import copy_of
+from ..models.state import note, state
 from ..settings import MODES
 from .compensation import Compensation, compensated, content
 from .masks import PruningMask
@@ -135,9 +136,9 @@ def prune(
     """
     if mode not in MODES:
         raise ValueError(f"mode is one of {', '.join(MODES)}, got {mode!r}")
-    if getattr(model, "seap_mask", None) is not None:
+    if state(model).mask is not None:
         raise ValueError("the model is already pruned; start from the dense model")
-    if getattr(model, "seap_sparsity", None):
+    if state(model).sparse:
         raise ValueError("the model's inputs are sparse already; prune first, then make the inputs sparse")
     here = layers.geometry(model)
     if here != mask.geometry:
@@ -148,11 +149,11 @@ def prune(
             _mask_layer(layer, index, mask, compensation)
         else:
             _prune_layer(layer, index, mask, mode, compensation)
-    pruned.seap_mask = mask
+    note(pruned, mask=mask, mode=mode)
     if mode == "mask":
-        pruned.seap_masked = identity(mask, mode, compensation)
+        note(pruned, applied=identity(mask, mode, compensation))
     else:
-        pruned.seap_source = None
+        note(pruned, source=None)
     return pruned
 
 

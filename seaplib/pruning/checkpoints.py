@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ..models import layers
 from ..models.architectures import ARCHITECTURES, MODULES, PRUNED_TYPES
+from ..models.state import state
 
 #: stands for the activation function in a pruned checkpoint's config
 LOCK = "a pruned checkpoint: import seaplib, then use AutoModelForCausalLM"
@@ -112,9 +113,10 @@ def save_pretrained(model, tokenizer, path: str | Path) -> Path:
     A model whose shapes are the architecture's own is saved as an ordinary checkpoint. ValueError where
     its inputs are sparse: that is no property of the weights, and a checkpoint would lose it.
     """
-    if getattr(model, "seap_masked", None) is not None:
+    done = state(model)
+    if done.applied is not None:
         raise ValueError("a model masked on the fly has all its dense weights; prune it with mode='remove' to save it")
-    if getattr(model, "seap_sparsity", None):
+    if done.sparse:
         raise ValueError(
             "sparse inputs cannot be saved with the weights; save the model as it was, and its plan beside it"
         )
@@ -125,9 +127,8 @@ def save_pretrained(model, tokenizer, path: str | Path) -> Path:
     if pruned:
         _stamp(path, model)
     tokenizer.save_pretrained(path)
-    mask = getattr(model, "seap_mask", None)
-    if mask is not None:
-        mask.save(path / "mask")
+    if done.mask is not None:
+        done.mask.save(path / "mask")
     return path
 
 

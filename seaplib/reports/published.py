@@ -5,13 +5,13 @@ difference is taken then and only then. The dense rows come first: where the den
 off, the protocol differs from the paper's and the rows below compare two protocols, not two methods.
 """
 
-import difflib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .. import paths
+from ..settings import suggestion
 from . import display_names, tables
 
 #: the paper's models → the published table of their zero-shot accuracies
@@ -87,9 +87,7 @@ def published(name: str) -> pd.DataFrame:
     path = paths.published_dir() / f"{name}.csv"
     if not path.exists():
         known = sorted(file.stem for file in paths.published_dir().glob("*.csv"))
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
-        raise FileNotFoundError(f"no published table {name!r}: {hint}")
+        raise FileNotFoundError(f"no published table {name!r}{suggestion(name, known)}")
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 

@@ -4,13 +4,11 @@ Only configurations and file headers are read. Each problem is a
 :class:`~seaplib.runner.parameters.PlanError` of one line.
 """
 
-from pathlib import Path
-
 from .. import paths, settings
-from ..models.architectures import ARCHITECTURES
-from ..models.loading import model_config, sizes
-from ..texts.rows import _check_files, _check_hub_data
-from .parameters import PlanError, _check_together, _check_value, _kind_name, _tasks_by_parameter
+from ..models.architectures import ARCHITECTURES, PRUNED_TYPES, ModelError
+from ..models.files import read_config, sizes
+from ..texts import rows, tasks
+from .parameters import PlanError, named_tasks
 from .plan import Plan
 
 
@@ -23,36 +21,38 @@ def check(plan: Plan, dry: bool = False) -> Plan:
     data = paths.data_dir()
     if data is not None and not data.is_dir():
         raise PlanError(f"the data directory {data} does not exist; correct or unset SEAP_DATA_DIR")
-    models, tasks = {}, {}
+    models, asked = {}, {}
     for notebook in plan.notebooks:
         where = f"profile {plan.profile}, {notebook.name}"
-        for name, value in notebook.parameters.items():
-            _check_value(where, name, value)
-        for name, named in _tasks_by_parameter(notebook.parameters).items():
-            kind = _kind_name(name, notebook.parameters)
-            for task in named:
-                _check_task_name(task, where)
-                tasks.setdefault((task, kind), where)
+        for task in named_tasks(notebook.parameters):
+            asked.setdefault(task, where)
         model = notebook.parameters.get("model")
         for name in [model, *notebook.parameters.get("other_models", ())]:
             if not isinstance(name, str):
                 continue
             if name not in models:
-                models[name] = model_config(name, plan.offline, where, dry)
+                models[name] = _dense_config(name, where, plan.offline, dry)
             _check_sparsity(where, notebook.parameters, models[name])
-        _check_together(where, notebook.parameters)
-    for (task, kind), where in tasks.items():
-        _check_task(task, where, plan.offline, kind)
-    if paths.data_dir() is None and not plan.offline and not dry:
-        _check_hub_data({task for task, _ in tasks}, f"profile {plan.profile}")
+    for (task, kind), where in asked.items():
+        _check_task(task, where, plan.offline, kind, dry)
     return plan
+
+
+def _dense_config(name: str, where: str, offline: bool, dry: bool) -> dict:
+    """The configuration of a model that a notebook can prune."""
+    try:
+        config = read_config(name, offline, published=dry)
+    except ModelError as error:
+        raise PlanError(f"{where}: {error}") from error
+    if config["model_type"] in PRUNED_TYPES:
+        raise PlanError(f"{where}: the model {name} is already pruned; start from the dense model")
+    return config
 
 
 def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
     """Every requested sparsity must be within what the unprotected layers can give."""
     from ..pruning.allocation import check_reachable
 
-    targets = [parameters.get("sparsity"), *(parameters.get("sparsities") or ())]
     record = ARCHITECTURES[config["model_type"]]
     layers, heads, hidden, channels = sizes(config).values()
     groups = config.get("num_key_value_heads") or heads
@@ -61,7 +61,7 @@ def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
     defaults = settings.Pruning()
     by_query = parameters.get("kv_unit", defaults.kv_unit) == "query" and groups < heads
     protect = {key: parameters.get(key, getattr(defaults, key)) for key in ("protect_first", "protect_last")}
-    for target in (target for target in targets if target is not None):
+    for target in parameters.get("sparsities") or ():
         units = heads // groups if by_query else groups
         share = attention / (attention + mlp)
         try:
@@ -70,32 +70,17 @@ def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
             raise PlanError(f"{where}: {error}") from error
 
 
-def _check_task_name(name, where: str) -> None:
-    if not isinstance(name, str):
-        raise PlanError(f"{where}: a task is named by a text, got {name!r}")
-    if "/" in name or Path(name).suffix in (".parquet", ".jsonl", ".json", ".csv", ".txt"):
-        hint = "use seaplib.corpus(...) in Python or register a task"
-        raise PlanError(f"{where}: notebooks take registered tasks, got the file {name}; {hint}")
-
-
-def _check_task(name: str, where: str, offline: bool, kind: str = "any") -> None:
-    """A registered task of the ``kind`` ("scored", "plain", "any"), its files in place if they must be local."""
-    from ..texts import tasks
-
+def _check_task(name: str, where: str, offline: bool, kind: str = "any", dry: bool = False) -> None:
+    """A task of the ``kind`` ("scored", "plain", "any") whose rows are there."""
     try:
         task = tasks.get(name)
-    except (KeyError, ValueError) as error:
-        raise PlanError(f"{where}: {error.args[0]}") from error
-    if task.train is None:
-        raise PlanError(f"{where}: task {name} has no training split, so there is no corpus of it to calibrate on")
-    if kind == "scored" and task.plain:
-        raise PlanError(f"{where}: task {name} is plain text, which has no accuracy; it can only be the general text")
-    if kind == "plain" and not (task.plain and task.test):
-        known = ", ".join(name for name in tasks.names(scored=False) if tasks.get(name).test)
-        raise PlanError(f"{where}: {name} has no running text to measure perplexity on; such tasks: {known}")
-    base = paths.bundled_dir() / "tasks" if task.bundled else paths.data_dir()
-    if base is None and offline:
-        raise PlanError(f"{where}: task {name} needs local data; set SEAP_DATA_DIR to a directory that has it")
-    for source in (task.train, task.test) if base else ():
-        if source is not None:
-            _check_files(f"{where}: task {name}", base, source)
+        if kind == "scored" and task.plain:
+            raise ValueError(f"task {name} is plain text, which has no accuracy; it can only be the general text")
+        if kind == "plain" and not (task.plain and task.test):
+            known = ", ".join(name for name in tasks.names(scored=False) if tasks.get(name).test)
+            raise ValueError(f"{name} has no running text to measure perplexity on; such tasks: {known}")
+        if offline and not task.bundled and paths.data_dir() is None:
+            raise ValueError(f"task {name} needs local data; set SEAP_DATA_DIR to a directory that has it")
+        rows.check(name, ask_hub=not (offline or dry))
+    except (ValueError, OSError) as error:
+        raise PlanError(f"{where}: {error}") from error

@@ -18,11 +18,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from .. import hub
-from ..models.loading import model_config, sizes
+from ..models.files import read_config, sizes
 from ..models.shapes import PUBLISHED, Geometry
-from ..settings import MATRIX_BYTES, Calibration, Evaluation
+from ..settings import MATRIX_BYTES, Calibration, Evaluation, suggestion
 from . import workload
-from .parameters import PlanError, suggestion
+from .parameters import PlanError
 from .plan import Notebook, Plan
 from .workload import Pass
 
@@ -185,7 +185,7 @@ def report(plan: Plan, notebooks: list[Notebook], gpu: str | None = None) -> str
 
 
 def _section(plan: Plan, name: str, notebooks: list[Notebook], gpu: str | None) -> str:
-    config = model_config(name, plan.offline, f"profile {plan.profile}", dry=True)
+    config = read_config(name, plan.offline, published=True)
     g = geometry(config)
     device = DEVICES[gpu.upper() if gpu else "H100" if g.model_parameters >= LARGE else "CPU"]
     asked = next((n.parameters["dtype"] for n in notebooks if "dtype" in n.parameters), "auto")

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import hub, paths, store
+from .parameters import named_tasks
 from .plan import Notebook, Plan
 
 VERSIONS = ("seaplib", "torch", "transformers", "lm-eval", "datasets", "numpy", "pandas", "scikit-learn", "umap-learn")
@@ -97,9 +98,7 @@ class Ledger:
         return inputs
 
     def _is_bundled(self, notebook: Notebook) -> bool:
-        from .parameters import task_names
-
-        return all(name.startswith("mini_") for name in task_names(notebook.parameters))
+        return all(task.startswith("mini_") for task, _ in named_tasks(notebook.parameters))
 
     def _identity(self, path: Path, **options) -> str:
         if path not in self._identities:

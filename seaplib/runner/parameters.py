@@ -1,156 +1,318 @@
-"""What a notebook parameter may be: its kind, its smallest value, its choices."""
+"""Every notebook parameter, declared once: what the value is, its bounds and choices, and which tasks it names.
 
-import difflib
-from collections.abc import Iterable
-from dataclasses import fields
+A parameter that is named like a field of a settings dataclass is declared by that field
+(:func:`setting`), so that the dataclass's own check decides. Whatever a profile or a notebook's cell
+gives is checked against :class:`Parameters`; each problem is a :class:`PlanError` of one line.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from .. import paths, settings
 from ..input_sparsity.rule import InputSparsity
+from ..settings import suggestion
 
+OTHER_METHODS = ("ShortGPT", "2SSP", "Score fusion", "GRIFFIN")
 GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
-TASK_PARAMETERS = ("task", "tasks", "general", "other_general")
-TEXT_PARAMETERS = ("general", "other_general", "class_tasks")  # never scored by lm-eval: plain text will do
-#: Names of :data:`seaplib.perplexity.PRESETS`, which cannot be imported without torch.
-PRESETS = ("2048", "flap128", "paper", "authors512")
-CHOICES = {
-    "presets": PRESETS,
-    "claims_preset": PRESETS,
-    "method": ("umap", "tsne", "pca"),
-    "text_pooling": ("mean", "last"),
-    "cache": ("dynamic", "static"),
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
-    "device_map": ("auto", "balanced", "sequential"),
-    "other_methods": ("ShortGPT", "2SSP", "Score fusion", "GRIFFIN"),
-}
-SHARES = ("ratios", "test_share", "top_share", "template_shares", "overlap", "overlap_needed", "needed_accuracy",
-          "coverage")  # fmt: skip
-#: Parameters that are part of a rule for sparse inputs → which field.
-RULES = {"patterns": "pattern", "base": "pattern", "target_patterns": "pattern", "neighbour_ratio": "pattern"}
-RULES |= {"repairs": "transformation", "criteria": "criterion", "neighbours": "criterion", "targets": "targets"}
-#: Smallest value of a whole number; 0 for those not listed.
-SMALLEST = {"prompts_per_class": 10, "window_tokens": 2, "large_hidden": 64, "prompt_types": 256} | dict.fromkeys(
-    ("samples", "items", "draws", "prompt_tokens", "new_tokens", "rounds", "prompt_count", "prompt_words",
-     "other_seeds", "permutations", "router_prompts", "stream_requests", "burst", "batch", "batch_rounds",
-     "large_requests", "large_tokens", "large_channels", "large_samples", "random_widths", "pool", "part_texts",
-     "base_texts", "grid_items"), 1
-)  # fmt: skip
+T = TypeVar("T")
 
 
-def task_names(parameters: dict) -> list[str]:
-    """The tasks that a notebook's parameters name."""
-    return [task for named in _tasks_by_parameter(parameters).values() for task in named]
+class PlanError(ValueError):
+    """A request that cannot be carried out; the message is one line and says what to do."""
 
 
-def _tasks_by_parameter(parameters: dict) -> dict[str, list]:
-    chosen = {k: v for k, v in parameters.items() if k in TASK_PARAMETERS or k.endswith(("_task", "_tasks"))}
-    return {name: [value] if isinstance(value, str) else list(value or []) for name, value in chosen.items()}
+@dataclass(frozen=True)
+class Names:
+    """The parameter names tasks: "scored" by lm-eval, "plain" text whose perplexity is measured, or "any"."""
+
+    kind: str
 
 
-def _kind_name(name: str, parameters: dict) -> str:
-    """What the tasks that a parameter names must be: "scored", "plain" (text whose perplexity is measured) or "any"."""
-    read = "text_task" if parameters.get("text_task") else "general" if "presets" in parameters else "text_task"
-    return "plain" if name == read else "any" if name in TEXT_PARAMETERS else "scored"
+# --- kinds of values ------------------------------------------------------------------------------
 
 
-def _check_value(where: str, name: str, value) -> None:
-    """One parameter's value, whatever the others are."""
-    for single in value if isinstance(value, list | tuple) else [value]:
-        if single is None or isinstance(single, bool):
-            continue
-        smallest = SMALLEST.get(name, 0)
-        if isinstance(single, int) and single < smallest:
-            raise PlanError(f"{where}: {name} must be at least {smallest}, got {single}")
-        if name in SHARES and not 0 <= _number(where, name, single) <= 1:
-            raise PlanError(f"{where}: {name} must lie in [0, 1], got {single}")
-        if name == "test_share" and single in (0, 1):
-            raise PlanError(f"{where}: test_share must leave prompts on both sides, got {single}")
-        if name in CHOICES and single not in CHOICES[name]:
-            raise PlanError(f"{where}: {name}: there is no {single!r}{suggestion(single, CHOICES[name])}")
-        if name in RULES:
-            try:
-                InputSparsity(**{"pattern": 0.5, RULES[name]: single})
-            except ValueError as error:
-                raise PlanError(f"{where}: {name}: {error}") from error
-    if name == "published_table" and not (paths.published_dir() / f"{value}.csv").is_file():
-        known = [file.stem for file in paths.published_dir().glob("*.csv")]
-        raise PlanError(f"{where}: there is no published table {value!r}{suggestion(value, known)}")
-    if isinstance(value, list | tuple):
-        for place, single in enumerate(value):
-            if not isinstance(single, list) and single in value[:place]:
-                raise PlanError(f"{where}: {name} names {single!r} twice; name it once")
-    _check_setting(where, name, value)
+def _without_repeats(values: list) -> list:
+    for place, value in enumerate(values):
+        if not isinstance(value, list) and value in values[:place]:
+            raise ValueError(f"names {value!r} twice; name it once")
+    return values
 
 
-def _check_setting(where: str, name: str, value) -> None:
-    """A parameter named like a settings field must be a possible value of it."""
-    values = value if name == "sparsities" else [value]
-    name = "sparsity" if name == "sparsities" else name
+def _within(low: float, high: float, ends: bool = True) -> AfterValidator:
+    def check(value: float) -> float:
+        if not (low <= value <= high if ends else low < value < high):
+            raise ValueError(f"must lie in {f'[{low}, {high}]' if ends else f'({low}, {high})'}, got {value!r}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _one_of(known: Callable[[], Any]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in known():
+            raise ValueError(f"there is no {value!r}{suggestion(value, known())}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _without_class(error: ValueError) -> str:
+    """The message of a settings dataclass without the dataclass's name in front."""
+    return re.sub(r"^[A-Z]\w+: ", "", str(error))
+
+
+def setting(name: str):
+    """The type of the settings field ``name``, checked as the dataclasses that have the field check it.
+
+    Where several have it, a value that is possible in one of them will do.
+    """
     groups = [group for group in GROUPS if name in {field.name for field in fields(group)}]
-    for single in values if groups else ():
+
+    def check(value):
         errors = []
         for group in groups:
             try:
-                group(**{name: single})
-            except TypeError:  # a comparison with a text or a list
-                errors.append(f"{name} must be a number, got {single!r}")
+                group(**{name: value})
+                return value
             except ValueError as error:
-                errors.append(error)
-        if len(errors) == len(groups):
-            raise PlanError(f"{where}: {errors[0]}")
+                errors.append(_without_class(error))
+        raise ValueError(errors[0])
+
+    return Annotated[reduce(or_, (get_type_hints(group)[name] for group in groups)), AfterValidator(check)]
 
 
-def _number(where: str, name: str, value) -> float:
-    if not isinstance(value, int | float):
-        raise PlanError(f"{where}: {name} must be a number, got {value!r}")
+def _rule(field: str) -> AfterValidator:
+    """The value must be possible as this field of a rule for sparse inputs."""
+
+    def check(value):
+        try:
+            InputSparsity(**{"pattern": 0.5, field: value})
+        except ValueError as error:
+            raise ValueError(_without_class(error)) from error
+        return value
+
+    return AfterValidator(check)
+
+
+def _registered(value: str) -> str:
+    if "/" in value or value.endswith((".parquet", ".jsonl", ".json", ".csv", ".txt")):
+        hint = "use seaplib.corpus(...) in Python or register a task"
+        raise ValueError(f"notebooks take registered tasks, got the file {value}; {hint}")
     return value
 
 
-def _check_together(where: str, parameters: dict) -> None:
-    """Values that are possible alone, but not beside each other."""
+def _published_tables() -> list[str]:
+    return [file.stem for file in paths.published_dir().glob("*.csv")]
+
+
+Several = Annotated[list[T], Field(min_length=1), AfterValidator(_without_repeats)]
+Further = Annotated[list[T], AfterValidator(_without_repeats)]  # beside the rest; may be empty
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, _within(0, 1)]
+TaskName = Annotated[str, AfterValidator(_registered)]
+Preset = Annotated[str, _one_of(lambda: settings.PRESETS)]
+Sparsity = setting("sparsity")
+
+
+def choice(*known: str):
+    return Annotated[str, _one_of(lambda: known)]
+
+
+# --- the parameters -------------------------------------------------------------------------------
+
+
+class Parameters(TypedDict, total=False):
+    """All parameters that a notebook can have. Numbers are never booleans, and 8.0 is no whole number."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+    profile: str
+    # models
+    model: str
+    other_models: Further[str]
+    dtype: choice("auto", "float32", "bfloat16", "float16")
+    device_map: choice("auto", "balanced", "sequential") | None
+    large_layers: Whole
+    large_hidden: Annotated[int, Field(ge=64)]
+    large_channels: Count
+    # tasks and texts
+    tasks: Annotated[Several[TaskName], Names("scored")]
+    unseen_tasks: Annotated[Several[TaskName], Names("scored")]
+    first_task: Annotated[TaskName, Names("scored")]
+    second_task: Annotated[TaskName, Names("scored")]
+    class_tasks: Annotated[Several[TaskName], Names("any")]
+    general: Annotated[TaskName, Names("any")]  # "plain" in a notebook that measures perplexity on it
+    other_general: Annotated[Further[TaskName], Names("any")]
+    text_task: Annotated[TaskName | None, Names("plain")]
+    # calibration
+    samples: setting("samples")
+    large_samples: Count
+    seed: setting("seed")
+    seeds: Several[setting("seed")]
+    other_seeds: Count
+    protocol_seeds: Whole
+    bos: setting("bos")
+    text_pooling: choice("mean", "last")
+    sizes: Several[Count]
+    pool: Count
+    part_texts: Count
+    base_texts: Count
+    tokens: Count
+    times: Number
+    # pruning
+    score: setting("score")
+    sparsities: Several[Sparsity]
+    own_sparsities: Several[Sparsity]
+    unprotected_sparsities: Further[Sparsity]
+    grid_sparsities: Several[Sparsity]
+    x0: setting("x0")
+    x0_grid: Several[setting("x0")]
+    k: setting("k")
+    k_grid: Several[setting("k")]
+    protect_last: setting("protect_last")
+    kv_unit: setting("kv_unit")
+    mode: setting("mode")
+    ratios: Several[Share]
+    remove_ratio: Share
+    variations: bool
+    least_squares: bool
+    full_grid: bool
+    other_methods: Further[choice(*OTHER_METHODS)]
+    # evaluation
+    items: setting("items")
+    grid_items: Count
+    chat_template: setting("chat_template")
+    draws: Count
+    permutations: Count
+    presets: Several[Preset]
+    claims_preset: Preset
+    window_tokens: Annotated[int, Field(ge=2)] | None
+    published_table: Annotated[str, _one_of(_published_tables)]
+    published_model: str
+    # generation and speed
+    prompts: Several[str] | None
+    prompt_count: Count
+    prompt_words: Count
+    prompt_tokens: Count
+    shown: Whole
+    new_tokens: Count
+    large_tokens: Count
+    rounds: Count
+    warmup: Whole
+    cache: choice("dynamic", "static")
+    compiled: bool
+    # sparse inputs
+    patterns: Several[Annotated[str, _rule("pattern")]]
+    base: Annotated[str, _rule("pattern")]
+    target_patterns: Several[Annotated[str, _rule("pattern")]]
+    neighbour_ratio: Annotated[float, _rule("pattern")]
+    repairs: Several[Annotated[str, _rule("transformation")]]
+    criteria: Several[Annotated[str, _rule("criterion")]]
+    neighbours: Several[Annotated[str, _rule("criterion")]]
+    targets: Several[Annotated[str, _rule("targets")]]
+    error_texts: Count
+    prefill_tokens: Count
+    product_shapes: Several[list[Count]]
+    # classifier and routing
+    prompts_per_class: Annotated[int, Field(ge=10)]
+    router_prompts: Count
+    prompt_types: Annotated[int, Field(ge=256)] | None
+    random_widths: Several[Count]
+    template_shares: Several[Share]
+    test_share: Annotated[float, _within(0, 1, ends=False)]
+    needed_accuracy: Share
+    coverage: Share
+    rooms: Several[Whole]
+    stream_requests: Count
+    large_requests: Count
+    burst: Count
+    batch: Count
+    batch_rounds: Count
+    # figures and verdicts
+    layers: Several[Whole] | None
+    method: choice("umap", "tsne", "pca")
+    top_share: Share
+    overlap: Share
+    overlap_needed: Share
+    loss_allowed: Number
+    drop: Number
+    ratio: Number
+    kept: Number
+
+
+DECLARED = get_type_hints(Parameters, include_extras=True)
+_ADAPTER = TypeAdapter(Parameters)
+
+
+def check(where: str, parameters: dict) -> None:
+    """Raise a :class:`PlanError` for a parameter that is not declared, or whose value is not possible."""
+    try:
+        _ADAPTER.validate_python(parameters)
+    except ValidationError as error:
+        raise PlanError(f"{where}: {line(error, DECLARED)}") from error
     presets, preset = parameters.get("presets"), parameters.get("claims_preset")
     if presets and preset and preset not in presets:
         raise PlanError(f"{where}: claims_preset {preset!r} must be one of presets ({', '.join(presets)})")
     if parameters.get("compiled") and parameters.get("cache") == "dynamic":
         raise PlanError(f"{where}: compiled needs cache: static")
-    if "overlap_needed" in parameters and len(parameters["seeds"]) < 2:
-        raise PlanError(f"{where}: seeds must be at least two, whose masks are compared, got {parameters['seeds']}")
+    seeds = parameters.get("seeds", ())
+    if "overlap_needed" in parameters and len(seeds) == 1:
+        raise PlanError(f"{where}: seeds must be at least two, whose masks are compared, got {seeds}")
 
 
-#: Parameters for which null means "all" or "choose", whatever their own cell says.
-MAY_BE_NULL = ("items", "window_tokens", "layers", "prompts")
-#: Lists that may be empty: what they name stands beside the rest.
-MAY_BE_EMPTY = ("other_methods", "other_general", "other_models")
+def named_tasks(parameters: dict) -> list[tuple[str, str]]:
+    """(task, kind) of every task that a notebook's parameters name, kinds as in :class:`Names`.
+
+    Perplexity is measured on ``text_task``, or else, where there are ``presets``, on the general text.
+    """
+    read = "general" if "presets" in parameters and not parameters.get("text_task") else None
+    named = []
+    for name, value in parameters.items():
+        for kind in (note.kind for note in getattr(DECLARED[name], "__metadata__", ()) if isinstance(note, Names)):
+            tasks = [value] if isinstance(value, str) else value or []
+            named += [(task, "plain" if name == read else kind) for task in tasks]
+    return named
 
 
-class PlanError(ValueError):
-    """Something asked for that cannot be done; the message is one line and says what to do."""
+#: pydantic's kinds of errors → what is said of the value
+_SAID = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "greater_than_equal": "must be at least {ge}",
+}
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about a misspelt name."""
-    known = sorted(map(str, known))
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
-
-
-def _same_kind(where: str, name: str, value, default) -> None:
-    """An override must be the same kind of value as the literal it replaces, and a list not empty."""
-    if value is None and default is not None and name not in MAY_BE_NULL:
-        raise PlanError(f"{where}: {name} must not be null; leave it out for its default {default!r}")
-    if None in (value, default):
-        return
-    whole = isinstance(default, int) and isinstance(value, float)
-    if whole or _kind(value) != _kind(default):
-        kind = "a whole number" if whole else _kind(default)
-        raise PlanError(f"{where}: {name} must be {kind} like {default!r}, got {value!r}")
-    if isinstance(value, list) and not value and name not in MAY_BE_EMPTY:
-        raise PlanError(f"{where}: {name} must not be empty")
-    for single in value if isinstance(value, list) and default else ():
-        _same_kind(where, f"each of {name}", single, default[0])
-
-
-def _kind(value) -> str:
-    for types, kind in ((bool, "true or false"), (int | float, "a number"), (str, "a text"), (list | tuple, "a list")):
-        if isinstance(value, types):
-            return kind
-    return "a mapping"
+def line(found: ValidationError, known: Iterable[str]) -> str:
+    """The first of pydantic's errors in one line: the name, what is allowed, and the value given."""
+    error = found.errors()[0]
+    name, value, kind = str(error["loc"][0]), error["input"], error["type"]
+    if kind == "extra_forbidden":
+        return f"there is nothing named {name!r}{suggestion(name, known)}"
+    if kind == "too_short":
+        return f"{name} must not be empty"
+    if kind == "value_error":
+        said = str(error["ctx"]["error"])
+        if said.startswith(f"{name} "):
+            return said
+        return f"{name} {said}" if said.startswith(("must ", "names ")) else f"{name}: {said}"
+    name = f"each of {name}" if len(error["loc"]) > 1 else name
+    if value is None:
+        return f"{name} must not be null"
+    said = _SAID.get(kind, error["msg"]).format(**error.get("ctx", {}))
+    return f"{name} {said}, got {value!r}"

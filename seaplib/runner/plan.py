@@ -2,25 +2,64 @@
 
 The parameters of a notebook are its ``parameters`` cell, overridden by the profile's
 ``parameters``, by the notebook's, and by what the profile says of that notebook, in this order.
-Whatever is wrong with the file is one :class:`PlanError` of one line; whether the machine has what
-the plan asks for is the matter of :mod:`seaplib.checks`.
+Whatever is wrong with the file is one :class:`PlanError` of one line; :mod:`.checks` looks whether
+the machine has the models and the data.
 """
 
 import ast
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .. import paths
-from .parameters import PlanError, _same_kind, suggestion
+from ..settings import suggestion
+from . import parameters
+from .parameters import PlanError
 
 FIGURE_FILES, TABLE_FILES = (".pdf", ".png"), (".csv", ".tex", ".md")
-PROFILE_KEYS = ("description", "extends", "jobs", "offline", "parameters", "notebooks", "skip", "not_run")
-NOTEBOOK_KEYS = ("title", "figures", "tables", "needs", "parameters", "alone")
+
+
+def _without_folder(name: str) -> str:
+    if Path(name).name != name:
+        raise ValueError(f"a product is named without folder, got {name!r}")
+    return name
+
+
+Product = Annotated[str, AfterValidator(_without_folder)]
+
+
+class Profile(BaseModel):
+    """A profile as ``papermill_runs.yaml`` declares it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    description: str = ""
+    extends: str | None = None
+    jobs: Annotated[int, Field(ge=1)] = 1
+    offline: bool = False
+    parameters: dict = {}
+    notebooks: dict[str | int, dict | None] = {}
+    skip: list[str | int] = []
+    not_run: str = ""
+
+
+class Declared(BaseModel):
+    """A notebook as ``papermill_runs.yaml`` declares it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    title: str = ""
+    figures: tuple[Product, ...] = Field((), strict=False)
+    tables: tuple[Product, ...] = Field((), strict=False)
+    needs: list[str | int] = []
+    parameters: dict = {}
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +140,7 @@ def _once(loader: _Loader, node: yaml.MappingNode) -> dict:
 _Loader.add_constructor("tag:yaml.org,2002:map", _once)
 
 
-def read() -> tuple[dict, dict]:
+def read() -> tuple[dict[str, Profile], dict[str, Declared]]:
     """The ``profiles`` and ``notebooks`` of ``papermill_runs.yaml``, their shape checked."""
     path = paths.root() / "papermill_runs.yaml"
     try:
@@ -110,17 +149,32 @@ def read() -> tuple[dict, dict]:
         raise PlanError(f"{path} cannot be read; run this in the project's directory or set SEAP_ROOT") from error
     except yaml.YAMLError as error:
         raise PlanError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
-    _known_keys(content, ("profiles", "notebooks"), path.name)
-    profiles, notebooks = content.get("profiles") or {}, content.get("notebooks") or {}
-    for section, entries, keys in (("profile", profiles, PROFILE_KEYS), ("notebook", notebooks, NOTEBOOK_KEYS)):
-        _mapping(entries, f"{section}s")
-        for name, entry in entries.items():
-            _check_entry(section, name, entry, keys)
+    for section in {"profiles", "notebooks"} - set(_mapping(content, path.name)):
+        content[section] = None
+    if unknown := [key for key in content if key not in ("profiles", "notebooks")]:
+        raise PlanError(f"{path.name}: unknown key {unknown[0]!r}{suggestion(unknown[0], ('profiles', 'notebooks'))}")
+    profiles = _entries("profile", Profile, content["profiles"])
+    notebooks = _entries("notebook", Declared, content["notebooks"])
     for name, entry in profiles.items():
-        overrides = (entry.get("notebooks") or {}).items()
-        entry["notebooks"] = {resolve(key, notebooks, f"profile {name}"): values or {} for key, values in overrides}
-        entry["skip"] = [resolve(key, notebooks, f"profile {name}: skip") for key in entry.get("skip") or ()]
+        given = {resolve(key, notebooks, f"profile {name}"): values or {} for key, values in entry.notebooks.items()}
+        skip = [resolve(key, notebooks, f"profile {name}: skip") for key in entry.skip]
+        profiles[name] = entry.model_copy(update={"notebooks": given, "skip": skip})
     return profiles, notebooks
+
+
+def _entries(section: str, model: type[BaseModel], content) -> dict:
+    """Name → the validated entry of a section; a key without a value counts as left out."""
+    entries = {}
+    for name, entry in _mapping(content or {}, f"{section}s").items():
+        where = f"{section} {name}"
+        if not isinstance(name, str):
+            raise PlanError(f"{where}: a {section} is named by a text; put {name!r} in quotes")
+        given = {key: value for key, value in _mapping(entry, where).items() if value is not None}
+        try:
+            entries[name] = model.model_validate(given)
+        except ValidationError as error:
+            raise PlanError(f"{where}: {parameters.line(error, model.model_fields)}") from error
+    return entries
 
 
 def load(profile: str | None = None) -> Plan:
@@ -139,41 +193,43 @@ def load_all(expected: str | None = None) -> dict[str, Plan]:
     return {profile: _plan(profile, _inherit(profile, profiles), declared, own) for profile in profiles}
 
 
-def _plan(profile: str, chosen: dict, declared: dict, own: dict[str, dict]) -> Plan:
-    where = f"profile {profile}"
+def _plan(name: str, profile: Profile, declared: dict[str, Declared], own: dict[str, dict]) -> Plan:
+    where = f"profile {name}"
     anywhere = {parameter for values in own.values() for parameter in values}
-    for parameter in chosen["parameters"]:
+    for parameter in profile.parameters:
         if parameter not in anywhere:
             raise PlanError(f"{where}: no notebook has a parameter {parameter!r}{suggestion(parameter, anywhere)}")
     notebooks = {}
-    for name, entry in declared.items():
-        given = {key: value for key, value in chosen["parameters"].items() if key in own[name]}
-        for source, values in ((f"notebook {name}", entry.get("parameters")), (where, chosen["notebooks"].get(name))):
-            for parameter in _mapping(values or {}, f"{source}: parameters of {name}"):
-                if parameter not in own[name]:
-                    hint = suggestion(parameter, own[name])
-                    raise PlanError(f"{source}: {name} has no parameter {parameter!r}{hint}")
-            given |= values or {}
-        if "profile" in own[name]:
-            given["profile"] = profile
-        for parameter, value in given.items():
-            _same_kind(f"{where}: {name}", parameter, value, own[name][parameter])
-        notebooks[name] = Notebook(
-            name=name,
-            title=entry.get("title") or name,
-            figures=tuple(entry.get("figures") or ()),
-            tables=tuple(entry.get("tables") or ()),
-            needs=tuple(resolve(need, declared, f"notebook {name}: needs") for need in entry.get("needs") or ()),
-            parameters=own[name] | given,
+    for notebook, entry in declared.items():
+        cell = own[notebook]
+        given = {key: value for key, value in profile.parameters.items() if key in cell}
+        for source, values in (
+            (f"notebook {notebook}", entry.parameters),
+            (where, profile.notebooks.get(notebook, {})),
+        ):
+            for parameter in values:
+                if parameter not in cell:
+                    hint = suggestion(parameter, cell)
+                    raise PlanError(f"{source}: {notebook} has no parameter {parameter!r}{hint}")
+            given |= values
+        if "profile" in cell:
+            given["profile"] = name
+        # null or an empty list in a notebook's own cell: nothing is named
+        values = {key: value for key, value in (cell | given).items() if key in given or value not in (None, [])}
+        parameters.check(f"{where}, {notebook}", values)
+        notebooks[notebook] = Notebook(
+            name=notebook,
+            title=entry.title or notebook,
+            figures=entry.figures,
+            tables=entry.tables,
+            needs=tuple(resolve(need, declared, f"notebook {notebook}: needs") for need in entry.needs),
+            parameters=cell | given,
             given=tuple(given),
-            alone=bool(entry.get("alone")),
+            alone=entry.alone,
         )
-    jobs = chosen.get("jobs", 1)
-    if type(jobs) is not int or jobs < 1:
-        raise PlanError(f"{where}: jobs must be a whole number from 1, got {jobs!r}")
-    texts = {key: " ".join(str(chosen.get(key) or "").split()) for key in ("description", "not_run")}
-    order = _order(notebooks, set(chosen["skip"]))
-    return Plan(profile, jobs=jobs, offline=bool(chosen.get("offline")), notebooks=order, **texts)
+    texts = {key: " ".join(getattr(profile, key).split()) for key in ("description", "not_run")}
+    order = _order(notebooks, set(profile.skip))
+    return Plan(name, jobs=profile.jobs, offline=profile.offline, notebooks=order, **texts)
 
 
 def read_cells(path: Path) -> list[dict]:
@@ -202,20 +258,20 @@ def read_parameters(name: str) -> dict:
     return parameters
 
 
-def _inherit(profile, profiles: dict, seen: tuple = ()) -> dict:
-    """The profile's entry laid over the one it extends; parameters are merged, the rest replaced."""
-    if not isinstance(profile, str) or profile not in profiles:
-        raise PlanError(f"profile {seen[-1]} extends {profile!r}, which does not exist{suggestion(profile, profiles)}")
-    if profile in seen:
-        raise PlanError(f"profile {profile} extends itself: {' → '.join([*seen, profile])}")
-    entry = profiles[profile]
-    base = _inherit(entry["extends"], profiles, (*seen, profile)) if entry.get("extends") else {}
-    notebooks = dict(base.get("notebooks", {}))
-    for name, values in entry["notebooks"].items():
-        notebooks[name] = notebooks.get(name, {}) | _mapping(values, f"profile {profile}: {name}")
-    parameters = (base.get("parameters") or {}) | (entry.get("parameters") or {})
-    skip = entry["skip"] or base.get("skip", [])
-    return base | entry | {"parameters": parameters, "notebooks": notebooks, "skip": skip}
+def _inherit(name: str, profiles: dict[str, Profile], seen: tuple = ()) -> Profile:
+    """A profile laid over the profile that it extends; parameters are merged, other keys replaced."""
+    if name not in profiles:
+        raise PlanError(f"profile {seen[-1]} extends {name!r}, which does not exist{suggestion(name, profiles)}")
+    if name in seen:
+        raise PlanError(f"profile {name} extends itself: {' → '.join([*seen, name])}")
+    profile = profiles[name]
+    if not profile.extends:
+        return profile
+    base = _inherit(profile.extends, profiles, (*seen, name))
+    given = {key: getattr(profile, key) for key in profile.model_fields_set}
+    merged = {key: base.notebooks.get(key, {}) | values for key, values in profile.notebooks.items()}
+    given |= {"notebooks": base.notebooks | merged, "parameters": base.parameters | profile.parameters}
+    return base.model_copy(update=given | {"skip": profile.skip or base.skip})
 
 
 def _order(notebooks: dict[str, Notebook], skip: set[str]) -> tuple[Notebook, ...]:
@@ -232,48 +288,23 @@ def _order(notebooks: dict[str, Notebook], skip: set[str]) -> tuple[Notebook, ..
             visit(need)
         visiting.pop()
         kept = tuple(need for need in notebooks[name].needs if need not in skip)
-        order[name] = Notebook(**{f.name: getattr(notebooks[name], f.name) for f in fields(Notebook)} | {"needs": kept})
+        order[name] = replace(notebooks[name], needs=kept)
 
     for name in notebooks:
         visit(name)
     return tuple(order.values())
 
 
-def _check_products(declared: dict) -> None:
+def _check_products(declared: dict[str, Declared]) -> None:
     owner = {}
     for name, entry in declared.items():
-        for product in [*(entry.get("figures") or ()), *(entry.get("tables") or ())]:
+        for product in (*entry.figures, *entry.tables):
             if owner.get(product, name) != name:
                 raise PlanError(f"product {product!r} is declared twice, by {owner[product]} and by {name}")
             owner[product] = name
-
-
-def _check_entry(section: str, name, entry, keys: tuple[str, ...]) -> None:
-    """One profile or notebook of the file: its keys, and the kinds of what stands under them."""
-    where = f"{section} {name}"
-    if not isinstance(name, str):
-        raise PlanError(f"{where}: a {section} is named by a text; put {name!r} in quotes")
-    _known_keys(entry, keys, where)
-    for key in {"parameters", "notebooks"} & set(keys):
-        _mapping(entry.get(key) or {}, f"{where}: {key}")
-    for key in {"offline", "alone"} & set(keys):
-        if not isinstance(entry.get(key) or False, bool):
-            raise PlanError(f"{where}: {key} must be true or false, got {entry[key]!r}")
-    for key in {"skip", "figures", "tables", "needs"} & set(keys):
-        listed = entry.get(key) or []
-        if not isinstance(listed, list) or not all(isinstance(one, str | int) for one in listed):
-            raise PlanError(f"{where}: {key} must be a list of names")
-        if key in ("figures", "tables") and (wrong := [one for one in listed if Path(str(one)).name != one]):
-            raise PlanError(f"{where}: {key}: a product is named without folder, got {wrong[0]!r}")
 
 
 def _mapping(value, where: str) -> dict:
     if not isinstance(value, dict):
         raise PlanError(f"papermill_runs.yaml: {where} must be a mapping")
     return value
-
-
-def _known_keys(entry, known: tuple[str, ...], where: str) -> None:
-    for key in _mapping(entry, where):
-        if key not in known:
-            raise PlanError(f"{where}: unknown key {key!r}{suggestion(key, known)}")

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..evaluation import comparison
-from ..texts import tasks as registry
+from ..evaluation import bootstrap, comparison
 
 VALIDATION, TEST = "validation", "test"
 
@@ -33,7 +32,7 @@ def parted(items: pd.DataFrame, share: float = 0.5, seed: int = 0) -> pd.DataFra
 
 def table(items: pd.DataFrame, by: Sequence[str], metric: str = "primary") -> pd.DataFrame:
     """Mean over tasks of every setting on either side: columns ``by``, validation, test."""
-    rows = _of(items, metric)
+    rows = bootstrap.of_metric(items, metric)
     means = rows.groupby([*by, "part", "task"], sort=False)["value"].mean().groupby([*by, "part"], sort=False).mean()
     return means.unstack("part").reset_index().rename_axis(columns=None)[[*by, VALIDATION, TEST]]
 
@@ -53,15 +52,9 @@ def judge(
     chosen = {name: row[name] for name in by}
     report = items[items["part"] == TEST]
     if is_usual.any():  # nothing is compared with itself
-        same = _of(report, metric)
+        same = bootstrap.of_metric(report, metric)
         value = float(same[(same[list(usual)] == pd.Series(usual)).all(axis=1)].groupby("task")["value"].mean().mean())
         count = same.groupby("task")["doc_id"].nunique().sum()
         nothing = {"difference": 0.0, "low": 0.0, "high": 0.0, "value_a": value, "value_b": value, "p": 1.0}
         return chosen, nothing | {"n": int(count)}
     return chosen, comparison.compare(report, chosen, usual, metric, draws)
-
-
-def _of(items: pd.DataFrame, metric: str) -> pd.DataFrame:
-    if metric != "primary":
-        return items[items["metric"] == metric]
-    return items[items["metric"] == items["task"].map(lambda task: registry.get(task).metric)]

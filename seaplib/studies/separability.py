@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from ..activations.hidden_states import HiddenStates
 from ..activations.statistics import collect
-from ..evaluation.bootstrap import _interval
+from ..evaluation import bootstrap
 from ..settings import Calibration
 from ..texts.corpora import Corpus
 
@@ -100,7 +100,7 @@ def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: i
         table, influences, tasks = _by_prompt(values, measure)
         means, n = table.mean(), len(table)
         if measure == "silhouette":
-            low, high = means.to_numpy() + _interval(influences, tasks, resamples, seed)
+            low, high = means.to_numpy() + bootstrap.stratified_interval(influences, tasks, resamples, seed)
             chance = 0.0
         else:
             low, high = proportion_confint(table.sum().values, n, method="wilson")
@@ -125,7 +125,8 @@ def trend(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: int 
         half = table.shape[1] // 2
         shallower, deeper = table.iloc[:, :half].mean(axis=None), table.iloc[:, -half:].mean(axis=None)
         difference = influences[:, -half:].mean(axis=1) - influences[:, :half].mean(axis=1)
-        low, high = deeper - shallower + _interval(difference[:, None], tasks, resamples, seed)[:, 0]
+        around = bootstrap.stratified_interval(difference[:, None], tasks, resamples, seed)
+        low, high = deeper - shallower + around[:, 0]
         row = {"measure": measure, "shallower": shallower, "deeper": deeper, "value": deeper - shallower}
         row |= {"low": low, "high": high, "p_value": ttest_1samp(difference, 0).pvalue if difference.std() else 1.0}
         rows.append(row | {"spearman": spearmanr(table.columns, table.mean()).statistic})
@@ -231,12 +232,12 @@ def norm_correlations(
         assignments = np.array(list(itertools.permutations(range(count))))
     else:
         assignments = np.stack([rng.permutation(count) for _ in range(permutations)])
-    draws = rng.integers(count, size=(resamples, count))
+    drawn = bootstrap.places(count, resamples, rng)
     rows = []
     for layer, matrix in enumerate(matrices) if per_layer else [("all", matrices.mean(axis=0))]:
         within = np.diag(matrix)
         between = (matrix.sum(0) + matrix.sum(1) - 2 * within) / (2 * (count - 1))  # of each task with the others
-        low, high = np.percentile((within - between)[draws].mean(axis=1), [2.5, 97.5])
+        low, high = bootstrap.interval((within - between)[drawn].mean(axis=1))
         # within − between rises with the mean on the (re-assigned) diagonal: the sum of all is fixed
         reached = (matrix[np.arange(count), assignments].mean(axis=1) >= within.mean() - 1e-12).sum()
         p_value = reached / len(assignments) if exact else (1 + reached) / (1 + len(assignments))

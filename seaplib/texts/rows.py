@@ -6,54 +6,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import hub, paths, store
-from ..runner.parameters import PlanError
 from . import tasks
-
-
-def _check_hub_data(names: set[str], where: str) -> None:
-    """Data sets that come from the hub must be in its cache, or there to be read."""
-    from . import tasks
-
-    sources = [(name, source) for name in sorted(names) for source in (tasks.get(name).train, tasks.get(name).test)]
-    seen = {"bundled"}
-    for name, source in sources:
-        if source is None or source.path in seen or hub.has_data(source.path):
-            continue
-        seen.add(source.path)
-        try:
-            hub.files(source.path, "dataset")
-        except Exception as error:
-            reason = hub.problem(error) or " ".join(str(error).split())[:200]
-            hint = "or set SEAP_DATA_DIR to a directory that has it"
-            raise PlanError(f"{where}: task {name}: data set {source.path!r} is {reason}; {hint}") from error
-
-
-def _check_files(where: str, base: Path, source) -> None:
-    """The first folder that has the split must hold parquet files with rows and the needed columns."""
-    import pyarrow.parquet as pq
-
-    for split in source.splits:
-        try:
-            files = next(filter(None, (split_files(base / folder, split) for folder in source.local)), None)
-        except ValueError as error:
-            raise PlanError(f"{where}: {error}") from error
-        if files is None:
-            raise PlanError(f"{where}: there is no {base / source.local[0] / split}.parquet")
-        try:
-            headers = [pq.ParquetFile(file) for file in files]
-        except Exception as error:
-            raise PlanError(f"{where}: {files[0]} is not a parquet file ({' '.join(str(error).split())})") from error
-        missing = sorted(set(source.columns) - set(headers[0].schema_arrow.names))
-        if missing:
-            raise PlanError(f"{where}: {files[0]} has no column {', '.join(map(repr, missing))}")
-        if not sum(header.metadata.num_rows for header in headers):
-            raise PlanError(f"{where}: {files[0]} has no rows")
 
 
 @dataclass(frozen=True)
@@ -139,6 +99,26 @@ def _from_file(file: Path) -> tuple[str, list[tuple[str, str]], dict]:
     return file.stem, items, source | {"wording": " + ".join(columns), "left_out": len(found) - len(items)}
 
 
+def check(name: str, ask_hub: bool = True) -> None:
+    """That a task has rows to calibrate on and, if it has a test, rows to score, by the files' headers alone.
+
+    ``ask_hub``: of a data set that is neither local nor in the hub's cache, ask the hub for it.
+    Raises as :func:`read_rows` does.
+    """
+    task = tasks.get(name)
+    for source in (_source(task, "train"), task.test):
+        if source is None:
+            continue
+        folder = _folder(task)
+        if folder is not None:
+            _located(task, source, folder)
+        elif ask_hub and not hub.has_data(source.path):
+            try:
+                _ask_hub(source.path)
+            except Exception as error:
+                raise _not_on_hub(name, source, error) from error
+
+
 def read_rows(name: str, role: str = "train") -> Rows:
     """All rows of a task in one role ("train" or "test").
 
@@ -148,32 +128,25 @@ def read_rows(name: str, role: str = "train") -> Rows:
     task = tasks.get(name)
     if role not in ("train", "test"):
         raise ValueError(f"role is 'train' or 'test', got {role!r}")
-    source = getattr(task, role)
-    if source is None:
-        has = "no training split to calibrate on" if role == "train" else "no test rows"
-        raise ValueError(f"{name} has {has}")
-    folder = paths.bundled_dir() / "tasks" if task.bundled else paths.data_dir()
+    source, folder = _source(task, role), _folder(task)
+    located = _located(task, source, folder) if folder is not None else dict.fromkeys(source.splits, [])
     tables, ids, files = [], [], {}
-    for split in source.splits:
+    for split, found in located.items():
         if folder is None:
             table = _from_hub(name, source, split)
+            _check_schema(task, source, split, table.schema)
         else:
-            found = _local_files(name, source, split, folder)
-            table = _joined(f"{name}: {split}", [_read(file) for file in found])
+            table = _joined(f"{name}: {split}", [_read(name, file) for file in found])
             files |= {file.relative_to(folder).as_posix(): store.file_hash(file) for file in found}
-        if missing := [column for column in source.columns if column not in table.column_names]:
-            raise ValueError(f"{name}: {split} lacks {', '.join(missing)}; it has: {', '.join(table.column_names)}")
         # lm-eval would word an empty cell as "None"; in a schema that is not ours a template may expect it
         empty = [column for column in source.columns if table[column].null_count] if task.plain or task.pair else []
         if empty:
             raise ValueError(f"{name}: {split} has {table[empty[0]].null_count} empty cells in {empty[0]}")
-        if task.plain and not _holds_texts(kind := table[source.columns[0]].type):
-            raise ValueError(f"{name}: {split} has {kind} in {source.columns[0]}; it needs texts")
         own = table["id"].to_pylist() if "id" in table.column_names else range(len(table))
         ids += [i if isinstance(i, str) else f"{split}-{i}" for i in own]
         tables.append(table)
     if not ids:
-        raise ValueError(f"{name}: the {role} split has no rows")
+        raise ValueError(f"{name}: {', '.join(source.splits)} has no rows")
     origin = {
         "dataset": source.path,
         "config": source.config,
@@ -183,6 +156,47 @@ def read_rows(name: str, role: str = "train") -> Rows:
         "rows": len(ids),
     }
     return Rows(pa.concat_tables(tables), tuple(ids), origin)
+
+
+def _source(task: tasks.Task, role: str) -> tasks.Source:
+    source = getattr(task, role)
+    if source is None:
+        has = "no training split to calibrate on" if role == "train" else "no test rows"
+        raise ValueError(f"{task.name} has {has}")
+    return source
+
+
+def _folder(task: tasks.Task) -> Path | None:
+    """The folder of a task's local data sets, None where its rows come from the hub."""
+    return paths.bundled_dir() / "tasks" if task.bundled else paths.data_dir()
+
+
+def _located(task: tasks.Task, source: tasks.Source, folder: Path) -> dict[str, list[Path]]:
+    """Split → its parquet files below ``folder``, whose headers have rows and the columns that the task needs."""
+    located, rows = {}, 0
+    for split in source.splits:
+        located[split] = _local_files(task.name, source, split, folder)
+        for file in located[split]:
+            try:
+                header = pq.ParquetFile(file)
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(task.name, file, error) from error
+            _check_schema(task, source, split, header.schema_arrow)
+            rows += header.metadata.num_rows
+    if not rows:
+        raise ValueError(f"{task.name}: {', '.join(source.splits)} has no rows")
+    return located
+
+
+def _check_schema(task: tasks.Task, source: tasks.Source, split: str, schema: pa.Schema) -> None:
+    if missing := [column for column in source.columns if column not in schema.names]:
+        raise ValueError(f"{task.name}: {split} lacks {', '.join(missing)}; it has: {', '.join(schema.names)}")
+    if task.plain and not _holds_texts(kind := schema.field(source.columns[0]).type):
+        raise ValueError(f"{task.name}: {split} has {kind} in {source.columns[0]}; it needs texts")
+
+
+def _damaged(name: str, file: Path, error: Exception) -> ValueError:
+    return ValueError(f"{name}: {file} cannot be read as parquet ({' '.join(str(error).split())}); copy it again")
 
 
 def _holds_texts(kind: pa.DataType) -> bool:
@@ -211,13 +225,19 @@ def _joined(where: str, parts: list[pa.Table]) -> pa.Table:
         raise ValueError(f"{where}: its files differ in their columns ({reason}); copy them again") from None
 
 
-def _read(file: Path) -> pa.Table:
+def _read(name: str, file: Path) -> pa.Table:
     try:
         table = pq.read_table(file)
         table.validate(full=True)  # texts that are not UTF-8
         return table
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{file} cannot be read as parquet ({str(error).splitlines()[0]}); copy it again") from None
+        raise _damaged(name, file, error) from None
+
+
+@lru_cache
+def _ask_hub(path: str) -> None:
+    """Whether the hub has a data set; its client's error where it has not, or cannot be reached."""
+    hub.files(path, "dataset")
 
 
 def _from_hub(name: str, source: tasks.Source, split: str) -> pa.Table:
@@ -226,12 +246,16 @@ def _from_hub(name: str, source: tasks.Source, split: str) -> pa.Table:
     try:
         data = load_dataset(source.path, source.config, split=split, **source.options)
     except Exception as error:  # the hub client raises a dozen unrelated classes
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise ConnectionError(
-            f"{name}: the {split} split of {source.path} could not be read from the hub or its cache ({reason}); "
-            f"without a network, set SEAP_DATA_DIR to a directory with {source.local[0]}/{split}.parquet"
-        ) from None
+        raise _not_on_hub(name, source, error) from None
     return data.with_format("arrow")[:]
+
+
+def _not_on_hub(name: str, source: tasks.Source, error: Exception) -> ConnectionError:
+    place = f"{source.local[0]}/{source.splits[0]}.parquet"
+    said = hub.reason(error)
+    return ConnectionError(
+        f"{name}: data set {source.path!r} cannot be read ({said}); set SEAP_DATA_DIR to a directory with {place}"
+    )
 
 
 def split_files(folder: Path, split: str) -> list[Path]:

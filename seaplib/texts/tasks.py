@@ -20,13 +20,13 @@ Any other lm-eval task is found by its name, without registration: scored as lm-
 To add a task of your own, ``register`` a ``Task``; nothing else names tasks.
 """
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from .. import paths
+from ..settings import nearest
 from . import formats, lm_eval
 from .lm_eval import METRICS
 
@@ -123,9 +123,8 @@ def get(name: str) -> Task:
     if (members := lm_eval.members(name)) or name in lm_eval.index().groups:
         shown = ": " + ", ".join(members[:5]) + (f", … ({len(members)})" if len(members) > 5 else "") if members else ""
         raise ValueError(f"{name!r} is a group of lm-eval's, not one task; name its tasks{shown}")
-    near = [difflib.get_close_matches(str(name), known, 1) for known in (_REGISTRY, lm_eval.index().tasks)]
-    if near := near[0] or near[1]:
-        raise ValueError(f"unknown task {name!r}; did you mean {near[0]!r}?")
+    if near := nearest(name, _REGISTRY) or nearest(name, lm_eval.index().tasks):
+        raise ValueError(f"unknown task {name!r}; did you mean {near!r}?")
     raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(_REGISTRY)}, and lm-eval's")
 
 
@@ -147,8 +146,8 @@ def stock(name: str) -> Task:
     }
     for reason, true in reasons.items():
         if true:
-            near = difflib.get_close_matches(name, _REGISTRY, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(name, _REGISTRY)
+            hint = f"; did you mean {near!r}?" if near else ""
             raise ValueError(f"lm-eval's task {name!r} {reason}, which seaplib does not score{hint}")
     path, part, options = config["dataset_path"], config.get("dataset_name"), dict(config.get("dataset_kwargs") or {})
     options.pop("trust_remote_code", None)  # datasets runs no code from the hub any more

@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lm_eval_alone import stock
 
 from seaplib import evaluation
 from seaplib.evaluation import lm_eval as harness
 from seaplib.evaluation.accuracy import evaluate, evaluate_items
 from seaplib.models import likelihood
+from seaplib.models.state import note
 from seaplib.settings import Evaluation
-from seaplib.texts import lm_eval, rows, tasks
+from seaplib.texts import lm_eval, rows
 
 pytestmark = pytest.mark.unit
 TASKS = ("piqa", "arc_easy", "winogrande")
@@ -51,25 +53,6 @@ def variant(factor, **options):
 @pytest.fixture(autouse=True)
 def nothing_applied():
     APPLIED.clear()
-
-
-def stock(name: str, data_dir, tmp_path, lm, **options) -> dict:
-    """lm-eval by itself: its own task, parquet files instead of the hub, its own scoring."""
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    task = tasks.get(name)
-    found = [data_dir / task.test.local[0] / f"{split}.parquet" for split in ("train", "validation", "test", "dev")]
-    files = {file.stem: str(file) for file in found if file.exists()}
-    folder = tmp_path / f"stock_{name}"
-    folder.mkdir()
-    config = [f"include: {task.config_file()}", f"task: stock_{name}", "dataset_path: parquet", "dataset_name: null"]
-    config += ["dataset_kwargs:", f"  cache_dir: {tmp_path / 'cache'}", "  data_files:"]
-    config += [f"    {s}: {file}" for s, file in files.items()]
-    (folder / "task.yaml").write_text("\n".join(config))
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    found = simple_evaluate(lm, tasks=[f"stock_{name}"], num_fewshot=0, task_manager=manager, **options)
-    return {"results": found["results"][f"stock_{name}"], "samples": found["samples"][f"stock_{name}"]}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -138,9 +121,8 @@ def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):
 
 def test_a_model_pruned_beforehand_is_not_called_dense(tiny_model, tiny_tokenizer, tiny_data_dir):
     model = tiny_model()
-    model.seap_mask = SimpleNamespace(
-        requested=0.5, achieved=0.49, achieved_model=0.3, provenance={"score": "s_F", "calibration": "piqa"}
-    )
+    provenance = {"score": "s_F", "calibration": "piqa"}
+    note(model, mask=SimpleNamespace(requested=0.5, achieved=0.49, achieved_model=0.3, provenance=provenance))
     row = evaluate(model, tiny_tokenizer, ["piqa"], progress=False).iloc[0]
     assert (row.method, row.score, row.calibration, row.allocation) == ("pruned", "s_F", "piqa", "none")
     assert (row.requested_sparsity, row.achieved_sparsity, row.achieved_model_sparsity) == (0.5, 0.49, 0.3)

@@ -4,43 +4,21 @@ import gc
 import weakref
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from conftest import ARCHITECTURE_CASES
+from pruned import EXPERTS, PROMPTS, mask_of, masks_of, router_of
 
 import seaplib
 from seaplib import models
 from seaplib.activations import covariances
 from seaplib.experts import cache as expert_cache
-from seaplib.experts import router, variants
+from seaplib.experts import variants
 from seaplib.experts.model import ExpertModel
 from seaplib.experts.router import GENERAL
-from seaplib.pruning import masks, methods, selection
-from seaplib.pruning.scores import Scores
+from seaplib.pruning import methods
 
 pytestmark = pytest.mark.unit
-NAMES = ("piqa", "winogrande", GENERAL)
-ASKED = ["How do you boil water?", "Anna gave the box to Ben", "Which animal lives in the river", "a kettle"]
-
-
-def mask_of(model, seed: int, ratio: float = 0.4) -> masks.PruningMask:
-    g, draw = models.geometry(model), torch.Generator().manual_seed(seed)
-    sizes = (g.layers, g.heads * g.head_dim), (g.layers, g.channels)
-    scores = Scores(g, *(torch.rand(size, generator=draw, dtype=torch.float64) for size in sizes))
-    return selection.select(scores, seaplib.uniform(ratio))
-
-
-def masks_of(model) -> dict:
-    return {name: mask_of(model, seed) for seed, name in enumerate(NAMES)}
-
-
-def router_of(model, tokenizer, threshold: float = 0.0) -> router.Router:
-    """A router that decides by nothing in particular, between the prompts of ``ASKED``."""
-    features = router.embed(model, tokenizer, ASKED).astype(np.float64)
-    towards = (features[1] - features[0]) / 2
-    weight = np.stack([-towards, towards])
-    return router.Router(NAMES[:2], features[:2].mean(0), np.ones(len(towards)), weight, np.zeros(2), 3.0, threshold)
 
 
 @pytest.fixture
@@ -49,7 +27,7 @@ def experts(tiny_model, tiny_tokenizer):
     return ExpertModel(model, tiny_tokenizer, masks_of(model), router_of(model, tiny_tokenizer))
 
 
-def batch(tokenizer, texts=ASKED):
+def batch(tokenizer, texts=PROMPTS):
     return tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
 
 
@@ -98,7 +76,7 @@ def test_bytes_foreseen_are_the_bytes_of_the_parameters(any_model, tiny_tokenize
 
 def test_what_no_mask_touches_is_shared_with_the_dense_model(experts):
     own = {p.data_ptr() for p in experts.dense.parameters()}
-    for name in NAMES:
+    for name in EXPERTS:
         pruned = experts.expert(name)
         assert pruned.get_input_embeddings().weight.data_ptr() in own
         assert pruned.get_output_embeddings().weight.data_ptr() in own
@@ -110,7 +88,7 @@ def test_memory_stays_within_its_budget_and_the_least_recently_used_goes(experts
     cache = experts.cache
     assert cache.budget_bytes == sum(cache.sizes.values()) == cache.room(0) == cache.room(3)
     assert cache.room(1) == max(cache.sizes.values())
-    two = max(cache.sizes[a] + cache.sizes[b] for a in NAMES for b in NAMES if a != b)
+    two = max(cache.sizes[a] + cache.sizes[b] for a in EXPERTS for b in EXPERTS if a != b)
     cache.budget_bytes = two
     for name in ("piqa", "winogrande", "piqa", GENERAL, "piqa", "winogrande"):
         experts.expert(name)
@@ -136,15 +114,15 @@ def test_a_hundred_switches_leave_no_drift_and_no_leak(experts, tiny_tokenizer):
     experts.cache.budget_bytes = max(experts.cache.sizes.values())
     before, inputs, gone = state(experts.dense), batch(tiny_tokenizer), []
     with torch.no_grad():
-        first = {name: experts(**inputs, experts=name).logits for name in NAMES}
+        first = {name: experts(**inputs, experts=name).logits for name in EXPERTS}
         gc.collect()
         alive = tensors()
         for turn in range(102):
-            name = NAMES[turn % 3]
+            name = EXPERTS[turn % 3]
             assert torch.equal(experts(**inputs, experts=name).logits, first[name])
             gone.append(weakref.ref(experts.expert(name)))
     gc.collect()
-    assert sum(experts.cache.built.values()) >= 102 and experts.cache.held == [NAMES[101 % 3]]
+    assert sum(experts.cache.built.values()) >= 102 and experts.cache.held == [EXPERTS[101 % 3]]
     assert sum(one() is not None for one in gone) == 1, "one expert is in memory, and nothing of the others"
     assert tensors() <= alive
     after = experts.dense.state_dict()
@@ -153,8 +131,8 @@ def test_a_hundred_switches_leave_no_drift_and_no_leak(experts, tiny_tokenizer):
 
 def test_the_router_decides_row_by_row_and_may_be_overruled(experts, tiny_tokenizer):
     inputs = batch(tiny_tokenizer)
-    chosen = experts.choose(ASKED)
-    assert set(chosen) == set(NAMES[:2]), "both, or the test says nothing"
+    chosen = experts.choose(PROMPTS)
+    assert set(chosen) == set(EXPERTS[:2]), "both, or the test says nothing"
     with torch.no_grad():
         routed = experts(**inputs).logits
         assert torch.equal(routed, experts(**inputs, experts=chosen).logits)
@@ -163,15 +141,15 @@ def test_the_router_decides_row_by_row_and_may_be_overruled(experts, tiny_tokeni
             assert torch.equal(experts(**inputs, experts=chosen).logits, routed)
         assert torch.equal(experts(**inputs).logits, routed)
     careful = ExpertModel(experts.dense, tiny_tokenizer, experts.masks, experts.router.at(1.0))
-    assert careful.choose(ASKED) == [GENERAL] * 4 and careful.choose(["", "<s>"]) == [GENERAL] * 2
+    assert careful.choose(PROMPTS) == [GENERAL] * 4 and careful.choose(["", "<s>"]) == [GENERAL] * 2
 
 
 def test_a_cache_stays_with_its_expert(experts, tiny_tokenizer):
     from transformers import DynamicCache
 
-    ids = tiny_tokenizer(ASKED[0], return_tensors="pt")["input_ids"]
+    ids = tiny_tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        for name in NAMES:
+        for name in EXPERTS:
             past = DynamicCache(config=experts.config)
             experts(ids[:, :-2], past_key_values=past, experts=name)
             for place in (-2, -1):  # the router would name another one for these

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_experts import masks_of, router_of
+from pruned import masks_of, router_of
 
 from seaplib.evaluation import speed
 from seaplib.experts import timing

@@ -22,44 +22,52 @@ def python(code: str, environment: dict) -> list[str]:
 
 
 LOAD = """
-import socket
+import os, socket
 def refuse(*_):
     raise AssertionError("the network was asked")
 socket.socket.connect = socket.getaddrinfo = refuse
 import torch, seaplib
-from seaplib import checks, hub, models
-config = checks.model_config("someone/tiny", offline=True)
-assert checks.model_config("someone/tiny", offline=False) == config  # what is whole in the cache asks no hub
+from safetensors.torch import save_file
+from seaplib import hub, models
+from seaplib.models import files
+from seaplib.models.state import state
+config = files.read_config("someone/tiny", offline=True)
+assert files.read_config("someone/tiny") == config  # what is whole in the cache asks no hub
 model, tokenizer = seaplib.load("someone/tiny", device="cpu")
 logits = model(torch.tensor([tokenizer("the otter eats a fish")["input_ids"]])).logits
-source = model.seap_source
+source = state(model).source
 print("SAID", config["num_hidden_layers"], source["hub"], source["revision"], hub.snapshot("someone/tiny").name)
-print("SAID", logits.double().sum().item(), tokenizer("the otter")["input_ids"], models.fingerprint(model))
+print("SAID", tokenizer("the otter")["input_ids"], models.fingerprint(model))
+save_file({"logits": logits.detach().contiguous()}, os.environ["LOGITS"])
 """
 
 
 def test_a_hub_id_loads_model_and_tokenizer_from_the_cache_without_a_network(tiny_model, tiny_tokenizer, tmp_path):
     import torch
+    from safetensors.torch import load_file
 
     from seaplib import models
 
     model = tiny_model("gqa")
     revision = hub_cache.put(tmp_path, NAME, model, tiny_tokenizer).name
-    source, numbers = python(LOAD, hub_cache.environment(tmp_path))
+    file = tmp_path / "logits.safetensors"
+    source, same = python(LOAD, hub_cache.environment(tmp_path, LOGITS=str(file)))
     assert source == f"2 {NAME} {revision} {revision}"
     ids = torch.tensor([tiny_tokenizer("the otter eats a fish")["input_ids"]])
-    total = model(ids).logits.double().sum().item()
-    assert numbers == f"{total} {tiny_tokenizer('the otter')['input_ids']} {models.fingerprint(model)}"
+    assert same == f"{tiny_tokenizer('the otter')['input_ids']} {models.fingerprint(model)}"
+    # Another process may have other threads, and so another order of additions: single precision's rounding of
+    # sums of 48 terms of order 1, over two layers.
+    torch.testing.assert_close(load_file(file)["logits"], model(ids).logits, rtol=1e-5, atol=1e-5)
 
 
 DAMAGED = """
-from seaplib import checks, models
-look = lambda: checks.model_config("someone/tiny", offline=True, where="here")
-for ask in (look, lambda: models.load("someone/tiny")):
+from seaplib import models
+from seaplib.models import files
+for ask in (lambda: files.read_config("someone/tiny", offline=True), lambda: models.load("someone/tiny")):
     try:
         ask()
         print("SAID nothing")
-    except (checks.PlanError, models.ModelError) as error:
+    except models.ModelError as error:
         print("SAID", error)
 """
 
@@ -96,23 +104,23 @@ def without(*names):
 
 
 DAMAGE = {
-    "cut short": (cut, "bytes instead of", "cannot load"),
-    "a pointer": (corrupt, "is not a safetensors file", "cannot load"),
-    "no weights": (without("model.safetensors"), "has no weights", "cannot load"),
-    "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), "has no tokenizer", "cannot load"),
-    "another depth": (deeper, "not those of a llama with 3 layers: there is no layers.2.self_attn", "missing keys"),
-    "another architecture": (other, "not those of a gpt_neox with 2 layers", "do not fit the architecture"),
-    "unsupported": (unsupported, "architecture 'bloom'", "architecture 'bloom'"),
-    "nothing": (without("config.json"), "not in the local hub cache (this profile is offline)", "hub cache"),
+    "cut short": (cut, "model.safetensors"),
+    "a pointer": (corrupt, "model.safetensors"),
+    "no weights": (without("model.safetensors"), "no weights"),
+    "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), "no tokenizer"),
+    "another depth": (deeper, "layers.2.self_attn"),
+    "another architecture": (other, "gpt_neox"),
+    "unsupported": (unsupported, "'bloom'"),
+    "nothing": (without("config.json"), "hub cache"),
 }
 
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_damaged_cache_is_one_line_before_anything_runs(tiny_model, tiny_tokenizer, tmp_path, what):
-    damage, planned, loaded = DAMAGE[what]
+    damage, named = DAMAGE[what]
     damage(hub_cache.put(tmp_path, NAME, tiny_model("gqa"), tiny_tokenizer))
     said = python(DAMAGED, hub_cache.environment(tmp_path))
-    assert len(said) == 2 and planned in said[0] and said[0].startswith("here: ") and loaded in said[1], said
+    assert len(said) == 2 and all(named in line for line in said), said
 
 
 ON_THE_HUB = """
@@ -144,19 +152,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_address[1]}"
-from seaplib import checks
+from seaplib import models
+from seaplib.models import files
+from seaplib.texts import rows, tasks
 def ask(action):
     try:
         print("SAID", action() or "fine")
-    except checks.PlanError as error:
+    except (models.ModelError, OSError) as error:
         print("SAID", error)
 for name in ("closed", "absent", "bare", "mute"):
-    ask(lambda: checks.model_config(f"someone/{name}", offline=False, where="here"))
-from seaplib import tasks
-ask(lambda: checks._check_hub_data({"piqa", "wikitext2"}, "here"))
+    ask(lambda: files.read_config(f"someone/{name}"))
+ask(lambda: rows.check("piqa") or rows.check("wikitext2"))
 source = tasks.Source("someone/absent", None, ("train",), ("lost",))
 tasks.register(tasks.replace(tasks.get("piqa"), name="lost", train=source))
-ask(lambda: checks._check_hub_data({"lost"}, "here"))
+ask(lambda: rows.check("lost"))
 """
 
 
@@ -171,15 +180,16 @@ def test_what_the_hub_says_of_a_model_or_a_data_set_is_one_line(tmp_path):
     assert "'someone/absent': neither a directory nor on the hub" in absent
     assert "has no weights" in bare and "has no tokenizer" in mute
     assert data == "fine"
-    assert "task lost: data set 'someone/absent' is neither" in lost and "SEAP_DATA_DIR" in lost
+    assert "lost" in lost and "'someone/absent'" in lost and "SEAP_DATA_DIR" in lost
 
 
 UNREACHABLE = """
-from seaplib import checks, profiles
-for ask in (lambda: checks.check(profiles.load("llama_2_7b")), lambda: checks._check_hub_data({"piqa"}, "here")):
+from seaplib.runner import checks, plan
+from seaplib.texts import rows
+for ask in (lambda: checks.check(plan.load("llama_2_7b")), lambda: rows.check("piqa")):
     try:
         ask()
-    except checks.PlanError as error:
+    except (checks.PlanError, ConnectionError) as error:
         print("SAID", error)
 """
 

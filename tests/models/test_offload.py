@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from test_apply import logits, random_mask, random_means
+from pruned import logits, random_mask, random_means
 
 from seaplib import activations, models
 from seaplib.input_sparsity import InputSparsity, sparsified, sparsity_plan

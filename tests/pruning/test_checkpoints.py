@@ -1,15 +1,14 @@
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import safetensors.torch
 import torch
+from pruned import in_a_fresh_process
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from seaplib import models
+from seaplib.models.state import state
 from seaplib.pruning import checkpoints, masks, selection
 from seaplib.pruning.apply import prune
 
@@ -77,42 +76,6 @@ def cases(tiny_model, tmp_path):
 ORDINARY = {"dense", "zero"}  # shapes are the architecture's own: checkpoints like any other
 IDS = torch.arange(3, 40).reshape(1, -1)
 
-FRESH = """
-import json, sys
-from pathlib import Path
-{imports}
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.models.llama import LlamaForCausalLM
-
-out = {{}}
-for path in sorted(Path(sys.argv[1]).iterdir()):
-    expected = load_file(path / "expected" / "expected.safetensors")
-    ids = expected.pop("ids")
-    logits = expected.pop("logits")
-    try:
-        model = {load}(path, dtype="auto").eval()
-        state = model.state_dict()
-        same = state.keys() == expected.keys()
-        same = same and all(state[k].dtype == v.dtype and torch.equal(state[k], v) for k, v in expected.items())
-        with torch.no_grad():
-            same = same and torch.equal(model(ids).logits, logits)
-        tokens = AutoTokenizer.from_pretrained(path)("the otter")["input_ids"]
-        out[path.name] = ["loaded", same, tokens]
-    except Exception as error:
-        out[path.name] = ["refused", type(error).__name__, str(error)]
-print("RESULT" + json.dumps(out))
-"""
-
-
-def in_a_fresh_process(directory, imports: str = "", load: str = "AutoModelForCausalLM.from_pretrained") -> dict:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", FRESH.format(imports=imports, load=load), str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.rsplit("RESULT", 1)[1])
-
 
 @pytest.fixture
 def saved(cases, tiny_tokenizer, tmp_path):
@@ -170,7 +133,7 @@ def test_what_is_written_says_what_it_is(cases, tiny_tokenizer, tmp_path):
             assert (rows, columns) == tuple(module.weight.shape) and bias == (module.bias is not None)
             assert bias == (role in ("o", "down"))
     mask = masks.PruningMask.load(path / "mask")
-    assert mask.fingerprint == model.seap_mask.fingerprint and mask.provenance["score"] == "s_F"
+    assert mask.fingerprint == state(model).mask.fingerprint and mask.provenance["score"] == "s_F"
 
 
 def test_saving_leaves_the_model_as_it_was(cases, tiny_tokenizer, tmp_path):

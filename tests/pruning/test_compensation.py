@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import ARCHITECTURE_CASES, SENTENCES
-from test_apply import assert_same_function, logits, random_mask
+from pruned import assert_same_function, logits, random_mask
 
 from seaplib import activations, models
 from seaplib.activations import capture, covariances

@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pruned import TEXTS as FOUR
 
-from seaplib import activations, models
+from seaplib import activations, models, store
 from seaplib.activations import covariances
 from seaplib.pruning import methods, scores, selection
 from seaplib.pruning.allocation import Allocation, UnreachableSparsity
@@ -308,3 +309,54 @@ def test_presets_are_the_published_configurations(tiny_model, tiny_tokenizer):
     assert authors["piqa"].heads[:2].all() and authors["piqa"].channels[-2:].all()
     with pytest.raises(ValueError, match="'paper' or 'authors_code'"):
         methods.preset("authors", stats["exact"], 0.3, "wikitext2")
+
+
+# ---- rows of ShortGPT and 2SSP --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(monkeypatch, tiny_model, tiny_tokenizer):
+    """A model, and corpora drawn from texts of the test's own."""
+
+    def corpus(name, samples=None, seed=0):
+        texts = FOUR if name == "mine" else FOUR[::-1]
+        return corpora.Corpus(name, texts[:samples], tuple("0123")[:samples], {})
+
+    monkeypatch.setattr(corpora, "corpus", corpus)
+    return tiny_model("gqa", num_hidden_layers=4), tiny_tokenizer
+
+
+def test_rows_are_labelled_like_all_others(world):
+    made = methods.depth_variants(*world, [0.3, 0.5], "mine", Calibration(samples=3, seed=7))
+    assert [(v.label["method"], v.label["requested_sparsity"]) for v in made] == [
+        ("ShortGPT", 0.3), ("ShortGPT", 0.5), ("2SSP", 0.3), ("2SSP", 0.5),
+    ]  # fmt: skip
+    assert set(methods.FLAP.label(0)) <= set(made[0].label)
+    assert {v.label["calibration_seed"] for v in made} == {7} and {v.label["calibration"] for v in made} == {"general"}
+    assert [v.label["achieved_sparsity"] for v in made[:2]] == [0.25, 0.5]
+    again = methods.depth_variants(*world, [0.3, 0.5], "mine", Calibration(samples=3, seed=7))
+    assert [v.fingerprint for v in again] == [v.fingerprint for v in made]
+
+
+def test_store_keys_follow_the_inputs(world, tiny_model, monkeypatch):
+    keys = []
+    real = store.fetch
+    monkeypatch.setattr(
+        store, "fetch", lambda kind, spec, *rest: keys.append((kind, store.key(spec))) or real(kind, spec, *rest)
+    )
+    model, tokenizer = world
+    calls = [
+        (model, "mine", Calibration(samples=3), 0.5),
+        (model, "other", Calibration(samples=3), 0.5),
+        (model, "mine", Calibration(samples=2), 0.5),
+        (model, "mine", Calibration(samples=3, bos=False), 0.5),
+        (tiny_model("gqa", seed=1, num_hidden_layers=4), "mine", Calibration(samples=3), 0.5),
+    ]
+    for which, text, calibration, sparsity in calls:
+        methods.depth_variants(which, tokenizer, [sparsity], text, calibration)
+    for kind in ("influence", "masks", "stats"):
+        mine = [key for one, key in keys if one == kind]
+        assert len(mine) == len(set(mine)) == len(calls), kind
+    methods.depth_variants(model, tokenizer, [0.3], "mine", Calibration(samples=3))
+    assert len({key for kind, key in keys if kind == "influence"}) == len(calls), "one pass serves every sparsity"
+    assert len({key for kind, key in keys if kind == "masks"}) == len(calls) + 1

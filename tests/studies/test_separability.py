@@ -72,7 +72,7 @@ def test_the_silhouettes_interval_is_as_wide_as_the_spread_of_fresh_samples():
         labels = np.repeat([0, 1, 2], N)
         x = centres[labels] + groups[labels, rng.integers(4, size=3 * N)] + 0.5 * rng.normal(size=(3 * N, 8))
         values, influence = separability._silhouettes(pairwise_distances(x), labels)
-        low, high = bootstrap._interval(influence[:, None], labels, 500, 0)[:, 0]
+        low, high = bootstrap.stratified_interval(influence[:, None], labels, 500, 0)[:, 0]
         means.append(values.mean())
         widths.append(high - low)
     assert np.mean(widths) / (2 * 1.96) == pytest.approx(np.std(means), rel=0.3)

@@ -10,7 +10,7 @@ import datasets
 import pandas as pd
 import pytest
 from datasets.packaged_modules.parquet.parquet import Parquet
-from test_stock_tasks import sciq
+from lm_eval_alone import sciq
 
 pytestmark = pytest.mark.unit
 
@@ -26,13 +26,15 @@ SETS = {
 READ = """
 import json, sys
 import seaplib
-from seaplib import corpora, harness, store
+from seaplib import store
+from seaplib.evaluation import lm_eval
+from seaplib.texts import corpora, rows
 from seaplib.settings import Evaluation
 model, tokenizer = seaplib.load(sys.argv[1], device="cpu")
-bench, found = harness.Bench(model, tokenizer, Evaluation(items=9)), {}
+bench, found = lm_eval.Bench(model, tokenizer, Evaluation(items=9)), {}
 for name in sys.argv[2:]:
     if name != "c4":
-        found[f"{name} test"] = [store.digest(list(corpora.rows(name, "test"))), corpora.rows(name, "test").ids]
+        found[f"{name} test"] = [store.digest(list(rows.read_rows(name, "test"))), rows.read_rows(name, "test").ids]
     found[f"{name} corpus"] = [corpora.corpus(name, 7, seed=1).fingerprint, corpora.corpus(name).source["data"]]
     if name not in ("wikitext2", "c4"):
         requests = [request.args for item in bench.prepared(name).instances for request in item]

@@ -9,27 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import SENTENCES
-from test_evaluation import stock
+from lm_eval_alone import sciq, stock
 
 import seaplib
 from seaplib import evaluation
 from seaplib.evaluation import lm_eval as harness
 from seaplib.models import likelihood
-from seaplib.runner import checks
-from seaplib.runner.parameters import PlanError
 from seaplib.settings import Calibration, Evaluation
-from seaplib.texts import corpora, lm_eval, tasks
+from seaplib.texts import corpora, lm_eval, rows, tasks
 
 pytestmark = pytest.mark.unit
-
-
-def sciq(split: str, n: int) -> pd.DataFrame:
-    answers = ["otter", "copper", "stone", "kettle"]
-    others = {f"distractor{j}": [answers[(i + j) % 4] for i in range(n)] for j in (1, 2, 3)}
-    questions = [f"What is number {i} of the {split}?" for i in range(n)]
-    right = [answers[i % 4] for i in range(n)]
-    support = ["" if i % 3 == 0 else f" {SENTENCES[i % 7]}" for i in range(n)]
-    return pd.DataFrame({"question": questions, "correct_answer": right, "support": support} | others)
 
 
 @pytest.fixture
@@ -185,28 +174,28 @@ def test_a_task_without_training_rows_is_scored_and_not_calibrated_on(tiny_model
     assert frame.metric.tolist() == ["acc"] and frame.n.tolist() == [len(SENTENCES)] and frame.primary.all()
     with pytest.raises(ValueError, match="lambada_openai has no training split to calibrate on"):
         corpora.corpus("lambada_openai")
-    with pytest.raises(PlanError, match="no training split"):
-        checks._check_task("lambada_openai", "here", offline=False, kind="scored")
+    with pytest.raises(ValueError, match="lambada_openai"):
+        rows.check("lambada_openai")
 
 
 def test_a_plan_looks_at_its_files(sciq_dir):
-    checks._check_task("sciq", "here", offline=True, kind="scored")
+    rows.check("sciq")
     file = sciq_dir / "sciq" / "train.parquet"
     sciq("train", 5).drop(columns="support").to_parquet(file)
-    with pytest.raises(PlanError, match="here: task sciq: .*train.parquet has no column 'support'"):
-        checks._check_task("sciq", "here", offline=True, kind="scored")
+    with pytest.raises(ValueError, match="sciq: .*support"):
+        rows.check("sciq")
     file.unlink()
-    with pytest.raises(PlanError, match="here: task sciq: there is no .*sciq/train.parquet"):
-        checks._check_task("sciq", "here", offline=True, kind="scored")
-    for name, said in {"sciqq": "did you mean 'sciq'", "blimp": "is a group", "cola": "offers mcc"}.items():
-        with pytest.raises(PlanError, match=f"here: .*{said}"):
-            checks._check_task(name, "here", offline=False)
+    with pytest.raises(FileNotFoundError, match="sciq/train.parquet"):
+        rows.check("sciq")
+    for name, said in {"sciqq": "'sciq'", "blimp": "blimp_adjunct_island", "cola": "mcc"}.items():
+        with pytest.raises(ValueError, match=said):
+            rows.check(name)
 
 
 def test_a_plan_imports_no_torch(sciq_dir):
     code = (
-        "import sys; sys.argv = ['-m']\nfrom seaplib import checks\n"
-        "checks._check_task('sciq', 'here', True, 'scored')\nprint('torch' in sys.modules)"
+        "import sys; sys.argv = ['-m']\nimport seaplib.runner.checks\nfrom seaplib.texts import rows\n"
+        "rows.check('sciq')\nprint('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert done.stdout.strip() == "False", done.stderr

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_evaluation import stock
+from lm_eval_alone import stock
 
 from seaplib import evaluation
 from seaplib.evaluation import lm_eval as harness

@@ -13,24 +13,22 @@ as smaller matrices to rounding), so nothing here gets faster. In a batch each s
 channels, as if it were alone; the published code (hdong920/GRIFFIN @48dc8ec) takes one sequence at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from torch import nn
 
-from ... import store
-from ...evaluation import accuracy
-from ...evaluation.lm_eval import Bench, Prepared
 from ...models import layers, likelihood, passes
 from ...models.layers import emptied
 from ...models.shapes import Geometry
-from ...settings import Evaluation
+from ...models.state import note, state
 
-#: how :func:`evaluate_items` scores, which beside Table 1's rows is another protocol
+#: how :class:`Prompted` scores, which beside Table 1's rows is another protocol
 PROTOCOL = "prompt dense; its last token and the answer with the channels that the tokens before chose"
 
 
@@ -143,8 +141,8 @@ def griffin(model, channels: int) -> Iterator[Selection]:
     shape = layers.geometry(model)
     if not 1 <= channels <= shape.channels:
         raise ValueError(f"channels must lie between 1 and {shape.channels}, got {channels}")
-    before = getattr(model, "seap_sparsity", None)
-    if before and "griffin" in before:
+    before = state(model).sparse
+    if "griffin" in before:
         raise ValueError("GRIFFIN is at work already; leave the context that made it so")
     selection = Selection(shape, channels)
 
@@ -159,8 +157,8 @@ def griffin(model, channels: int) -> Iterator[Selection]:
         return (selection.through(index, args[0]), *args[1:])
 
     with ExitStack() as undo:
-        undo.callback(setattr, model, "seap_sparsity", before)
-        model.seap_sparsity = (before or {}) | {"griffin": channels}
+        undo.callback(note, model, sparse=before)
+        note(model, sparse=before | {"griffin": channels})
         undo.callback(layers.decoder(model).register_forward_pre_hook(begin, with_kwargs=True).remove)
         for index, layer in enumerate(layers.decoder_layers(model)):
             if "mlp" not in emptied(layer):
@@ -169,65 +167,70 @@ def griffin(model, channels: int) -> Iterator[Selection]:
         yield selection
 
 
-def label(geometry: Geometry, sparsity: float, channels: int) -> dict:
-    """The columns that name GRIFFIN's rows.
+@dataclass(frozen=True)
+class Griffin:
+    """GRIFFIN as a variant for :func:`seaplib.evaluate`, in place of a mask.
 
-    Nothing is removed, so both achieved sparsities are 0; what a generated token does without is in
-    a column that other rows do not have, ``inactive_sparsity``.
+    ``sparsity`` is the share of the projections' parameters that is inactive while generating; a ValueError
+    says where the MLPs do not have so many. Nothing is removed, so both achieved sparsities of the label are 0;
+    ``inactive_sparsity``, a column that other rows do not have, is what a generated token does without.
     """
-    return accuracy.DENSE | {
-        "method": "GRIFFIN",
-        "score": "prompt",
-        "allocation": "uniform",
-        "budget": "active",
-        "requested_sparsity": sparsity,
-        "calibration": "prompt",
-        "inactive_sparsity": inactive_share(geometry, channels),
-    }
+
+    geometry: Geometry
+    sparsity: float
+    tasks: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        active_channels(self.geometry, self.sparsity)
+
+    @property
+    def channels(self) -> int:
+        return active_channels(self.geometry, self.sparsity)
+
+    @property
+    def label(self) -> dict:
+        return {
+            "method": "GRIFFIN",
+            "score": "prompt",
+            "allocation": "uniform",
+            "budget": "active",
+            "requested_sparsity": self.sparsity,
+            "calibration": "prompt",
+            "inactive_sparsity": inactive_share(self.geometry, self.channels),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        return f"griffin {self.channels}"
+
+    def apply(self, model) -> "Prompted":
+        if (here := layers.geometry(model)) != self.geometry:
+            raise ValueError(f"GRIFFIN's channels were counted for another model: {self.geometry} against {here}")
+        return Prompted(model, self.channels)
 
 
-def evaluate_items(
-    model,
-    tokenizer,
-    tasks: Iterable[str],
-    sparsities: Iterable[float],
-    settings: Evaluation | None = None,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Item results under GRIFFIN, in the form of :func:`seaplib.evaluation.evaluate_items`, and ``inactive_sparsity``.
+@dataclass(frozen=True)
+class Prompted:
+    """A model under GRIFFIN for the evaluation, which it answers by the protocol :data:`PROTOCOL`.
 
-    ``sparsities`` are shares of the projections' parameters inactive while generating. Every option of
-    an item is scored by itself. As the published code does for classification, the last token of the
-    context belongs to generation: otherwise an answer's first token, often the only one, would be the
-    dense model's. Answers that are written are generated on the dense prompt's cache.
-
-    Raises ``ValueError`` for a context of one token, which leaves no prompt to choose from, and where
-    the MLPs do not have so many parameters.
+    Every option of an item is scored by itself. As the published code does for classification, the last
+    token of the context belongs to generation: otherwise an answer's first token, often the only one, would
+    be the dense model's. Answers that are written are generated on the dense prompt's cache. Raises
+    ``ValueError`` for a context of one token, which leaves no prompt to choose from.
     """
-    bench, shape = Bench(model, tokenizer, settings or Evaluation()), layers.geometry(model)
-    names = accuracy.distinct([tasks] if isinstance(tasks, str) else tasks, "task")
-    targets = [(s, active_channels(shape, s)) for s in accuracy.distinct(sparsities, "sparsity")]
-    frames = []
-    work = [(s, channels, name) for s, channels in targets for name in names]
-    for sparsity, channels, name in tqdm(work, desc="GRIFFIN", unit="task", leave=False, disable=not progress):
-        spec = bench.fingerprints | bench.identity(name) | {"variant": {"griffin": channels}}
-        frame = store.fetch("items", spec, partial(_score, bench, name, channels), pd.DataFrame)
-        columns = {"variant": "griffin"} | label(shape, sparsity, channels) | {"task": name} | bench.conditions
-        frames.append(frame.assign(**columns)[[*columns, *frame.columns]])
-    if not frames:
-        raise ValueError("nothing to evaluate: give at least one task and one sparsity")
-    return pd.concat(frames, ignore_index=True).astype({"calibration_seed": "Int64"})
+
+    model: nn.Module
+    channels: int
+
+    def answer(self, bench, prepared) -> pd.DataFrame:
+        """Item results of one task's prepared requests."""
+        with griffin(self.model, self.channels) as selection:
+            if not prepared.batches:
+                return bench.written(prepared, self.model)
+            return bench.measured(prepared, *option_scores(bench, prepared, selection))
 
 
-def _score(bench: Bench, name: str, channels: int) -> pd.DataFrame:
-    prepared = bench.prepared(name)
-    with griffin(bench.model, channels) as selection:
-        if not prepared.batches:
-            return bench.written(prepared, bench.model)
-        return bench.measured(prepared, *_option_scores(bench, prepared, selection))
-
-
-def _option_scores(bench: Bench, prepared: Prepared, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
+def option_scores(bench, prepared, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """Log-probability of every request, and whether it is the greedy continuation, one request a row."""
     requests = bench.requests(prepared.instances)
     tokens = passes.affordable(layers.input_device(bench.model), bench.settings.batch_tokens)

@@ -11,6 +11,7 @@ from ...models import layers
 from ...models.layers import resized
 from ...models.offloading import copy_of
 from ...models.passes import batches, encode
+from ...models.state import note
 
 #: role whose input a projection shares → the projections (q, k, v read the same input; so do gate, up)
 _SAME_INPUT = {"q": ("q", "k", "v"), "o": ("o",), "up": ("gate", "up"), "down": ("down",)}
@@ -50,7 +51,7 @@ def wanda(model, tokenizer, corpus, sparsity: float, max_length: int = 2048, pro
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
     encoded = encode(model, tokenizer, corpus.texts, max_length)
     pruned = copy_of(model)
-    pruned.seap_source = None
+    note(pruned, source=None)
     device = layers.input_device(pruned)
     for index, layer in enumerate(
         tqdm(layers.decoder_layers(pruned), desc="Wanda", unit="layer", leave=False, disable=not progress)

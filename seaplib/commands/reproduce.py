@@ -1,0 +1,60 @@
+"""``reproduce``: execute the notebooks of a profile that are not up to date."""
+
+import os
+from pathlib import Path
+
+from ..runner import run as runner
+from ..runner.manifest import Ledger
+from . import status
+from .text import table
+
+
+def add(subparsers) -> None:
+    parser = subparsers.add_parser("reproduce", help="execute the notebooks that are not up to date")
+    parser.add_argument("--profile", metavar="P", help="a profile of papermill_runs.yaml (default: its first)")
+    parser.add_argument("--only", nargs="+", metavar="NN", help="these notebooks, and what they need")
+    parser.add_argument("--force", action="store_true", help="execute them even if they are up to date")
+    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: the profile's)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be executed, and why")
+    parser.add_argument("--gpu", metavar="G", help="the device that the estimate is for (default: H100)")
+    parser.set_defaults(command=run)
+
+
+def run(options) -> int:
+    if options.dry_run:
+        ledger, chosen, asked = runner.prepare(options.profile, options.only, options.jobs, dry=True)
+        forced = asked if options.force else set()
+        status.show(ledger, chosen, forced)
+        if text := runner.estimate(ledger, chosen, forced, options.gpu):
+            print(f"\n{text}")
+        return 0
+    ledger, outcomes = runner.reproduce(options.profile, options.only, options.force, options.jobs, options.gpu)
+    _report(ledger, outcomes)
+    return int(any(outcome.status in ("failed", "skipped") for outcome in outcomes.values()))
+
+
+def _report(ledger: Ledger, outcomes: dict[str, runner.Outcome]) -> None:
+    """The run table, what went wrong, and where to look."""
+    rows = []
+    for notebook in ledger.plan.notebooks:
+        if notebook.name in outcomes:
+            outcome = outcomes[notebook.name]
+            seconds = f"{outcome.seconds:.0f}" if outcome.status in ("done", "failed") else ""
+            rows.append([notebook.name, outcome.status, seconds, ", ".join(notebook.files)])
+    print(table(rows, ["notebook", "status", "seconds", "products"]))
+    for name, outcome in outcomes.items():
+        if outcome.status == "failed":
+            print(f"\n{name} failed: {outcome.why}\n  see {_place(ledger.runs / name)}.ipynb and .log")
+        elif outcome.status == "skipped":
+            print(f"\n{name} skipped: {outcome.why}")
+    print(f"\nFigures, tables and their manifest: {_place(ledger.directory)}/")
+    print(f"Executed notebooks: {_place(ledger.runs)}/")
+    if ledger.undeclared():
+        print(f"Not declared in papermill_runs.yaml: {', '.join(ledger.undeclared())}")
+    if ledger.plan.not_run:
+        print(f"Not run in profile {ledger.plan.profile}: {ledger.plan.not_run}")
+
+
+def _place(path: Path) -> str:
+    """As short a name of a path as works from here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

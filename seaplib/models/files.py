@@ -1,0 +1,145 @@
+"""A model's files before anything is loaded: configuration, weights and tokenizer, there and whole.
+
+Only configurations, headers of weight files and the hub's listing are read, without torch. Each
+problem is a :class:`ModelError` of one line. A plan and :func:`seaplib.load` ask the same functions.
+"""
+
+import json
+from pathlib import Path
+
+from .. import hub, paths
+from .architectures import ARCHITECTURES, PRUNED_TYPES, ModelError, _model_type
+from .shapes import PUBLISHED
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def resolve(name_or_path: str | Path) -> str:
+    """'bundled' → the bundled model's folder; a path below "~" → the whole path; anything else unchanged."""
+    name = str(name_or_path)
+    if name == "bundled":
+        return str(paths.bundled_dir() / "model")
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+def read_config(name_or_path: str | Path, offline: bool = False, published: bool = False) -> dict:
+    """The ``config.json`` of a model whose sizes, weight files and tokenizer can be used.
+
+    ``name_or_path`` is "bundled", a directory or a hub id. ``offline``: the hub is not asked, only
+    its cache. ``published``: a hub model whose weights are not at hand will do, by the configuration
+    in the cache or its published sizes. Raises :class:`ModelError` for a model that does not exist,
+    is damaged, or has an unsupported architecture.
+    """
+    name, directory = str(name_or_path), Path(resolve(name_or_path))
+    if name == "bundled" or directory.is_dir():
+        return _checked(name, directory)
+    if directory.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise ModelError(f"there is no model {name!r}: neither 'bundled', nor a directory, nor a hub id")
+    cached = hub.snapshot(name)
+    if cached and (offline or not _lacks(cached)):
+        return _checked(name, cached)
+    if published and (cached or name in PUBLISHED):
+        return _checked(name, cached, whole=False) if cached else dict(PUBLISHED[name])
+    if offline:
+        raise ModelError(f"cannot load model {name!r}: not in the local hub cache, and offline")
+    return _checked(name, _from_hub(name), whole=False)
+
+
+def sizes(config: dict) -> dict:
+    """Layers, heads, hidden size and MLP channels of a configuration, under the configuration's names for them."""
+    names = ARCHITECTURES[_model_type(config)].sizes
+    found = {name: config.get(name) for name in names}
+    if found.get("n_inner", 0) is None:  # GPT-2's default
+        found["n_inner"] = 4 * (found["n_embd"] or 0)
+    return found
+
+
+def _checked(name: str, directory: Path, whole: bool = True) -> dict:
+    """The configuration in a directory; ``whole``: weights and tokenizer must be there too."""
+    file = directory / "config.json"
+    try:
+        config = json.loads(file.read_text("utf-8"))
+        kind = _model_type(config)
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no model in {directory} (no config.json)") from error
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ModelError(f"{file} is not a model configuration ({error})") from error
+    needed = sizes(config)
+    for key, size in (needed | {key: config.get(key) for key in ("num_key_value_heads", "head_dim")}).items():
+        missing = size is None and key not in needed  # the last two follow from the others
+        if not missing and (type(size) is not int or size < 1):
+            raise ModelError(f"{file}: {key} must be a whole number from 1, got {size!r}")
+    _, heads, hidden, _ = needed.values()
+    if heads % (config.get("num_key_value_heads") or 1):
+        raise ModelError(f"{file}: num_attention_heads must be a multiple of num_key_value_heads")
+    if not config.get("head_dim") and hidden % heads:
+        raise ModelError(f"{file}: hidden_size must be a multiple of num_attention_heads")
+    if whole and (lacking := _lacks(directory)):
+        raise ModelError(f"the model in {directory} {lacking}")
+    if whole:
+        _check_weights(directory, config, kind)
+    return config
+
+
+def _lacks(directory: Path) -> str:
+    """Which weights or tokenizer a model's directory lacks, as a clause; "" where it lacks nothing."""
+    if not any(directory.glob("*.safetensors")) and not any(directory.glob("*.bin")):
+        return "has no weights (no .safetensors file)"
+    for index in directory.glob("*.safetensors.index.json"):
+        try:
+            shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"has a damaged index of weight files, {index.name}; fetch the model again"
+        absent = sorted(str(shard) for shard in shards if not (directory / str(shard)).is_file())
+        if absent:
+            return f"lacks {absent[0]}; fetch the model again"
+    if not any((directory / tokenizer).is_file() for tokenizer in TOKENIZERS):
+        return f"has no tokenizer (no {' or '.join(TOKENIZERS)})"
+    return ""
+
+
+def _check_weights(directory: Path, config: dict, kind: str) -> None:
+    """Every .safetensors file must be as long as its header says; a dense model's have every layer's projections."""
+    names = set()
+    for file in sorted(directory.glob("*.safetensors")):
+        size = file.stat().st_size
+        try:
+            with open(file, "rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                header = json.loads(stream.read(min(length, size)))
+            header.pop("__metadata__", None)
+            end = max(entry["data_offsets"][1] for entry in header.values())
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ModelError(f"{file} is not a safetensors file; fetch the model again") from error
+        if size != 8 + length + end:
+            raise ModelError(f"{file} has {size} bytes instead of {8 + length + end}; fetch the model again")
+        names |= header.keys()
+    if not names or config["model_type"] in PRUNED_TYPES:  # .bin files say nothing before they are read
+        return
+    record, depth = ARCHITECTURES[kind], next(iter(sizes(config).values()))
+    found = {layers + rest for name in names for _, layers, rest in [f".{name}".rpartition(f".{record.layers}.")]}
+    found = {name.removeprefix(".") for name in found}
+    for layer in range(depth):
+        for module in dict.fromkeys(record.roles.values()):
+            if (wanted := f"{record.layers}.{layer}.{module}.weight") not in found:
+                expected = f"those of a {kind} with {depth} layers: there is no {wanted}"
+                raise ModelError(f"the weights in {directory} are not {expected}; fetch the model again")
+
+
+def _from_hub(name: str) -> Path:
+    """The folder with the configuration of a model on the hub, whose listing has weights and a tokenizer."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        there = hub.files(name)
+        if not any(file.endswith((".safetensors", ".bin")) for file in there):
+            raise ModelError(f"the model {name} on the hub has no weights (no .safetensors file)")
+        if not there & set(TOKENIZERS):
+            raise ModelError(f"the model {name} on the hub has no tokenizer (no {' or '.join(TOKENIZERS)})")
+        return Path(hf_hub_download(name, "config.json")).parent
+    except ModelError:
+        raise
+    except Exception as error:  # the client's classes have no common base
+        raise ModelError(f"cannot load model {name!r}: {hub.reason(error)}") from error
