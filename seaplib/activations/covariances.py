@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Float64
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import store
+from .. import files, store
 from ..models import identity, layers
 from ..models.passes import watch
 from ..models.shapes import Geometry
@@ -60,9 +59,8 @@ class Covariances:
         return mean.double(), covariance.double()
 
     def save(self, directory: Path) -> None:
-        save_file({name: t.contiguous() for name, t in self.tensors.items()}, Path(directory) / "units.safetensors")
-        about = {"geometry": self.geometry.as_dict(), "count": self.count, "fingerprint": self.fingerprint}
-        (Path(directory) / "units.json").write_text(json.dumps(about | {"provenance": self.provenance}, indent=1))
+        facts = {"geometry": self.geometry.as_dict(), "count": self.count, "fingerprint": self.fingerprint}
+        files.save(directory, "units", self.tensors, facts | {"provenance": self.provenance})
 
     @classmethod
     def load(cls, directory: Path) -> "Covariances":
@@ -165,7 +163,7 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
     if isinstance(tasks, str):
         raise TypeError(f"calibrate takes a list of tasks, got the text {tasks!r}")
     calibration = calibration or Calibration()
-    known = {"model": identity.fingerprint(model), "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    known = identity.specification(model, tokenizer)
     out = {}
     for task in tasks:
         corpus = corpora.corpus(task, calibration.samples, calibration.seed)

@@ -7,7 +7,6 @@ so that the result does not depend on how the texts were batched or ordered. The
 output projections' columns lie beside them, so that scores need no model.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -15,11 +14,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Float64
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import store
+from .. import files, store
 from ..models import identity, shapes
 from ..models.layers import decoder, decoder_layers, geometry, input_device, weight
 from ..models.passes import Encoded, batches, encode
@@ -62,24 +60,17 @@ class ActivationStats:
         return {module: (self.second_moment[module] / self.count).sqrt() for module in self.second_moment}
 
     def save(self, directory: Path) -> None:
-        tensors = {
-            f"{name}.{module}": t.contiguous() for name in self.TENSORS for module, t in getattr(self, name).items()
-        }
+        tensors = files.flat({name: getattr(self, name) for name in self.TENSORS})
         if self.stream is not None:
-            tensors["stream"] = self.stream.contiguous()
-        save_file(tensors, Path(directory) / "stats.safetensors")
-        about = {"geometry": self.geometry.as_dict(), "count": self.count, "provenance": self.provenance}
-        (Path(directory) / "stats.json").write_text(json.dumps(about, indent=1))
+            tensors["stream"] = self.stream
+        facts = {"geometry": self.geometry.as_dict(), "count": self.count, "provenance": self.provenance}
+        files.save(directory, "stats", tensors, facts)
 
     @classmethod
     def load(cls, directory: Path) -> "ActivationStats":
-        about = json.loads((Path(directory) / "stats.json").read_text())
-        tensors = load_file(Path(directory) / "stats.safetensors")
-        parts = {name: {} for name in cls.TENSORS} | {"stream": tensors.pop("stream", None)}
-        for key, tensor in tensors.items():
-            name, module = key.split(".")
-            parts[name][module] = tensor
-        return cls(shapes.Geometry(**about["geometry"]), about["count"], provenance=about["provenance"], **parts)
+        tensors, facts = files.load(directory, "stats")
+        stream, shape = tensors.pop("stream", None), shapes.Geometry(**facts["geometry"])
+        return cls(shape, facts["count"], provenance=facts["provenance"], stream=stream, **files.grouped(tensors))
 
 
 class Weights:
@@ -190,7 +181,7 @@ def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | No
     As in :func:`collect`, all texts of each without a ``calibration``.
     """
     weights = Weights(model)
-    known = {"model": weights.identity, "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    known = identity.specification(weights.identity, tokenizer)
     out, many = {}, len(texts) > 20  # then one bar for all of them
     for key, corpus in tqdm(texts.items(), desc="calibrating", unit="corpus", leave=False, disable=not many):
         settings = calibration or Calibration(samples=max(len(corpus), 1))

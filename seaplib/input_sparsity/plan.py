@@ -15,10 +15,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .. import store
+from .. import files, store
 from ..models import architectures
 from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, parameters, shape
 from ..models.offloading import copy_of, runs_on, stand_in, tensor
@@ -92,24 +91,20 @@ class SparsityPlan:
         return sparse
 
     def save(self, directory: Path) -> None:
-        tensors = {f"{k}/{name}": t.contiguous() for k, one in self.inputs.items() for name, t in _tensors(one).items()}
-        save_file(tensors, Path(directory) / "plan.safetensors")
-        about = {name: value for name, value in vars(self).items() if name not in ("rule", "inputs")}
-        about |= {"rule": asdict(self.rule), "thresholds": {key: one.threshold for key, one in self.inputs.items()}}
-        (Path(directory) / "plan.json").write_text(json.dumps(about, indent=1))
+        tensors = files.flat({key: _tensors(sparsifier) for key, sparsifier in self.inputs.items()}, "/")
+        facts = {name: value for name, value in vars(self).items() if name not in ("rule", "inputs")}
+        facts |= {"rule": asdict(self.rule), "thresholds": {key: s.threshold for key, s in self.inputs.items()}}
+        files.save(directory, "plan", tensors, facts)
 
     @classmethod
     def load(cls, directory: Path) -> "SparsityPlan":
-        about = json.loads((Path(directory) / "plan.json").read_text())
-        rule, tensors = InputSparsity(**about.pop("rule")), {}
-        for name, value in load_file(Path(directory) / "plan.safetensors").items():
-            key, part = name.split("/")
-            tensors.setdefault(key, {})[part] = value
-        thresholds = about.pop("thresholds")
-        inputs = {key: Sparsifier(rule, threshold=t, **tensors.get(key, {})) for key, t in thresholds.items()}
-        about["shapes"] = {key: tuple(sizes) for key, sizes in about["shapes"].items()}
-        about["tasks"] = tuple(about["tasks"]) if about["tasks"] else None
-        return cls(rule, inputs, **about)
+        tensors, facts = files.load(directory, "plan")
+        rule, groups = InputSparsity(**facts.pop("rule")), files.grouped(tensors, "/")
+        thresholds = facts.pop("thresholds")
+        inputs = {key: Sparsifier(rule, threshold=t, **groups.get(key, {})) for key, t in thresholds.items()}
+        facts["shapes"] = {key: tuple(sizes) for key, sizes in facts["shapes"].items()}
+        facts["tasks"] = tuple(facts["tasks"]) if facts["tasks"] else None
+        return cls(rule, inputs, **facts)
 
 
 def _tensors(one: Sparsifier) -> dict[str, Float[Tensor, " dim"]]:

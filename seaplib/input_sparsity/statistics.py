@@ -6,17 +6,15 @@ a float32's bits (65536 buckets, each less than 0.8% wide), so all of it is exac
 batches. ``learn`` fits shift and scale on the same texts.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .. import store
+from .. import files, store
 from ..models import identity
 from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, shape
 from ..models.offloading import runs_on
@@ -56,24 +54,18 @@ class InputStats:
         return low + share * (high - low)
 
     def save(self, directory: Path) -> None:
-        tensors = {f"{name}/{k}": t.contiguous() for name in self.TENSORS for k, t in getattr(self, name).items()}
-        save_file(tensors, Path(directory) / "inputs.safetensors")
-        about = {"count": self.count, "provenance": self.provenance}
-        (Path(directory) / "inputs.json").write_text(json.dumps(about, indent=1))
+        tensors = files.flat({name: getattr(self, name) for name in self.TENSORS}, "/")
+        files.save(directory, "inputs", tensors, {"count": self.count, "provenance": self.provenance})
 
     @classmethod
     def load(cls, directory: Path) -> "InputStats":
-        about = json.loads((Path(directory) / "inputs.json").read_text())
-        parts = {name: {} for name in cls.TENSORS}
-        for name, tensor in load_file(Path(directory) / "inputs.safetensors").items():
-            kind, key = name.split("/")
-            parts[kind][key] = tensor
-        return cls(about["count"], provenance=about["provenance"], **parts)
+        tensors, facts = files.load(directory, "inputs")
+        return cls(facts["count"], provenance=facts["provenance"], **files.grouped(tensors, "/"))
 
 
 def collect_inputs(model, tokenizer, corpus, calibration: Calibration, progress: bool = True) -> InputStats:
     """:class:`InputStats` of all linear layers of the decoder layers, from the store if there."""
-    known = {"model": identity.fingerprint(model), "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    known = identity.specification(model, tokenizer)
     known |= {"corpus": corpus.first(calibration.samples).fingerprint, "calibration": calibration.as_dict()}
     make = partial(_collect, model, tokenizer, corpus, calibration, progress, known)
     return store.fetch("input_stats", known, make, InputStats)
