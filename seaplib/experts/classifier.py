@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.proportion import proportion_confint
 
+from ..models.offloading import tensor
 from ..texts import corpora, words
 
 AVERAGES = {"macro": "macro avg", "weighted": "weighted avg"}
@@ -85,7 +86,7 @@ def strip_template(train: pd.DataFrame, test: pd.DataFrame, share: float) -> tup
 
 def embeddings(model) -> np.ndarray:
     """The model's input embeddings, float32 [vocabulary, hidden]."""
-    return model.get_input_embeddings().weight.detach().float().cpu().numpy()
+    return tensor(model.get_input_embeddings(), "weight").detach().float().cpu().numpy()
 
 
 def embed(table: np.ndarray, tokenizer, texts: Sequence[str]) -> np.ndarray:

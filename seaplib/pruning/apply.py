@@ -1,6 +1,5 @@
 """A mask applied to a model: by removal, by zeroing or on the fly, with or without compensation."""
 
-import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from ..models import layers
 from ..models.layers import resized
+from ..models.offloading import copy_of
 from ..models.state import note, state
 from ..settings import MODES
 from .compensation import Compensation, compensated, content
@@ -115,12 +115,6 @@ def _zero_removed(removed: Bool[Tensor, " in"], module: nn.Module, args: tuple) 
 
 def _add(extra: Float[Tensor, " out"], module: nn.Module, args: tuple, output: Tensor) -> Tensor:
     return output + extra.to(output.device)
-
-
-def copy_of(model: nn.Module) -> nn.Module:
-    """A copy that shares every tensor with ``model``: projections are replaced, never modified."""
-    shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
-    return copy.deepcopy(model, memo=shared | layers.kept_elsewhere(model))
 
 
 def prune(

@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ... import store
 from ...models import identity, layers
-from ...models.passes import batches, encode, residual_stream
+from ...models.passes import batches, encode, real, residual_stream
 from ...models.shapes import Geometry
 from ...settings import Calibration
 from ...texts import corpora
@@ -66,31 +65,24 @@ def measure_influence(
     if not all(map(layers.is_bypassable, decoder_layers)):
         raise ValueError("this model's norms stand on the residual stream (post-norm), so no mask can remove a layer")
     texts = corpus.first(calibration.samples)
-    encoded = encode(model, tokenizer, texts.texts, calibration.max_length).ids
-    skip = not calibration.bos and all(ids[0] == tokenizer.bos_token_id for ids in encoded)
+    encoded = encode(model, tokenizer, texts.texts, calibration.max_length, calibration.bos)
     total, before, keep = torch.zeros(shape.layers, dtype=torch.float64), None, None
 
     def read(layer: int, x: Float[Tensor, "batch tokens hidden"]) -> None:
         nonlocal before
-        x = x[keep.to(x.device)]
+        x = real(x, keep)
         x = x if x.dtype == torch.float64 else x.float()
         if layer:
             cosine = torch.nn.functional.cosine_similarity(before.to(x.device), x, dim=-1)
             total[layer - 1] += cosine.double().sum().cpu()
         before = x
 
-    count, device = 0, layers.input_device(model)
-    bar = tqdm(total=len(encoded), desc=f"block influence on {corpus.task}", leave=False, disable=not progress)
-    with torch.inference_mode(), residual_stream(model, read), bar:
-        for ids, mask, rows in batches(encoded, calibration.batch_tokens, device):
-            keep = mask.bool()
-            if skip:
-                keep[:, 0] = False
+    count, described = 0, f"block influence on {corpus.task}"
+    with residual_stream(model, read):
+        for batch in batches(encoded, layers.input_device(model), calibration.batch_tokens, described, progress):
+            keep = batch.keep
             count += int(keep.sum())
-            layers.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
-            bar.update(len(rows))
-    if not count:
-        raise ValueError("every text consists of the BOS token alone, so nothing is left without it")
+            batch.run(model)
     if not torch.isfinite(total).all():
         raise ValueError(f"{corpus.task}: the model's hidden states are not finite (NaN or Inf)")
     provenance = {"task": corpus.task, "model": identity.fingerprint(model), "corpus": texts.fingerprint}

@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 from ...activations.capture import capture
 from ...models import layers
 from ...models.layers import resized
-from ...models.passes import encode
+from ...models.offloading import copy_of
+from ...models.passes import batches, encode
 from ...models.state import note
 from ...texts.corpora import Corpus
 from ..allocation import checked
-from ..apply import copy_of
 
 #: role whose input a projection shares → the projections (q, k, v read the same input; so do gate, up)
 _SAME_INPUT = {"q": ("q", "k", "v"), "o": ("o",), "up": ("gate", "up"), "down": ("down",)}
@@ -56,18 +56,17 @@ def wanda(
     The shapes stay, so nothing gets faster without kernels for scattered zeros.
     """
     checked(sparsity)
-    encoded = encode(model, tokenizer, corpus.texts, max_length).ids
+    encoded = encode(model, tokenizer, corpus.texts, max_length)
     pruned = copy_of(model)
-    decoder = layers.decoder(pruned)
     note(pruned, source=None)
     device = layers.input_device(pruned)
     for index, layer in enumerate(
         tqdm(layers.decoder_layers(pruned), desc="Wanda", unit="layer", leave=False, disable=not progress)
     ):
         with capture(pruned, roles=tuple(_SAME_INPUT), only=(index,)) as recorder, _stop_after(layer):
-            for ids in encoded:
+            for batch in batches(encoded, device, None):
                 try:
-                    decoder(input_ids=torch.tensor([ids], device=device), use_cache=False)
+                    batch.run(pruned)
                 except _Reached:
                     continue
         for measured, roles in _SAME_INPUT.items():
