@@ -79,7 +79,7 @@ def attention_units(geometry: Geometry, kv_unit: str) -> int:
     """
     if kv_unit == "query" and geometry.queries_per_group == 1:
         raise ValueError(
-            "kv_unit='query' takes query heads from every KV group, but here a group has a single query head; use 'group'"
+            "kv_unit='query' takes query heads from every KV group, but here a group has a single head; use 'group'"
         )
     return geometry.kv_heads if kv_unit == "group" else geometry.queries_per_group
 
