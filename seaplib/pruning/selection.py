@@ -307,7 +307,7 @@ def convex(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def cheapest(
-    steps: Mapping[Hashable, np.ndarray], costs: Mapping[Hashable, float], budget: float
+    steps: Mapping[Hashable, np.ndarray], costs: Mapping[Hashable, float | int], budget: float
 ) -> dict[Hashable, int]:
     """How many steps of every module to take: those of least loss per cost, until ``budget`` is spent.
 
