@@ -86,7 +86,7 @@ def copies(notebook: str, parameters: dict) -> float:
         return 1.0
     if notebook[:2] == "09":  # all models take turns: Wanda, FLAP twice and SEAP-gen at every sparsity
         return sum(1 + 3 * (1 - sparsity) for sparsity in G)
-    if notebook[:2] == "12":  # systems with experts of their own: the general mask, the true task's expert, the router's expert
+    if notebook[:2] == "12":  # systems with experts of their own: general mask, true task's expert, router's expert
         rooms = [room or len(experts(parameters["tasks"])) + 1 for room in parameters["rooms"]]
         return (1 + rooms[0] + sum(rooms)) * (1 - max(G))
     return 0.0
