@@ -1,22 +1,22 @@
 """Content-addressed artefacts: whatever is expensive is computed once.
 
 An artefact's address is the SHA-256 of what it was computed from (its specification, which names
-weights and texts by their fingerprints), of the code that computes, and of the versions of the
-libraries underneath. A changed input is therefore a different address, and nothing ever has to be
-invalidated by hand: deleting the store costs time, never correctness.
+weights and texts by their fingerprints), of the code that makes it (:mod:`seaplib.source`), and of the
+versions of the libraries beneath that code. A changed input is therefore a different address, and
+nothing ever has to be invalidated by hand: deleting the store costs time, never correctness.
 
     <store>/<kind>/<key>/          what the noun's ``save`` wrote (a data frame: frame.parquet)
     <store>/<kind>/<key>/spec.json the specification, and a checksum of every file beside it
 """
 
-import ast
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -24,12 +24,9 @@ from typing import TypeVar
 
 import filelock
 
-from . import paths
+from . import paths, source
 
 T = TypeVar("T")
-# Modules that only present, locate or run: changing them cannot change a stored number.
-NOT_COMPUTING = {"__init__.py", "__main__.py", "hub.py", "paths.py", "store.py", "reports", "runner"}
-LIBRARIES = ("torch", "transformers", "lm-eval")
 HASHED_BYTES = 256 * 2**20  # larger files are identified by path, size and time of change
 
 
@@ -82,25 +79,7 @@ def identity(path: Path, hashed_bytes: int = HASHED_BYTES) -> str:
 
 
 @cache
-def code_hash() -> str:
-    """Hash of the modules that compute: their code, so that a reworded comment costs nothing."""
-    parts = []
-    package = Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        if (place := file.relative_to(package)).parts[0] not in NOT_COMPUTING:
-            parts.append([place.as_posix(), ast.dump(_without_docstrings(ast.parse(file.read_text("utf-8"))))])
-    return digest(parts)
-
-
-def _without_docstrings(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            node.body = node.body[1:]
-    return tree
-
-
-@cache
-def versions(packages: tuple[str, ...] = LIBRARIES) -> dict[str, str | None]:
+def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
     """Installed versions, read without importing anything; None where a package is missing."""
     return {package: _version(package) for package in packages}
 
@@ -112,20 +91,30 @@ def _version(package: str) -> str | None:
         return None
 
 
-def key(spec: dict) -> str:
-    """The address of what ``spec`` describes. Raises TypeError for a value that is not plain."""
-    return digest([spec, code_hash(), versions()])
+def key(spec: dict, modules: Iterable[str]) -> str:
+    """The address of what ``modules`` make of ``spec``. Raises TypeError for a value that is not plain."""
+    code, libraries = source.described(modules)
+    return digest([spec, code, versions(tuple(libraries))])
 
 
-def fetch(kind: str, spec: dict, make: Callable[[], T], noun: type[T]) -> T:
+def fetch(kind: str, spec: dict, make: Callable[[], T], noun: type[T], uses: Iterable = ()) -> T:
     """The artefact that ``spec`` describes: loaded where it exists, else made, saved and loaded.
+
+    The code that counts is that of ``make``'s module and of all that module imports. ``uses`` are objects
+    of this package that ``make`` gets from elsewhere (a variant, a model); the code of their classes counts too.
+    Where the code has been edited since this process imported it, the artefact is made and not stored.
 
     ``noun`` is ``pandas.DataFrame``, or a class with ``save(directory)`` and ``load(directory)``.
     What is returned always comes from disk, so a first run and a resumed one see the same values.
     An entry appears whole or not at all; processes that want the same one wait for whoever came
     first; a damaged entry is made again, with a warning.
     """
-    name = key(spec)
+    modules = source.makers(make, *uses)
+    name = key(spec, modules)
+    if not source.runs(modules):
+        with tempfile.TemporaryDirectory() as directory:
+            _write(Path(directory), make(), noun)
+            return _load(Path(directory), noun)
     shelf = paths.store_dir() / kind
     entry = shelf / name
     try:
@@ -152,13 +141,17 @@ def fetch(kind: str, spec: dict, make: Callable[[], T], noun: type[T]) -> T:
 
 
 def _read(entry: Path, noun: type[T]) -> T:
-    import pandas  # here, because the runner, which reads no entry, should start at once
-
     files = json.loads((entry / "spec.json").read_text("utf-8"))["files"]
     for name, expected in files.items():
         if file_hash(entry / name) != expected:
             raise ValueError(f"{name} does not have its recorded checksum")
-    return pandas.read_parquet(entry / "frame.parquet") if noun is pandas.DataFrame else noun.load(entry)
+    return _load(entry, noun)
+
+
+def _load(directory: Path, noun: type[T]) -> T:
+    import pandas  # here, because the runner, which reads no entry, should start at once
+
+    return pandas.read_parquet(directory / "frame.parquet") if noun is pandas.DataFrame else noun.load(directory)
 
 
 def _write(directory: Path, value, noun: type) -> None:

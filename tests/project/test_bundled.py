@@ -30,6 +30,7 @@ from world import World, fact_key, inflected, sentence, split_of  # noqa: E402
 
 TASKS = list(generate.MAKERS)
 SPLITS = tuple(generate.SIZES)
+FITTED = ["blind", "words"]  # the shortcuts that are fitted, not counted
 CHOICES = "struct<label: list<element: string>, text: list<element: string>>"
 # The hub's columns and types; ``depth`` (and GSM8K's options) are ours.
 SCHEMAS = {
@@ -329,14 +330,24 @@ def benchmark():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_benchmark_is_of_these_data(task):
-    """n, chance and the shortcuts, of all items and at every depth."""
+    """n, chance and the shortcuts, of all items and at every depth.
+
+    Counts are exact but for the table's rounding. The two fitted shortcuts are a regression's, which stops at a
+    gradient of 1e-4: options that nearly tie change places with the processor's order of additions (BLAS kernels of
+    three instruction sets: up to 3 of a depth's 170 items). The tolerance is a guesser's standard error over the
+    items, below which nothing that is said about a shortcut changes.
+    """
     asked = rows(task, "test")
     chance = 1 / len(Prompt(task)(asked[0])[1])
     items = shortcuts(task).assign(depth=[str(row["depth"]) for row in asked], chance=chance)
     groups = pd.concat([items, items.assign(depth="all")]).groupby("depth")
     found, table = groups.mean(), benchmark().loc[task]
     pd.testing.assert_series_equal(table["n"], groups.size(), check_names=False)
-    pd.testing.assert_frame_equal(table[found.columns], found, check_names=False, rtol=0, atol=6e-4)
+    counted = found.columns.drop(FITTED)
+    pd.testing.assert_frame_equal(table[counted], found[counted], check_names=False, rtol=0, atol=6e-4)
+    error = (chance * (1 - chance) / groups.size()) ** 0.5
+    off = (table[FITTED] - found[FITTED]).abs()
+    assert off.le(error, axis=0).all(axis=None), off
 
 
 def test_depths_of_the_benchmark_add_up_to_all():

@@ -1,0 +1,48 @@
+"""Public names: each room's face gives the same object every time, whatever was imported before."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import seaplib
+
+pytestmark = pytest.mark.unit
+
+ROOMS = ["seaplib"]
+ROOMS += [module.name for module in pkgutil.walk_packages(seaplib.__path__, "seaplib.") if module.ispkg]
+EVERYTHING = """
+import importlib, pkgutil, sys
+import seaplib
+room = importlib.import_module(sys.argv[1])
+first = {name: getattr(room, name) for name in room.__all__}
+for module in pkgutil.walk_packages(seaplib.__path__, "seaplib."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print([name for name, value in first.items() if getattr(room, name) is not value])
+"""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_public_name_is_also_a_modules(room):
+    """Importing a module puts it into its package under its own name, where it would hide a function's."""
+    face = importlib.import_module(room)
+    modules = {module.name for module in pkgutil.iter_modules(face.__path__)}
+    names = getattr(face, "__all__", [])  # studies and baselines are called by module
+    rooms = {name for name in names if name in modules}
+    assert all(importlib.import_module(f"{room}.{name}") is getattr(face, name) for name in rooms)
+
+
+@pytest.mark.parametrize("room", ["seaplib", "seaplib.evaluation", "seaplib.reports.figures"])
+def test_a_public_name_is_the_same_object_after_every_module_was_imported(room):
+    run = subprocess.run([sys.executable, "-c", EVERYTHING, room], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "[]"
+
+
+def test_what_the_design_promises_is_public():
+    promised = {"load", "collect", "corpus", "select", "score", "logistic", "prune", "evaluate", "save_pretrained"}
+    assert promised | {"perplexity", "ExpertModel", "Variant", "capture"} <= set(seaplib.__all__)
+    assert callable(seaplib.perplexity) and callable(seaplib.capture)
