@@ -60,3 +60,9 @@ def tokenizer_fingerprint(tokenizer) -> str:
         tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else f"{tokenizer.name_or_path} {len(tokenizer)}"
     )
     return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+
+def specification(model, tokenizer) -> dict[str, str]:
+    """Fingerprints of a model (or the model's fingerprint itself) and a tokenizer, as store entries name them."""
+    known = model if isinstance(model, str) else fingerprint(model)
+    return {"model": known, "tokenizer": tokenizer_fingerprint(tokenizer)}
