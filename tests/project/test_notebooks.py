@@ -132,6 +132,17 @@ def test_nothing_belongs_to_one_machine(path):
 
 
 @unit
+@each
+def test_no_variable_hides_an_import(path):
+    """A parameter or variable of the name of an imported module: whichever is bound last breaks the other's uses."""
+    nodes = list(ast.walk(code(path)))
+    imported = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    names = {alias.asname or alias.name for alias in imported}
+    stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert not names & stored
+
+
+@unit
 def test_notebook_13_says_that_it_needs_two_seeds_before_it_loads_a_model():
     (path,) = [path for path in NOTEBOOKS if path.stem.startswith("13")]
     (setup,) = [cell.source for cell in cells(path, "code") if "seaplib.load(" in cell.source]
