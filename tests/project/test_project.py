@@ -1,5 +1,6 @@
 """The project around the package: pins, README, notebooks, profiles say what is there."""
 
+import argparse
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import seaplib
-from seaplib import __main__
+from seaplib.commands import COMMANDS
 from seaplib.runner import plan
 
 pytestmark = pytest.mark.unit
@@ -124,6 +125,14 @@ def missing_paths(spans: list[str]) -> list[str]:
     return missing
 
 
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    subparsers = parser.add_subparsers(required=True)
+    for command in COMMANDS:
+        command.add(subparsers)
+    return parser
+
+
 def wrong_commands(lines: list[str]) -> list[str]:
     """make targets that do not exist, and command lines of the package that it does not take."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
@@ -138,7 +147,7 @@ def wrong_commands(lines: list[str]) -> list[str]:
             wrong += [line] if bad else []
         elif "seaplib" in words and words[words.index("seaplib") - 1] == "-m":
             try:
-                options = __main__._parser().parse_args(words[words.index("seaplib") + 1 :])
+                options = command_line().parse_args(words[words.index("seaplib") + 1 :])
                 wrong += [line] if getattr(options, "profile", None) not in {None, *known} else []
             except SystemExit:
                 wrong.append(line)
