@@ -1,4 +1,4 @@
-"""Where things are: one function a place, one environment variable per place that can be moved.
+"""Places: a function for each, and an environment variable for each place that can be moved.
 
 | place | variable | default |
 |---|---|---|
@@ -9,8 +9,8 @@
 | exported figures and tables | ``SEAP_FIGURES_DIR`` | ``figures`` |
 
 The bundled model and data and the papers' numbers are the project's own where it has any, else those that come with
-the package: an installed package carries a copy of them (:func:`shipped`). Nothing is created here; whoever writes
-makes the directory.
+the package: an installed package carries a copy of them (:func:`shipped`). No function creates a directory; the
+writer does.
 """
 
 import os
@@ -59,7 +59,7 @@ def published_dir() -> Path:
 
 
 def data_dir() -> Path | None:
-    """Local data sets in the hub's schema, or None where they come from the hub."""
+    """The folder of local data sets in the hub's schema, None where data sets come from the hub."""
     return _place("SEAP_DATA_DIR", None)
 
 
@@ -72,6 +72,6 @@ def runs_dir() -> Path:
 
 
 def figures_dir(profile: str | None = None) -> Path:
-    """The directory of a profile's figures and tables; of all profiles' when none is named."""
+    """The directory of a profile's figures and tables; without a profile, the directory of all profiles."""
     directory = _place("SEAP_FIGURES_DIR", root() / "figures")
     return directory / profile if profile else directory

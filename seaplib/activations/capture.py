@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
 
 from ..models.layers import decoder, decoder_layers, linear
 
@@ -22,11 +24,13 @@ class Moments:
     """
 
     count: int
-    mean: torch.Tensor  # [dim]
-    m2: torch.Tensor  # [dim]
+    mean: Float64[Tensor, "*dim"]
+    m2: Float64[Tensor, "*dim"]
 
     @classmethod
-    def of(cls, x: torch.Tensor, left_out: torch.Tensor | None = None, count: int | None = None) -> "Moments":
+    def of(
+        cls, x: Float[Tensor, "n dim"], left_out: Int[Tensor, " left_out"] | None = None, count: int | None = None
+    ) -> "Moments":
         """Moments of samples ``x`` [n, dim] without the rows ``left_out``, after which ``count`` remain.
 
         Two passes over one copy in float32 or better, its sums over rows (``torch.var_mean`` over the
@@ -63,11 +67,11 @@ class RunningMoments:
 
     per: str
     count: int = 0
-    mean: torch.Tensor | float = 0.0
-    var: torch.Tensor | float = 0.0
-    second_moment: torch.Tensor | float = 0.0
+    mean: Float[Tensor, " dim"] | float = 0.0
+    var: Float[Tensor, " dim"] | float = 0.0
+    second_moment: Float[Tensor, " dim"] | float = 0.0
 
-    def update(self, x: torch.Tensor) -> None:
+    def update(self, x: Float[Tensor, "tokens dim"]) -> None:
         """Add one prompt ``x`` [tokens, dim]."""
         x = x.float()
         n, new = self.count, len(x) if self.per == "token" else 1
@@ -94,22 +98,25 @@ class Recorder:
         self.estimator = estimator
         self.tokens: tuple[int, int] | None = None  # [batch, tokens] of the current pass
         self.skip_first = False
-        self._mask: torch.Tensor | None = None  # [batch, tokens], with a KV cache the earlier ones too
+        self._mask: Tensor | None = None  # [batch, tokens], with a KV cache the earlier ones too
         self._kept: dict = {}  # of the current pass, by length and device: a model may lie on several
         self.moments = {role: [self._empty() for _ in range(layers)] for role in roles}
         self.positions, self.inverse = [0] * layers, [0.0] * layers  # Σ 1/‖x‖² of the residual stream per layer
 
     def _empty(self) -> Moments | RunningMoments:
         if self.estimator == "exact":
-            return Moments(0, torch.zeros(()), torch.zeros(()))
+            zero = torch.zeros((), dtype=torch.float64)
+            return Moments(0, zero, zero)
         return RunningMoments("token" if self.estimator == "authors" else "prompt")
 
-    def begin(self, mask: torch.Tensor | None, tokens: tuple[int, int] | None) -> None:
+    def begin(self, mask: Tensor | None, tokens: tuple[int, int] | None) -> None:
         """A forward pass of ``tokens`` [batch, tokens] starts, with attention ``mask``."""
         self._mask = mask.bool() if torch.is_tensor(mask) and mask.dim() == 2 else None
         self.tokens, self._kept = tokens, {}
 
-    def _positions(self, batch: int, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def _positions(
+        self, batch: int, length: int, device: torch.device
+    ) -> tuple[Bool[Tensor, "batch tokens"], Int[Tensor, " left_out"], int]:
         """Which positions count [batch, tokens], the places of the others once flattened, and how many count."""
         if (length, device) not in self._kept:
             if self._mask is None:
@@ -122,7 +129,7 @@ class Recorder:
             self._kept[length, device] = keep, left_out, keep.numel() - len(left_out)
         return self._kept[length, device]
 
-    def update(self, role: str, layer: int, x: torch.Tensor) -> None:
+    def update(self, role: str, layer: int, x: Float[Tensor, "*tokens dim"]) -> None:
         """Add activations ``x`` [batch, tokens, dim] (or [batch·tokens, dim], as OPT's MLP has them)."""
         if x.dim() == 2 and self.tokens is not None:
             x = x.unflatten(0, self.tokens)
@@ -141,19 +148,21 @@ class Recorder:
             new = Moments.of(x.flatten(0, 1), left_out, count)
         self.moments[role][layer] = self.moments[role][layer].merge(new)
 
-    def update_stream(self, layer: int, x: torch.Tensor) -> None:
+    def update_stream(self, layer: int, x: Float[Tensor, "batch tokens hidden"]) -> None:
         """Add the residual stream ``x`` [batch, tokens, hidden] that a layer reads."""
         keep, _, count = self._positions(*x.shape[:2], x.device)
         size = x.detach().float().square().sum(-1)[keep].double()
         self.positions[layer] += count
         self.inverse[layer] += float((1 / size.clamp(min=torch.finfo(torch.float32).tiny)).sum())
 
-    def stream(self) -> torch.Tensor:
+    def stream(self) -> Float64[Tensor, " layers"]:
         """Harmonic mean over positions of ‖x‖² where each layer reads the stream, [layers], float64."""
         found = zip(self.positions, self.inverse, strict=True)
         return torch.tensor([count / inverse for count, inverse in found], dtype=torch.float64)
 
-    def stacked(self, role: str) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def stacked(
+        self, role: str
+    ) -> tuple[int, Float64[Tensor, "layers dim"], Float64[Tensor, "layers dim"], Float64[Tensor, "layers dim"]]:
         """count, mean, var, second moment of a role, the last three [layers, dim] in float64."""
         rows = self.moments[role]
         if rows[0].count == 0:
@@ -209,7 +218,7 @@ class _Sums:
     def __init__(self):
         self.count, self.mean, self.m2 = 0, None, None
 
-    def add(self, x: torch.Tensor) -> None:
+    def add(self, x: Float[Tensor, "tokens dim"]) -> None:
         x = x.double()
         if not len(x):
             return

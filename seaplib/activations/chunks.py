@@ -7,17 +7,17 @@ Counts, means and sums of squared deviations of parts i merge as
 in double precision, so that the statistics of a hundred draws from a corpus cost one pass over it.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float64, Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import store
+from .. import files, store
 from ..models import identity
 from ..settings import Calibration
 from ..texts import corpora
@@ -34,9 +34,9 @@ class PartialStats:
     """
 
     size: int
-    counts: torch.Tensor
-    mean: dict[str, torch.Tensor]
-    var: dict[str, torch.Tensor]
+    counts: Int[Tensor, " parts"]
+    mean: dict[str, Float64[Tensor, "parts layers _"]]
+    var: dict[str, Float64[Tensor, "parts layers _"]]
     texts: tuple[int, ...]
     tokens: tuple[int, ...]
     like: ActivationStats = field(repr=False)
@@ -59,25 +59,17 @@ class PartialStats:
         return merge([self.part(int(index)) for index in dict.fromkeys(indices)])
 
     def save(self, directory: Path) -> None:
-        tensors = {f"mean.{module}": rows.contiguous() for module, rows in self.mean.items()}
-        tensors |= {f"var.{module}": rows.contiguous() for module, rows in self.var.items()}
-        save_file(tensors | {"counts": self.counts}, Path(directory) / "parts.safetensors")
-        about = {"size": self.size, "texts": self.texts, "tokens": self.tokens}
-        (Path(directory) / "parts.json").write_text(json.dumps(about))
+        tensors = files.flat({"mean": self.mean, "var": self.var}) | {"counts": self.counts}
+        files.save(directory, "parts", tensors, {"size": self.size, "texts": self.texts, "tokens": self.tokens})
         self.like.save(directory)
 
     @classmethod
     def load(cls, directory: Path) -> "PartialStats":
-        about = json.loads((Path(directory) / "parts.json").read_text())
-        tensors = load_file(Path(directory) / "parts.safetensors")
-        of = {name: {} for name in ("mean", "var")}
-        for key, tensor in tensors.items():
-            name, _, module = key.partition(".")
-            if module:
-                of[name][module] = tensor
-        texts, tokens = tuple(about["texts"]), tuple(about["tokens"])
+        tensors, facts = files.load(directory, "parts")
+        counts, groups = tensors.pop("counts"), files.grouped(tensors)
+        texts, tokens = tuple(facts["texts"]), tuple(facts["tokens"])
         like = ActivationStats.load(directory)
-        return cls(about["size"], tensors["counts"], of["mean"], of["var"], texts, tokens, like)
+        return cls(facts["size"], counts, groups["mean"], groups["var"], texts, tokens, like)
 
 
 def collect_parts(
@@ -114,7 +106,7 @@ def calibrate_parts(
     """:func:`collect_parts` of every task's corpus (``pool`` texts, or all it has), from the store if there."""
     calibration = calibration or Calibration()
     weights = Weights(model)
-    known = {"model": weights.identity, "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    known = identity.specification(weights.identity, tokenizer)
     how = {k: v for k, v in calibration.as_dict().items() if k != "samples"}
     out = {}
     for task in tasks:

@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Float64
 from safetensors import safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from .. import store
+from .. import files, store
 from ..models import identity, layers
 from ..models.passes import watch
 from ..models.shapes import Geometry
@@ -36,7 +37,7 @@ class Covariances:
 
     geometry: Geometry
     count: int
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, Float[Tensor, "..."]]
     fingerprint: str
     provenance: dict = field(default_factory=dict)
 
@@ -52,15 +53,14 @@ class Covariances:
         task = self.provenance.get("task", "?")
         return f"Covariances({task}: {self.count:,} tokens, {self.geometry.layers} layers)"
 
-    def at(self, module: str, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def at(self, module: str, layer: int) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, "dim dim"]]:
         """Mean [dim] and covariance [dim, dim] of one layer's ``module``, float64."""
         mean, covariance = (self.tensors[f"{name}.{module}.{layer}"] for name in ("mean", "covariance"))
         return mean.double(), covariance.double()
 
     def save(self, directory: Path) -> None:
-        save_file({name: t.contiguous() for name, t in self.tensors.items()}, Path(directory) / "units.safetensors")
-        about = {"geometry": self.geometry.as_dict(), "count": self.count, "fingerprint": self.fingerprint}
-        (Path(directory) / "units.json").write_text(json.dumps(about | {"provenance": self.provenance}, indent=1))
+        facts = {"geometry": self.geometry.as_dict(), "count": self.count, "fingerprint": self.fingerprint}
+        files.save(directory, "units", self.tensors, facts | {"provenance": self.provenance})
 
     @classmethod
     def load(cls, directory: Path) -> "Covariances":
@@ -77,7 +77,7 @@ class _OnDisk(Mapping):
         with safe_open(path, "pt") as file:
             self.names = tuple(file.keys())
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def __getitem__(self, name: str) -> Float[Tensor, "..."]:
         with safe_open(self.path, "pt") as file:
             return file.get_tensor(name)
 
@@ -113,7 +113,7 @@ class WeightedCovariances:
         named = sorted((one.fingerprint, float(self.alpha[task])) for task, one in self.parts.items())
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
 
-    def at(self, module: str, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def at(self, module: str, layer: int) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, "dim dim"]]:
         """As :meth:`Covariances.at`."""
         total, each = sum(self.alpha.values()), {task: one.at(module, layer) for task, one in self.parts.items()}
         share = {task: self.alpha[task] / total for task in each}
@@ -137,6 +137,7 @@ def collect(
     shape = layers.geometry(model)
     waiting = [(module, layer) for layer in range(shape.layers) for module in UNITS]
     width = {"attention": shape.heads * shape.head_dim, "mlp": shape.channels}
+    texts = corpus.first(calibration.samples).texts
     tensors, count = {}, 0
     while waiting:
         chosen, used = [], 0
@@ -146,7 +147,7 @@ def collect(
         sums = {key: _Sums() for key in chosen}
         inputs = {layers.linear(layers.decoder_layers(model)[i], UNITS[m]): sums[m, i].add for m, i in chosen}
         described = f"covariances on {corpus.task}"
-        count = watch(model, tokenizer, corpus, calibration, inputs, None, progress, described)
+        count = watch(model, tokenizer, texts, calibration, inputs, None, progress, described)
         for (module, layer), one in sums.items():
             if one.m2 is None or not torch.isfinite(one.m2).all():
                 where = f"the {module} activations of layer {layer}"
@@ -162,7 +163,7 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
     if isinstance(tasks, str):
         raise TypeError(f"calibrate takes a list of tasks, got the text {tasks!r}")
     calibration = calibration or Calibration()
-    known = {"model": identity.fingerprint(model), "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    known = identity.specification(model, tokenizer)
     out = {}
     for task in tasks:
         corpus = corpora.corpus(task, calibration.samples, calibration.seed)

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..models import identity, layers
@@ -28,9 +30,9 @@ METHODS = ("umap", "tsne", "pca")
 class HiddenStates:
     """Pooled states of N prompts: ``vectors`` float32 [N, layers + 1, hidden], a task and an id for each."""
 
-    vectors: np.ndarray
-    labels: np.ndarray  # [N] task names
-    ids: np.ndarray  # [N] row ids of the prompts
+    vectors: Float32[np.ndarray, "prompts states hidden"]
+    labels: Shaped[np.ndarray, " prompts"]  # task names
+    ids: Shaped[np.ndarray, " prompts"]  # row ids
     provenance: dict = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -49,7 +51,7 @@ class HiddenStates:
     def layers(self) -> range:
         return range(self.vectors.shape[1])
 
-    def standardised(self, layer: int) -> np.ndarray:
+    def standardised(self, layer: int) -> Float64[np.ndarray, "prompts hidden"]:
         """States of one layer [N, hidden] with mean 0 and variance 1 in every dimension (0 in a constant one).
 
         Otherwise distances would be those of the few dimensions with massive activations.
@@ -92,24 +94,18 @@ def hidden_states(
     texts = [text for corpus in corpora.values() for text in corpus.texts]
     if not texts:
         raise ValueError("no texts: every corpus is empty")
-    encoded, kept, truncated = encode(model, tokenizer, texts, max_length)
-    skip = not bos and all(ids[0] == tokenizer.bos_token_id for ids in encoded)
-    if skip and min(map(len, encoded)) < 2:
-        raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
-    shape = (len(encoded), len(layers.decoder_layers(model)) + 1, model.config.hidden_size)
+    encoded = encode(model, tokenizer, texts, max_length, bos)
+    kept, shape = encoded.kept, (len(encoded.ids), len(layers.decoder_layers(model)) + 1, model.config.hidden_size)
     vectors = np.empty(shape, dtype=np.float32)
-    device = layers.input_device(model)
     rows, weight = [], None  # of the batch that is running
 
-    def pool(layer: int, x: torch.Tensor) -> None:
+    def pool(layer: int, x: Tensor) -> None:
         vectors[rows, layer] = torch.einsum("bt,bth->bh", weight.to(x.device), x.float()).cpu().numpy()
 
-    bar = tqdm(total=len(encoded), desc="hidden states", unit="text", leave=False, disable=not progress)
-    with torch.inference_mode(), residual_stream(model, pool), bar:
-        for ids, mask, rows in batches(encoded, batch_tokens, device):
-            weight = _pooling_weights(mask, pooling, skip)
-            layers.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
-            bar.update(len(rows))
+    with residual_stream(model, pool):
+        for batch in batches(encoded, layers.input_device(model), batch_tokens, "hidden states", progress):
+            rows, weight = batch.rows, _pooling_weights(batch.mask, batch.keep, pooling)
+            batch.run(model)
     if not np.isfinite(vectors).all():
         raise ValueError("the model's hidden states are not finite (NaN or Inf)")
     provenance = {
@@ -118,8 +114,8 @@ def hidden_states(
         "pooling": pooling,
         "bos": bos,
         "max_length": max_length,
-        "tokens": sum(map(len, encoded)),
-        "truncated": truncated,
+        "tokens": sum(map(len, encoded.ids)),
+        "truncated": encoded.truncated,
         "skipped": len(texts) - len(kept),
     }
     labels = np.array([task for task, corpus in corpora.items() for _ in corpus.texts])
@@ -127,13 +123,13 @@ def hidden_states(
     return HiddenStates(vectors, labels[kept], ids[kept], provenance)
 
 
-def _pooling_weights(mask: torch.Tensor, pooling: str, skip_first: bool) -> torch.Tensor:
+def _pooling_weights(
+    mask: Int[Tensor, "batch tokens"], keep: Bool[Tensor, "batch tokens"], pooling: str
+) -> Float[Tensor, "batch tokens"]:
     """Weights [batch, tokens] that sum to 1 over the positions that count."""
-    weight = mask.float()
-    if skip_first:
-        weight[:, 0] = 0
     if pooling == "last":
         return torch.nn.functional.one_hot(mask.sum(1) - 1, mask.shape[1]).float()
+    weight = keep.float()
     return weight / weight.sum(1, keepdim=True)
 
 

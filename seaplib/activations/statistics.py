@@ -7,17 +7,17 @@ so that the result does not depend on how the texts were batched or ordered. The
 output projections' columns lie beside them, so that scores need no model.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float, Float64
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import store
+from .. import files, store
 from ..models import identity, shapes
 from ..models.layers import decoder, decoder_layers, geometry, input_device, weight
 from ..models.passes import Encoded, batches, encode
@@ -39,13 +39,13 @@ class ActivationStats:
 
     geometry: shapes.Geometry
     count: int
-    mean: dict[str, torch.Tensor]
-    var: dict[str, torch.Tensor]
-    second_moment: dict[str, torch.Tensor]
-    weight_l1: dict[str, torch.Tensor]
-    weight_l2sq: dict[str, torch.Tensor]
+    mean: dict[str, Float64[Tensor, "layers _"]]
+    var: dict[str, Float64[Tensor, "layers _"]]
+    second_moment: dict[str, Float64[Tensor, "layers _"]]
+    weight_l1: dict[str, Float64[Tensor, "layers _"]]
+    weight_l2sq: dict[str, Float64[Tensor, "layers _"]]
     provenance: dict = field(default_factory=dict)
-    stream: torch.Tensor | None = None
+    stream: Float64[Tensor, " layers"] | None = None
 
     TENSORS = ("mean", "var", "second_moment", "weight_l1", "weight_l2sq")
 
@@ -55,29 +55,22 @@ class ActivationStats:
         less = f", {skipped} empty texts skipped" if skipped else ""
         return f"ActivationStats({task}: {self.count:,} samples, {self.geometry.layers} layers{less})"
 
-    def norms(self) -> dict[str, torch.Tensor]:
+    def norms(self) -> dict[str, Float64[Tensor, "layers _"]]:
         """Eq. 5, (1/n)·sqrt(Σh²) per coordinate: module → [layers, dim]."""
         return {module: (self.second_moment[module] / self.count).sqrt() for module in self.second_moment}
 
     def save(self, directory: Path) -> None:
-        tensors = {
-            f"{name}.{module}": t.contiguous() for name in self.TENSORS for module, t in getattr(self, name).items()
-        }
+        tensors = files.flat({name: getattr(self, name) for name in self.TENSORS})
         if self.stream is not None:
-            tensors["stream"] = self.stream.contiguous()
-        save_file(tensors, Path(directory) / "stats.safetensors")
-        about = {"geometry": self.geometry.as_dict(), "count": self.count, "provenance": self.provenance}
-        (Path(directory) / "stats.json").write_text(json.dumps(about, indent=1))
+            tensors["stream"] = self.stream
+        facts = {"geometry": self.geometry.as_dict(), "count": self.count, "provenance": self.provenance}
+        files.save(directory, "stats", tensors, facts)
 
     @classmethod
     def load(cls, directory: Path) -> "ActivationStats":
-        about = json.loads((Path(directory) / "stats.json").read_text())
-        tensors = load_file(Path(directory) / "stats.safetensors")
-        parts = {name: {} for name in cls.TENSORS} | {"stream": tensors.pop("stream", None)}
-        for key, tensor in tensors.items():
-            name, module = key.split(".")
-            parts[name][module] = tensor
-        return cls(shapes.Geometry(**about["geometry"]), about["count"], provenance=about["provenance"], **parts)
+        tensors, facts = files.load(directory, "stats")
+        stream, shape = tensors.pop("stream", None), shapes.Geometry(**facts["geometry"])
+        return cls(shape, facts["count"], provenance=facts["provenance"], stream=stream, **files.grouped(tensors))
 
 
 class Weights:
@@ -92,7 +85,7 @@ class Weights:
         return identity.fingerprint(self.model)
 
     @cached_property
-    def norms(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def norms(self) -> dict[str, tuple[Float64[Tensor, "layers dim"], Float64[Tensor, "layers dim"]]]:
         """‖w‖₁ and ‖w‖₂² of the output projections' columns: module → float64 [layers, dim] each."""
         layers, found = decoder_layers(self.model), {}
         for module, role in UNITS.items():
@@ -122,42 +115,29 @@ def collect(
     weights = weights or Weights(model)
     shape = geometry(model)
     texts = corpus.first(calibration.samples)
-    encoded, kept, truncated = found = encode(model, tokenizer, texts.texts, calibration.max_length)
-    starts_with_bos = all(ids[0] == tokenizer.bos_token_id for ids in encoded)
-    if starts_with_bos and not calibration.bos and min(map(len, encoded)) < 2:
-        raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
-    device = input_device(model)
-    with (
-        torch.inference_mode(),
-        capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder,
-    ):
-        recorder.skip_first = starts_with_bos and not calibration.bos
-        if calibration.estimator != "exact":  # order matters to these, and they take prompts one by one
-            plan = ((torch.tensor([ids], device=device), None, [i]) for i, ids in enumerate(encoded))
-        else:
-            plan = batches(encoded, calibration.batch_tokens, device)
-        with tqdm(
-            total=len(encoded), desc=f"calibrating on {corpus.task}", unit="text", leave=False, disable=not progress
-        ) as bar:
-            for ids, mask, rows in plan:
-                decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
-                bar.update(len(rows))
+    encoded = encode(model, tokenizer, texts.texts, calibration.max_length, calibration.bos)
+    at_once = calibration.batch_tokens if calibration.estimator == "exact" else None  # the others take texts in order
+    with capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder:
+        recorder.skip_first = encoded.skip_first
+        described = f"calibrating on {corpus.task}"
+        for batch in batches(encoded, input_device(model), at_once, described, progress):
+            batch.run(model)
     parts = {name: {} for name in ActivationStats.TENSORS}
     for module, role in UNITS.items():
         count, parts["mean"][module], parts["var"][module], parts["second_moment"][module] = recorder.stacked(role)
         if not torch.isfinite(parts["second_moment"][module]).all():
-            raise ValueError(f"{corpus.task}: {_not_finite(model, found, texts.ids)}")
+            raise ValueError(f"{corpus.task}: {_not_finite(model, encoded, texts.ids)}")
         parts["weight_l1"][module], parts["weight_l2sq"][module] = weights.norms[module]
     provenance = {
         "task": corpus.task,
         "model": weights.identity,
         "corpus": texts.fingerprint,
-        "ids": [texts.ids[i] for i in kept],
-        "texts": len(encoded),
-        "skipped": len(texts) - len(kept),
-        "tokens": sum(map(len, encoded)),
-        "truncated": truncated,
-        "starts_with_bos": starts_with_bos,
+        "ids": [texts.ids[i] for i in encoded.kept],
+        "texts": len(encoded.ids),
+        "skipped": len(texts) - len(encoded.kept),
+        "tokens": sum(map(len, encoded.ids)),
+        "truncated": encoded.truncated,
+        "starts_with_bos": encoded.starts_with_bos,
         "calibration": calibration.as_dict(),
     }
     return ActivationStats(shape, count, provenance=provenance, stream=recorder.stream(), **parts)
@@ -177,7 +157,7 @@ def _not_finite(model, found: Encoded, ids: tuple[str, ...]) -> str:
     return "activations are not finite (NaN or Inf) in a batch, though every text by itself is"
 
 
-def _column_norms(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _column_norms(weight: Float[Tensor, "out dim"]) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, " dim"]]:
     """‖w‖₁ and ‖w‖₂² of the columns of ``weight`` [out, in], one layer's at a time in double precision."""
     w = weight.double().cpu()
     return w.abs().sum(0), w.square().sum(0)
@@ -201,7 +181,7 @@ def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | No
     As in :func:`collect`, all texts of each without a ``calibration``.
     """
     weights = Weights(model)
-    known = {"model": weights.identity, "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    known = identity.specification(weights.identity, tokenizer)
     out, many = {}, len(texts) > 20  # then one bar for all of them
     for key, corpus in tqdm(texts.items(), desc="calibrating", unit="corpus", leave=False, disable=not many):
         settings = calibration or Calibration(samples=max(len(corpus), 1))
@@ -211,7 +191,9 @@ def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | No
     return out
 
 
-def weighted_mean(stats: dict[str, ActivationStats], weights: dict[str, float]) -> dict[str, torch.Tensor]:
+def weighted_mean(
+    stats: dict[str, ActivationStats], weights: dict[str, float]
+) -> dict[str, Float64[Tensor, "layers _"]]:
     """Mean activation over tasks, weighted as the general score is (Eq. 15): module → [layers, dim].
 
     What compensation of a general mask adds back.

@@ -1,10 +1,16 @@
-"""Bootstrap of whole tables: what any number computed from item results would be on other items and other seeds.
+"""The bootstrap: how far a number computed from results depends on which items, prompts or seeds were drawn.
+
+Two designs. *Plain*: n values (windows, rounds, tasks) are drawn with replacement. *Two levels*: items are drawn with
+replacement within each task, and calibration seeds, which all tasks share, once per draw; an item keeps its results
+under every seed. Two methods that err on the same items thus differ by far less than their separate standard errors
+suggest.
 
 A study compares many masks on the same items. Its item results make a :class:`Results`: for every task an array
-[cells, seeds, items], a cell being one level of whatever the study varies. One draw takes items with replacement
-within each task, the same ones for all cells and seeds, and calibration seeds with replacement, the same ones for
-all tasks and cells, as :mod:`seaplib.comparison` does for two methods. Whatever is computed from the drawn means
-(a share of variance, a rank correlation, a row of a matrix) has its interval from its own quantiles.
+[cells, seeds, items], a cell being one level of the factor that the study varies. A draw takes the same items and
+seeds in all cells. Any number computed from the drawn means (a share of variance, a rank correlation, a row of a
+matrix) has its interval from the quantiles of that number over the draws.
+
+Every interval is a percentile interval at 95%. scipy's bootstrap knows neither design with shared seeds.
 """
 
 from collections.abc import Sequence
@@ -12,10 +18,86 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 
 from ..texts import tasks as registry
 
 PRIMARY = "primary"
+ENDS = (0.025, 0.975)  # of every interval
+NUMBERS_AT_ONCE = 2**24  # bounds the memory of paired draws
+
+Seed = int | Sequence[int] | np.random.Generator
+
+
+def places(n: int, draws: int, seed: Seed = 0) -> Int[np.ndarray, "draws n"]:
+    """Places of n values drawn with replacement, a row per draw. A generator as ``seed`` goes on where it is."""
+    return np.random.default_rng(seed).integers(n, size=(draws, n))
+
+
+def means(values: Float[np.ndarray, " n"], draws: int = 2000, seed: Seed = 0) -> Float[np.ndarray, " draws"]:
+    """Means of ``values`` drawn with replacement."""
+    return values[places(len(values), draws, seed)].mean(axis=1)
+
+
+def mean_interval(values: Float[np.ndarray, " n"], draws: int = 2000, seed: Seed = 0) -> Float[np.ndarray, " 2"]:
+    """Low and high end (95%) of the mean of ``values``."""
+    return interval(means(values, draws, seed))
+
+
+def stratified_interval(
+    influences: Float[np.ndarray, "n numbers"], strata: np.ndarray, draws: int = 2000, seed: Seed = 0
+) -> Float[np.ndarray, "2 numbers"]:
+    """Low and high end (95%), around 0, of the means of ``influences``, drawn within ``strata`` [n]."""
+    rng = np.random.default_rng(seed)
+    weights = np.zeros((draws, len(influences)))
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws)
+    drawn = weights @ influences / len(influences)
+    return interval(drawn - influences.mean(axis=0))
+
+
+def paired(
+    differences: list[Float[np.ndarray, "seeds _"]], draws: int = 2000, seed: Seed = 0
+) -> Float[np.ndarray, " draws"]:
+    """Δ = mean over tasks of the mean over seeds and items, of resampled data.
+
+    ``differences`` are a − b of every item: [seeds, items], an array per task.
+    """
+    rng, seeds = np.random.default_rng(seed), len(differences[0])
+    weight = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds  # [draws, seeds]
+    total = np.zeros(draws)
+    for table in differences:
+        n = table.shape[1]
+        block = max(1, NUMBERS_AT_ONCE // table.size)
+        for start in range(0, draws, block):
+            part = slice(start, min(start + block, draws))
+            chosen = places(n, part.stop - part.start, rng)
+            total[part] += (weight[part].T * table[:, chosen].mean(axis=2)).sum(axis=0)
+    return np.round(total / len(differences), 12)  # 1/3 + 1/3 − 2/3 is 0, not beyond it
+
+
+def interval(drawn: Float[np.ndarray, " draws *shape"], method: str = "linear") -> Float[np.ndarray, " 2 *shape"]:
+    """Low and high end (95%) of numbers drawn along the first axis; NaN where a draw has no number.
+
+    ``method`` as in ``numpy.quantile``; "closest_observation" interpolates nothing, for numbers that may be infinite.
+    """
+    return np.quantile(drawn, ENDS, axis=0, method=method)
+
+
+def p_value(drawn: Float[np.ndarray, " draws"], null: float = 0.0) -> float:
+    """p = 2 · (1 + tail) / (1 + draws), two-sided: tail is the smaller number of draws on either side of ``null``.
+
+    At least 2 / (draws + 1), at most 1.
+    """
+    tail = min((drawn <= null).sum(), (drawn >= null).sum())
+    return float(min(1.0, 2 * (1 + tail) / (1 + len(drawn))))
+
+
+def estimate(value: float | np.ndarray, drawn: Float[np.ndarray, " draws"], null: float = 0.0) -> dict:
+    """``value`` with its interval and p, as columns: measured, low, high, p_value."""
+    low, high = interval(drawn)
+    return {"measured": float(value), "low": float(low), "high": float(high), "p_value": p_value(drawn, null)}
 
 
 @dataclass(frozen=True)
@@ -24,8 +106,8 @@ class Results:
 
     cells: tuple
     tasks: tuple[str, ...]
-    seeds: tuple[int, ...]
-    values: dict[str, np.ndarray]
+    seeds: tuple
+    values: dict[str, Float[np.ndarray, "cells seeds _"]]
 
     @property
     def items(self) -> int:
@@ -33,24 +115,24 @@ class Results:
         return sum(table.shape[2] for table in self.values.values())
 
     @property
-    def means(self) -> np.ndarray:
-        """Means over items: [cells, tasks, seeds]."""
+    def means(self) -> Float[np.ndarray, "cells tasks seeds"]:
+        """Means over items."""
         return np.stack([self.values[task].mean(2) for task in self.tasks], axis=1)
 
-    def seed_weights(self, draws: int, seed: int = 0) -> np.ndarray:
-        """How often each calibration seed is taken in each draw: int [draws, seeds]."""
+    def seed_weights(self, draws: int, seed: int = 0) -> Int[np.ndarray, "draws seeds"]:
+        """How often each calibration seed is taken in each draw."""
         n = len(self.seeds)
         return np.random.default_rng([seed, 0]).multinomial(n, np.full(n, 1 / n), size=draws)
 
-    def drawn(self, draws: int, seed: int = 0, seeds: bool = True) -> np.ndarray:
-        """``means`` of ``draws`` resampled data sets: [draws, cells, tasks, seeds].
+    def drawn(self, draws: int, seed: int = 0, seeds: bool = True) -> Float[np.ndarray, "draws cells tasks seeds"]:
+        """``means`` of ``draws`` resampled data sets.
 
-        ``seeds=False`` draws items alone, for what compares seeds with each other: drawn twice, a seed would agree
-        with itself. :meth:`seed_weights` then says how often each counts.
+        ``seeds=False`` draws items alone, for comparisons of seeds with each other: a seed drawn twice would agree
+        with itself. :meth:`seed_weights` then says how often each seed counts.
         """
         generator, out = np.random.default_rng([seed, 1]), []
-        places = np.arange(len(self.seeds))
-        chosen = np.stack([places.repeat(weight) for weight in self.seed_weights(draws, seed)])
+        order = np.arange(len(self.seeds))
+        chosen = np.stack([order.repeat(weight) for weight in self.seed_weights(draws, seed)])
         for task in self.tasks:
             table = self.values[task]
             n = table.shape[2]
@@ -60,14 +142,21 @@ class Results:
         return np.round(np.stack(out, axis=2), 12)  # 1/3 + 1/3 − 2/3 is 0
 
 
-def results(frame: pd.DataFrame, by: Sequence[str], metric: str = PRIMARY) -> Results:
-    """Item results (``evaluate_items``'s frame) as an array, a cell for every combination of the columns ``by``.
+def of_metric(items: pd.DataFrame, metric: str = PRIMARY) -> pd.DataFrame:
+    """The rows of item results by ``metric``: a metric of the frame, or "primary", each task's own."""
+    if metric != PRIMARY:
+        return items[items["metric"] == metric]
+    primary = {task: registry.get(task).metric for task in items["task"].unique()}
+    return items[items["metric"] == items["task"].map(primary)]
 
-    ``metric`` is one of the frame's, or "primary": each task's own. ValueError where a cell lacks an item, a task or
-    a seed that another has: means of different items are no comparison.
+
+def results(items: pd.DataFrame, by: Sequence[str], metric: str = PRIMARY) -> Results:
+    """Item results (``evaluate_items``'s frame) as arrays, a cell for every combination of the columns ``by``.
+
+    ``metric`` as in :func:`of_metric`. ValueError where a cell lacks an item, a task or a seed that another cell
+    has: means of different items cannot be compared.
     """
-    wanted = {task: registry.get(task).metric if metric == PRIMARY else metric for task in frame["task"].unique()}
-    rows = frame[frame["metric"] == frame["task"].map(wanted)]
+    rows = of_metric(items, metric)
     if rows.empty:
         raise ValueError(f"there are no item results by {metric}")
     by = list(by)
@@ -78,57 +167,10 @@ def results(frame: pd.DataFrame, by: Sequence[str], metric: str = PRIMARY) -> Re
     values = {}
     for task, part in rows.groupby("task", sort=False):
         if part.duplicated(["_cell", "calibration_seed", "doc_id"]).any():
-            raise ValueError(f"{task}: some items have two results in one cell; {', '.join(by)} do not tell them apart")
+            raise ValueError(f"{task}: an item has two results in one cell of {', '.join(by)}")
         wide = part.pivot(index=["_cell", "calibration_seed"], columns="doc_id", values="value")
         wide = wide.reindex(pd.MultiIndex.from_product([range(len(cells)), seeds]))
         if wide.isna().any(axis=None):
             raise ValueError(f"{task}: every cell needs the same items under the same calibration seeds")
         values[task] = wide.to_numpy(float).reshape(len(cells), len(seeds), -1)
     return Results(cells, tuple(values), seeds, values)
-
-
-def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high end (95%) of numbers drawn along the first axis; NaN where some draw has no number."""
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return low, high
-
-
-def p_value(drawn: np.ndarray, null: float = 0.0) -> float:
-    """Two-sided bootstrap p of one number against ``null``; at least 2 / (draws + 1)."""
-    tail = min((drawn <= null).sum(), (drawn >= null).sum())
-    return float(min(1.0, 2 * (1 + tail) / (1 + len(drawn))))
-
-
-def estimate(value: float, drawn: np.ndarray, null: float = 0.0) -> dict:
-    """``value`` with its interval and p, as columns: measured, low, high, p_value."""
-    low, high = interval(drawn)
-    return {"measured": float(value), "low": float(low), "high": float(high), "p_value": p_value(drawn, null)}
-
-
-NUMBERS_AT_ONCE = 2**24  # bounds the memory of the bootstrap
-
-
-def _bootstrap(differences: list[np.ndarray], draws: int, draw: np.random.Generator) -> np.ndarray:
-    """Δ of resampled data, [draws]; ``differences`` are [seeds, items], one per task."""
-    seeds = len(differences[0])
-    weight = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds  # [draws, seeds]
-    total = np.zeros(draws)
-    for table in differences:
-        n = table.shape[1]
-        block = max(1, NUMBERS_AT_ONCE // table.size)
-        for start in range(0, draws, block):
-            part = slice(start, min(start + block, draws))
-            chosen = draw.integers(n, size=(part.stop - part.start, n))
-            total[part] += (weight[part].T * table[:, chosen].mean(axis=2)).sum(axis=0)
-    return np.round(total / len(differences), 12)  # 1/3 + 1/3 − 2/3 is 0, not beyond it
-
-
-def _interval(influences: np.ndarray, strata: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """95% bootstrap interval around 0 of the means of ``influences`` [n, k], resampled within strata: [2, k]."""
-    rng = np.random.default_rng(seed)
-    weights = np.zeros((resamples, len(influences)))
-    for stratum in np.unique(strata):
-        rows = np.flatnonzero(strata == stratum)
-        weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
-    means = weights @ influences / len(influences)
-    return np.percentile(means - influences.mean(axis=0), [2.5, 97.5], axis=0)

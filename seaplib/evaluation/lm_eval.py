@@ -1,20 +1,24 @@
-"""lm-eval's tasks over our rows: its prompts, its requests, its metrics, without its model loop.
+"""lm-eval's tasks over our rows: prompts, requests and metrics are lm-eval's, the model loop is ours.
 
-``Bench`` holds what does not depend on a variant: the items drawn, the requests tokenised exactly as
-lm-eval's HFLM would, and the batches they are scored in. Metrics come from lm-eval's own
-``process_results``; exact match (is the right option the greedy continuation?) comes from the same
-requests as accuracy.
+:class:`Bench` holds what does not depend on a variant: the items drawn, the requests tokenised exactly as
+lm-eval's HFLM tokenises them, and the batches in which they are scored. Metrics come from lm-eval's own
+``process_results``; exact match (is the right option the greedy continuation?) comes from the same requests
+as accuracy.
 """
 
 import copy
 import hashlib
 import math
 import os.path
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float
+from torch import nn
 
 from .. import store
 from ..models import identity, layers, likelihood, passes
@@ -24,8 +28,9 @@ from ..texts import lm_eval, rows, tasks
 
 @dataclass
 class Prepared:
-    """A task's requests, tokenised and collated: what all variants share."""
+    """The requests of a task, tokenised and in batches: what all variants share."""
 
+    name: str
     task: object  # lm-eval's
     instances: list[list]  # lm-eval's requests, per item
     doc_ids: tuple[str, ...]
@@ -33,11 +38,26 @@ class Prepared:
     dense: likelihood.LayerInputs  # for variants that change nothing in the first layers
     truncated: list[bool]  # per item
 
+    @property
+    def prompts(self) -> list[str]:
+        """What each item asks: the text that the contexts of its requests begin with."""
+        return [os.path.commonprefix([instance.args[0] for instance in item]) for item in self.instances]
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """What a variant may apply instead of a model: it scores the prepared requests of a task by a protocol of its own.
+
+    Item results are made of :meth:`Bench.score`, :meth:`Bench.measured` and :meth:`Bench.written`.
+    """
+
+    def answer(self, bench: "Bench", prepared: Prepared) -> pd.DataFrame: ...
+
 
 class Bench:
     """Everything about an evaluation that does not depend on the variant."""
 
-    def __init__(self, model, tokenizer, settings: Evaluation):
+    def __init__(self, model: nn.Module, tokenizer, settings: Evaluation):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.max_length = min(settings.max_length or math.inf, layers.context_length(model))
         if settings.chat_template and not getattr(tokenizer, "chat_template", None):
@@ -62,7 +82,7 @@ class Bench:
 
     @cached_property
     def harness(self):
-        """lm-eval's HFLM around the model in memory: its tokenisation and its generation."""
+        """lm-eval's HFLM around the model in memory, for tokenisation and generation."""
         from lm_eval.models.huggingface import HFLM
 
         harness = HFLM(
@@ -77,7 +97,7 @@ class Bench:
 
     @cached_property
     def begins_with_bos(self) -> bool:
-        """Whether a prompt's first token is BOS: asked for, or by the tokenizer's or the chat template's own doing."""
+        """Whether the first token of a prompt is BOS: by the settings, or else by tokenizer or chat template."""
         if self.settings.bos is not None:
             return self.settings.bos
         text, bos = "a", self.tokenizer.bos_token
@@ -90,14 +110,14 @@ class Bench:
 
     @property
     def conditions(self) -> dict:
-        """What every result row says of its prompts."""
+        """The columns that say how prompts were worded."""
         return {"bos": self.begins_with_bos, "chat_template": self.settings.chat_template}
 
     def _begun(self, context: str) -> str:
-        """A prompt with the beginning that ``settings.bos`` asks for, once.
+        """A prompt with a single BOS in front where ``settings.bos`` is true, and without BOS where it is false.
 
-        HFLM asks the tokenizer for its special tokens, which are none where it never adds BOS, and
-        leaves one that the chat template has written.
+        HFLM alone does not do so: a tokenizer that never adds BOS has no special tokens to add, and a BOS
+        that the chat template has written stays.
         """
         bos = self.tokenizer.bos_token
         if self.settings.bos is None or not bos:
@@ -109,6 +129,7 @@ class Bench:
 
     @cached_property
     def fingerprints(self) -> dict:
+        """What results depend on, task and variant apart."""
         return {
             "model": identity.fingerprint(self.model),
             "tokenizer": identity.tokenizer_fingerprint(self.tokenizer),
@@ -128,7 +149,7 @@ class Bench:
         return self._drawn[name]
 
     def identity(self, name: str) -> dict:
-        """What a task's results depend on, the variant apart; needs no lm-eval and no tokens."""
+        """What the results of a task depend on, the variant apart; needs neither lm-eval nor tokens."""
         if name not in self._identities:
             task = tasks.get(name)
             config = task.config_file()
@@ -145,14 +166,15 @@ class Bench:
         return self._identities[name]
 
     def items(self, name: str, variant, applied) -> pd.DataFrame:
-        """Item results of one variant (``applied()`` is its model) on one task, from the store if there."""
+        """Item results of a variant on a task, asking the store first; ``applied()`` gives what the variant applies."""
         identity = None if variant is None else variant.fingerprint
         spec = self.fingerprints | self.identity(name) | {"variant": identity}
         first = getattr(variant, "first_layer", 0)
-        make = lambda: self._score(self.prepared(name), applied(), first)  # noqa: E731
+        make = lambda: self.score(self.prepared(name), applied(), first)  # noqa: E731
         return store.fetch("items", spec, make, pd.DataFrame, uses=(variant, self.model))
 
     def prepared(self, name: str) -> Prepared:
+        """The requests of a task, made at the first call."""
         if name not in self._prepared:
             self._prepared[name] = self._prepare(name)
         return self._prepared[name]
@@ -169,7 +191,7 @@ class Bench:
             if task.OUTPUT_TYPE == "multiple_choice" and not callable(task.config.process_results):
                 self._has_an_answer(task, doc, name, ids[index])
             context = task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc), **chat)
-            context = [self._begun(one) for one in context] if isinstance(context, list) else self._begun(context)
+            context = list(map(self._begun, context)) if isinstance(context, list) else self._begun(context)
             made = task.construct_requests(doc=doc, ctx=context, metadata=(name, index, 1), **chat)
             instances.append(made if isinstance(made, list) else [made])
         return self._planned(task, name, instances, ids)
@@ -184,7 +206,7 @@ class Bench:
                     f"in a context of {self.max_length}"
                 )
             too_long = [len(self.harness.tok_encode(item[0].args[0])) > room for item in instances]
-            return Prepared(task, instances, ids, [], likelihood.LayerInputs(self.model, []), too_long)
+            return Prepared(name, task, instances, ids, [], likelihood.LayerInputs(self.model, []), too_long)
         requests = self.requests(instances)
         if empty := [i for i, item in zip(ids, requests, strict=True) if not all(answer for _, answer in item)]:
             raise ValueError(f"{name}: item {empty[0]} cannot be scored: an answer of it tokenises to nothing")
@@ -193,7 +215,7 @@ class Bench:
         share = likelihood.can_share(self.model)
         tokens = passes.affordable(layers.input_device(self.model), self.settings.batch_tokens)
         batches = likelihood.plan(requests, self.max_length, tokens, share, window)
-        return Prepared(task, instances, ids, batches, likelihood.LayerInputs(self.model, batches), too_long)
+        return Prepared(name, task, instances, ids, batches, likelihood.LayerInputs(self.model, batches), too_long)
 
     @staticmethod
     def _has_an_answer(task, doc: dict, name: str, doc_id: str) -> None:
@@ -214,34 +236,32 @@ class Bench:
         prefix = self.harness.prefix_token_id
         return (encoded[:1], encoded[1:]) if encoded[:1] == [prefix] else ([prefix], encoded)
 
-    def _score(self, prepared: Prepared, model, first: int) -> pd.DataFrame:
-        """Item results of ``model``, which before layer ``first`` is the model that was prepared for.
-
-        One that has experts (``by_expert``) says which of them answers an item, by what the item asks.
-        """
-        if hasattr(model, "by_expert"):
-            return self._shared_out(prepared, model)
+    def score(self, prepared: Prepared, applied, first: int = 0) -> pd.DataFrame:
+        """Item results of ``applied``: a model that equals ``self.model`` before layer ``first``, or an Answering."""
+        if isinstance(applied, Answering):
+            return applied.answer(self, prepared)
         if prepared.batches:
-            return self.measured(prepared, *likelihood.score(model, prepared.batches, prepared.dense, first))
-        return self.written(prepared, model)
+            return self.measured(prepared, *likelihood.score(applied, prepared.batches, prepared.dense, first))
+        return self.written(prepared, applied)
 
-    def _shared_out(self, prepared: Prepared, model) -> pd.DataFrame:
-        """Item results where every item has its expert: each answers its own in batches of their own."""
-        asked = [os.path.commonprefix([instance.args[0] for instance in item]) for item in prepared.instances]
-        name, parts = prepared.task.config.task, []
-        for expert, places in model.by_expert(name, asked):
+    def divided(self, prepared: Prepared, parts: Iterable[tuple[object, Sequence[int]]]) -> pd.DataFrame:
+        """Item results where models share the items: each scores the items at its places, in batches of their own."""
+        frames = []
+        for model, places in parts:
             instances, ids = [prepared.instances[i] for i in places], tuple(prepared.doc_ids[i] for i in places)
-            parts.append(self._score(self._planned(prepared.task, name, instances, ids), expert, 0))
+            frames.append(self.score(self._planned(prepared.task, prepared.name, instances, ids), model))
         place = {doc_id: number for number, doc_id in enumerate(prepared.doc_ids)}
-        frame = pd.concat(parts, ignore_index=True)
+        frame = pd.concat(frames, ignore_index=True)
         return frame.iloc[frame["doc_id"].map(place).argsort(kind="stable")].reset_index(drop=True)
 
-    def measured(self, prepared: Prepared, sums: np.ndarray, greedy: np.ndarray) -> pd.DataFrame:
-        """Item results from each request's log-probability and "is the greedy continuation"."""
+    def measured(
+        self, prepared: Prepared, sums: Float[np.ndarray, " requests"], greedy: Bool[np.ndarray, " requests"]
+    ) -> pd.DataFrame:
+        """Item results from the log-probability of each request, and whether it is the greedy continuation."""
         answers = iter(zip(sums.tolist(), greedy.tolist(), strict=True))
         return self._rows(prepared, [[next(answers) for _ in item] for item in prepared.instances])
 
-    def written(self, prepared: Prepared, model) -> pd.DataFrame:
+    def written(self, prepared: Prepared, model: nn.Module) -> pd.DataFrame:
         """Item results of a task whose answers ``model`` writes."""
         return self._rows(prepared, self._generate(prepared.task, [item[0] for item in prepared.instances], model))
 
@@ -273,7 +293,7 @@ class Bench:
 
 
 def chance(name: str) -> float:
-    """Accuracy that guessing would give: the mean of 1/options over the test items, 0 where answers are written."""
+    """Expected accuracy of guessing: the mean of 1/options over the test items, 0 where answers are written."""
     task = lm_eval.harness_task(tasks.get(name), rows.read_rows(name, "test").table)[0]
     if task.OUTPUT_TYPE != "multiple_choice":
         return 0.0

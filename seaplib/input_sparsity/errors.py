@@ -13,11 +13,13 @@ from contextlib import ExitStack
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from jaxtyping import Float
+from torch import Tensor
 
-from ..models import architectures, passes
-from ..models.layers import decoder, decoder_layers, gate_activation, linear_layers, matrix
-from ..models.passes import batches, real
+from ..models import architectures
+from ..models.layers import decoder_layers, gate_activation, input_device, linear_layers, matrix
+from ..models.offloading import runs_on
+from ..models.passes import Batch, batches, encode, real, residual_stream
 from ..settings import Calibration
 from ..texts import corpora
 from .plan import CloseGate, SparsityPlan
@@ -43,22 +45,19 @@ def output_errors(
     """
     calibration = calibration or Calibration(samples=max(len(corpus), 1))
     texts = corpus.first(calibration.samples).texts
-    encoded = passes.encode(model, tokenizer, texts, calibration.max_length).ids
-    device = decoder(model).get_input_embeddings().weight.device
+    encoded = encode(model, tokenizer, texts, calibration.max_length)
     sparse = {name: plan.apply(model) for name, plan in plans.items()}
     sums, tokens = defaultdict(lambda: torch.zeros(2, dtype=torch.float64)), 0
-    bar = tqdm(total=len(encoded), desc="output errors", leave=False, disable=not progress)
-    for ids, mask, rows in batches(encoded, calibration.batch_tokens, device):
-        keep = mask.bool()
+    for batch in batches(encoded, input_device(model), calibration.batch_tokens, "output errors", progress):
+        keep = batch.keep
         tokens += int(keep.sum())
         with ExitStack() as stack:
             _watch_layers(model, plans, keep, sums, stack)
-            dense = _streams(model, ids, mask)
+            dense = _streams(model, batch)
         for name, other in sparse.items():
-            for layer, (x, y) in enumerate(zip(dense, _streams(other, ids, mask), strict=True)):
-                sums[name, layer, STREAM] += torch.tensor([_relative(x[keep], x[keep] - y[keep]), float("nan")])
-        bar.update(len(rows))
-    bar.close()
+            for layer, (x, y) in enumerate(zip(dense, _streams(other, batch), strict=True)):
+                x, y = real(x, keep), real(y, keep)
+                sums[name, layer, STREAM] += torch.tensor([_relative(x, x - y), float("nan")])
     found = [(*key, *(value / tokens).tolist(), tokens) for key, value in sums.items()]
     frame = pd.DataFrame(found, columns=["plan", "layer", "role", "error", "zeros", "tokens"])
     order = {name: place for place, name in enumerate([*plans, *architectures.ROLES, STREAM])}
@@ -66,18 +65,15 @@ def output_errors(
                              ignore_index=True)  # fmt: skip
 
 
-def _streams(model, ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+def _streams(model, batch: Batch) -> list[Float[Tensor, "batch tokens hidden"]]:
     """The residual stream behind every decoder layer, [batch, tokens, hidden] each."""
-    found = []
-    with ExitStack() as stack:
-        for layer in decoder_layers(model):
-            note = lambda module, args, out: found.append(out[0] if isinstance(out, tuple) else out)  # noqa: E731
-            stack.callback(layer.register_forward_hook(note).remove)
-        decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
-    return found
+    found = {}
+    with residual_stream(model, found.__setitem__):
+        batch.run(model)
+    return [found[layer] for layer in range(1, len(found))]
 
 
-def _relative(y: torch.Tensor, difference: torch.Tensor) -> float:
+def _relative(y: Float[Tensor, "tokens dim"], difference: Float[Tensor, "tokens dim"]) -> float:
     """Sum over tokens [tokens, dim] of ‖difference‖ / ‖y‖."""
     return float((difference.double().norm(dim=-1) / y.double().norm(dim=-1).clamp(min=1e-30)).sum())
 
@@ -89,7 +85,7 @@ def _watch_layers(model, plans, keep, sums, stack: ExitStack) -> None:
         for key, one in plan.inputs.items():
             layer, role = key.split(".")
             module, place = found[int(layer), role], (name, int(layer), role)
-            weight = matrix(module).float()
+            weight = matrix(module).float().to(runs_on(module))
             if plan.rule.of == "weights":
                 see = _of_weight(weight, sparse_weight(weight, plan.rule), sums[place])
             elif plan.rule.criterion == "cats":

@@ -5,7 +5,6 @@ it and puts the model back exactly, ``SparsityPlan.apply`` gives the evaluation 
 never written to: activations are made sparse by hooks, sparse weights stand in for the originals.
 """
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -15,12 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
-from .. import store
+from .. import files, store
 from ..models import architectures
-from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix
+from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, parameters, shape
+from ..models.offloading import copy_of, runs_on, stand_in, tensor
+from ..models.state import note, state
 from ..settings import Calibration
 from ..texts import corpora
 from .rule import InputSparsity
@@ -72,8 +73,8 @@ class SparsityPlan:
         digest = hashlib.sha256(json.dumps([asdict(self.rule), sorted(self.shapes.items())]).encode())
         for key, one in sorted(self.inputs.items()):
             digest.update(f"{key}{one.threshold}".encode())
-            for name, tensor in _tensors(one).items():
-                digest.update(name.encode() + tensor.double().contiguous().cpu().numpy().tobytes())
+            for name, value in _tensors(one).items():
+                digest.update(name.encode() + value.double().contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()[:32]
 
     def __repr__(self) -> str:
@@ -84,36 +85,31 @@ class SparsityPlan:
     def apply(self, model):
         """A copy of ``model`` that keeps this sparsity; it shares every weight that stays as it is."""
         check(model, self)
-        shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
-        sparse = copy.deepcopy(model, memo=shared)
-        sparse.seap_source = None
+        sparse = copy_of(model)
+        note(sparse, source=None)
         _install(sparse, self, ExitStack())
         return sparse
 
     def save(self, directory: Path) -> None:
-        tensors = {f"{k}/{name}": t.contiguous() for k, one in self.inputs.items() for name, t in _tensors(one).items()}
-        save_file(tensors, Path(directory) / "plan.safetensors")
-        about = {name: value for name, value in vars(self).items() if name not in ("rule", "inputs")}
-        about |= {"rule": asdict(self.rule), "thresholds": {key: one.threshold for key, one in self.inputs.items()}}
-        (Path(directory) / "plan.json").write_text(json.dumps(about, indent=1))
+        tensors = files.flat({key: _tensors(sparsifier) for key, sparsifier in self.inputs.items()}, "/")
+        facts = {name: value for name, value in vars(self).items() if name not in ("rule", "inputs")}
+        facts |= {"rule": asdict(self.rule), "thresholds": {key: s.threshold for key, s in self.inputs.items()}}
+        files.save(directory, "plan", tensors, facts)
 
     @classmethod
     def load(cls, directory: Path) -> "SparsityPlan":
-        about = json.loads((Path(directory) / "plan.json").read_text())
-        rule, tensors = InputSparsity(**about.pop("rule")), {}
-        for name, tensor in load_file(Path(directory) / "plan.safetensors").items():
-            key, part = name.split("/")
-            tensors.setdefault(key, {})[part] = tensor
-        thresholds = about.pop("thresholds")
-        inputs = {key: Sparsifier(rule, threshold=t, **tensors.get(key, {})) for key, t in thresholds.items()}
-        about["shapes"] = {key: tuple(shape) for key, shape in about["shapes"].items()}
-        about["tasks"] = tuple(about["tasks"]) if about["tasks"] else None
-        return cls(rule, inputs, **about)
+        tensors, facts = files.load(directory, "plan")
+        rule, groups = InputSparsity(**facts.pop("rule")), files.grouped(tensors, "/")
+        thresholds = facts.pop("thresholds")
+        inputs = {key: Sparsifier(rule, threshold=t, **groups.get(key, {})) for key, t in thresholds.items()}
+        facts["shapes"] = {key: tuple(sizes) for key, sizes in facts["shapes"].items()}
+        facts["tasks"] = tuple(facts["tasks"]) if facts["tasks"] else None
+        return cls(rule, inputs, **facts)
 
 
-def _tensors(one: Sparsifier) -> dict[str, torch.Tensor]:
+def _tensors(one: Sparsifier) -> dict[str, Float[Tensor, " dim"]]:
     found = {name: getattr(one, name) for name in Sparsifier.TENSORS}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def sparsity_plan(
@@ -131,9 +127,9 @@ def sparsity_plan(
     M does not divide a width, and where calibration is needed and there is none.
     """
     modules = targets(model, rule)
-    shapes = {key: tuple(matrix(module).shape) for key, module in modules.items()}
-    saved, whole = _skipped(rule, shapes), sum(p.numel() for p in model.parameters())
-    total = sum({id(m): matrix(m).numel() for m in linear_layers(model).values()}.values())
+    shapes = {key: shape(module) for key, module in modules.items()}
+    saved, whole = _skipped(rule, shapes), parameters(model)
+    total = sum({id(m): m.weight.numel() for m in linear_layers(model).values()}.values())
     made = SparsityPlan(rule, {}, shapes, saved / total, saved / whole)
     if not (any(rule.removed(width) for _, width in shapes.values()) if rule.exact else rule.ratio > 0):
         return made  # N = M, or a ratio that takes nothing: there is nothing to do, and nothing to repair
@@ -159,10 +155,9 @@ def sparsity_plan(
 
 def targets(model, rule: InputSparsity) -> dict[str, nn.Module]:
     """ "<layer>.<role>" → linear layer, for the rule's roles and layers. ValueError where something is not there."""
-    found, mask = linear_layers(model), getattr(model, "seap_mask", None)
-    for (layer, role), module in found.items():
-        if mask is not None and role == "down" and matrix(module).shape[1] != int(mask.channels[layer].sum()):
-            raise ValueError("its removed units are still there as zeros, and would count; prune with mode='remove'")
+    found, done = linear_layers(model), state(model)
+    if done.mask is not None and done.mode != "remove" and not bool(done.mask.channels.all()):
+        raise ValueError("the removed channels are still there as zeros, and would count; prune with mode='remove'")
     here, count = {role for _, role in found}, len(decoder_layers(model))
     absent = [role for role in rule.roles if role not in here]
     named = [role for role in absent if role in rule.targets.split("+")]
@@ -183,7 +178,7 @@ def targets(model, rule: InputSparsity) -> dict[str, nn.Module]:
         together = seen[id(module)]
         if not set(together) <= set(rule.roles):
             raise ValueError(f"{', '.join(together)} are one projection in this model; name all of them, or none")
-        width = matrix(module).shape[1]
+        width = shape(module)[1]
         if rule.nm and width % rule.nm[1]:
             raise ValueError(f"{rule.pattern}: {rule.nm[1]} does not divide the width {width} of {key}")
     if rule.criterion == "cats" and "gate" not in here:
@@ -226,11 +221,11 @@ def _sparsifier(rule: InputSparsity, key: str, module: nn.Module, stats) -> Spar
 def check(model, plan: SparsityPlan) -> None:
     """ValueError unless ``plan`` was made for a model of these shapes and nothing of it is sparse yet."""
     found = {f"{layer}.{role}": module for (layer, role), module in linear_layers(model).items()}
-    for key, shape in plan.shapes.items():
-        here = tuple(matrix(found[key]).shape) if key in found else None
-        if here != tuple(shape):
-            raise ValueError(f"the plan was made for another model: {key} is {shape} there and {here} here")
-    taken = set(_marks(plan)) & set(getattr(model, "seap_sparsity", None) or ())
+    for key, planned in plan.shapes.items():
+        here = shape(found[key]) if key in found else None
+        if here != tuple(planned):
+            raise ValueError(f"the plan was made for another model: {key} is {planned} there and {here} here")
+    taken = set(_marks(plan)) & set(state(model).sparse)
     if taken:
         raise ValueError(f"{min(taken)} is sparse already; leave the context that made it so")
 
@@ -255,28 +250,26 @@ def _marks(plan: SparsityPlan) -> list[str]:
 def _install(model, plan: SparsityPlan, undo: ExitStack) -> None:
     """Put hooks and stand-ins in place; ``undo`` learns how to take every one of them out again."""
     rule, found = plan.rule, linear_layers(model)
-    before = getattr(model, "seap_sparsity", None)
-    undo.callback(setattr, model, "seap_sparsity", before)
-    model.seap_sparsity = (before or {}) | dict.fromkeys(_marks(plan), plan.fingerprint)
+    before = state(model).sparse
+    undo.callback(note, model, sparse=before)
+    note(model, sparse=before | dict.fromkeys(_marks(plan), plan.fingerprint))
     layers = decoder_layers(model)
     for key, one in plan.inputs.items():
         layer, role = key.split(".")
         module = found[int(layer), role]
         if rule.of == "weights":
-            undo.callback(setattr, module, "weight", module.weight)
             sparse = sparse_weight(matrix(module).detach(), rule)
             sparse = sparse if isinstance(module, nn.Linear) else sparse.T.contiguous()
-            module.weight = nn.Parameter(sparse, requires_grad=False)
+            undo.callback(stand_in(module, "weight", sparse))
         elif rule.criterion == "cats":
             gate, act = found[int(layer), "gate"], gate_activation(layers[int(layer)])
-            width = matrix(module).shape[1]
+            width = shape(module)[1]
             undo.callback(gate.register_forward_hook(CloseGate(act, one.threshold, width)).remove)
         else:
-            here = {name: tensor.to(module.weight.device) for name, tensor in _tensors(one).items()}
+            here = {name: value.to(runs_on(module)) for name, value in _tensors(one).items()}
             undo.callback(module.register_forward_pre_hook(SparseInput(replace(one, **here))).remove)
             if rule.preset == "original" and module.bias is not None:
-                undo.callback(setattr, module, "bias", module.bias)
-                module.bias = nn.Parameter(torch.zeros_like(module.bias), requires_grad=False)
+                undo.callback(stand_in(module, "bias", torch.zeros_like(tensor(module, "bias"))))
 
 
 @dataclass
@@ -300,7 +293,7 @@ class CloseGate:
     threshold: float
     width: int
 
-    def closed(self, out: torch.Tensor) -> torch.Tensor:
+    def closed(self, out: Float[Tensor, "*tokens out"]) -> Bool[Tensor, "*tokens width"]:
         """bool [..., width]: the channels that are shut."""
         return self.act(out[..., : self.width]).abs() <= self.threshold
 

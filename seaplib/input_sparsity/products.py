@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
@@ -21,7 +23,7 @@ from .sparsifier import Sparsifier
 NO_KERNEL = "no kernel"
 
 
-def gather_product(x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+def gather_product(x: Float[Tensor, "1 in"], columns: Float[Tensor, "in out"]) -> Float[Tensor, "1 out"]:
     """x·Wᵀ [1, out] from the non-zero coordinates of ``x`` [1, in] alone; ``columns`` [in, out] is Wᵀ, contiguous."""
     places = x[0].nonzero()[:, 0]
     start = places.new_zeros(1)
@@ -66,7 +68,9 @@ def time_products(
 
 
 @torch.inference_mode()
-def _products(x: torch.Tensor, weight: torch.Tensor, rule: InputSparsity) -> dict[str, Callable]:
+def _products(
+    x: Float[Tensor, "tokens in"], weight: Float[Tensor, "out in"], rule: InputSparsity
+) -> dict[str, Callable]:
     """The dense product, and those that a kernel exists for on this device."""
     sparsify = Sparsifier(rule)
     sparse = sparsify(x)
@@ -91,7 +95,7 @@ def has_sparse_tensor_cores(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def packable(x: torch.Tensor) -> bool:
+def packable(x: Float[Tensor, "tokens in"]) -> bool:
     """Whether ``x`` has a shape and type that can be packed as 2:4: half precision, rows and width multiples of 64."""
     return x.dtype in (torch.float16, torch.bfloat16) and x.shape[0] % 64 == 0 and x.shape[1] % 64 == 0
 

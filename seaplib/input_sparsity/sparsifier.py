@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from .rule import InputSparsity
 
 RIDGE = 1e-3  # of the mean diagonal; pulls γ to 1 where calibration says little
 
 
-def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
+def lowest(scores: Float[Tensor, "*rows n"], count: int) -> Bool[Tensor, "*rows n"]:
     """bool [..., n]: the ``count`` lowest of each row of non-negative ``scores``; of equal ones the first.
 
     Bits of non-negative floats order like integers, so score and place make one unique integer key;
@@ -38,7 +40,7 @@ def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     return keys <= last
 
 
-def dropped(scores: torch.Tensor, rule: InputSparsity) -> torch.Tensor:
+def dropped(scores: Float[Tensor, "*rows dim"], rule: InputSparsity) -> Bool[Tensor, "*rows dim"]:
     """bool like ``scores`` [..., dim]: what ``rule``'s pattern sets to zero along the last axis."""
     if rule.nm is None:
         return lowest(scores, rule.removed(scores.shape[-1]))
@@ -48,7 +50,7 @@ def dropped(scores: torch.Tensor, rule: InputSparsity) -> torch.Tensor:
     return lowest(scores.unflatten(-1, (-1, m)), m - n).flatten(-2)
 
 
-def sparse_weight(weight: torch.Tensor, rule: InputSparsity) -> torch.Tensor:
+def sparse_weight(weight: Float[Tensor, "out in"], rule: InputSparsity) -> Float[Tensor, "out in"]:
     """``weight`` [out, in] without its smallest entries: N:M along the input, or a share of the whole matrix."""
     scores = weight.abs()
     gone = dropped(scores, rule) if rule.nm else lowest(scores.flatten(), int(rule.ratio * weight.numel() + 1e-9))
@@ -65,15 +67,15 @@ class Sparsifier:
     """
 
     rule: InputSparsity
-    channel: torch.Tensor | None = None
+    channel: Float[Tensor, " dim"] | None = None
     threshold: float | None = None
-    gamma: torch.Tensor | None = None
-    beta: torch.Tensor | None = None
-    column_max: torch.Tensor | None = None
+    gamma: Float[Tensor, " dim"] | None = None
+    beta: Float[Tensor, " dim"] | None = None
+    column_max: Float[Tensor, " dim"] | None = None
 
     TENSORS = ("channel", "gamma", "beta", "column_max")
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
         """x̂ for inputs ``x`` [..., dim], in their dtype."""
         centred, kept, centre = self.split(x)
         if self.gamma is not None:
@@ -82,7 +84,9 @@ class Sparsifier:
             kept = kept + self.beta.to(kept)
         return kept if centre is None else kept + centre
 
-    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def split(
+        self, x: Float[Tensor, "*tokens dim"]
+    ) -> tuple[Float[Tensor, "*tokens dim"], Float[Tensor, "*tokens dim"], Float[Tensor, "*tokens 1"] | None]:
         """x − c, its sparse (and variance-corrected) version, and c (None: no shift)."""
         parts, original = self.rule.parts, self.rule.preset == "original"
         centre = None
@@ -94,7 +98,7 @@ class Sparsifier:
             kept = kept * variance_factor(centred, kept)
         return centred, kept, centre
 
-    def gone(self, x: torch.Tensor) -> torch.Tensor:
+    def gone(self, x: Float[Tensor, "*tokens dim"]) -> Bool[Tensor, "*tokens dim"]:
         """bool [..., dim]: the coordinates of ``x`` that are set to zero."""
         scores = x.abs().float()
         if self.threshold is not None:
@@ -110,7 +114,9 @@ class Sparsifier:
         return dropped(scores, self.rule)
 
 
-def variance_factor(x: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
+def variance_factor(
+    x: Float[Tensor, "*tokens dim"], sparse: Float[Tensor, "*tokens dim"]
+) -> Float[Tensor, "*tokens 1"]:
     """sqrt(var x / var x̂) of every token, [..., 1]; 1 where nothing stays."""
     full, left = (t.float().var(-1, keepdim=True) for t in (x, sparse))
     return torch.where(left > 0, (full / left.clamp(min=1e-30)).sqrt(), 1).to(x.dtype)
@@ -132,7 +138,7 @@ class LeastSquares:
             torch.zeros(width, width, dtype=torch.float64, device=device) if scale else None for _ in range(2)
         )
 
-    def add(self, z: torch.Tensor, s: torch.Tensor) -> None:
+    def add(self, z: Float[Tensor, "tokens dim"], s: Float[Tensor, "tokens dim"]) -> None:
         z, s = z.double(), s.double()
         self.count += len(z)
         self.z += z.sum(0)
@@ -141,7 +147,9 @@ class LeastSquares:
             self.ss += s.T @ s
             self.sz += s.T @ z
 
-    def solve(self, weight: torch.Tensor, shift: bool) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def solve(
+        self, weight: Float[Tensor, "out dim"], shift: bool
+    ) -> tuple[Float[Tensor, " dim"] | None, Float[Tensor, " dim"] | None]:
         """(γ, β) in float32 for ``weight`` [out, dim]; None for what is not asked for."""
         z, s = self.z / self.count, self.s / self.count
         gamma = torch.ones_like(s)

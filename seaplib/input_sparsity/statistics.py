@@ -6,17 +6,18 @@ a float32's bits (65536 buckets, each less than 0.8% wide), so all of it is exac
 batches. ``learn`` fits shift and scale on the same texts.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from .. import store
+from .. import files, store
 from ..models import identity
-from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix
+from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, shape
+from ..models.offloading import runs_on
 from ..models.passes import watch
 from ..settings import Calibration
 from .sparsifier import LeastSquares, Sparsifier
@@ -35,9 +36,9 @@ class InputStats:
     """
 
     count: int
-    second_moment: dict[str, torch.Tensor]
-    largest: dict[str, torch.Tensor]
-    histogram: dict[str, torch.Tensor]
+    second_moment: dict[str, Float[Tensor, " _"]]
+    largest: dict[str, Float[Tensor, " _"]]
+    histogram: dict[str, Int[Tensor, " _"]]
     provenance: dict = field(default_factory=dict)
 
     TENSORS = ("second_moment", "largest", "histogram")
@@ -53,24 +54,18 @@ class InputStats:
         return low + share * (high - low)
 
     def save(self, directory: Path) -> None:
-        tensors = {f"{name}/{k}": t.contiguous() for name in self.TENSORS for k, t in getattr(self, name).items()}
-        save_file(tensors, Path(directory) / "inputs.safetensors")
-        about = {"count": self.count, "provenance": self.provenance}
-        (Path(directory) / "inputs.json").write_text(json.dumps(about, indent=1))
+        tensors = files.flat({name: getattr(self, name) for name in self.TENSORS}, "/")
+        files.save(directory, "inputs", tensors, {"count": self.count, "provenance": self.provenance})
 
     @classmethod
     def load(cls, directory: Path) -> "InputStats":
-        about = json.loads((Path(directory) / "inputs.json").read_text())
-        parts = {name: {} for name in cls.TENSORS}
-        for name, tensor in load_file(Path(directory) / "inputs.safetensors").items():
-            kind, key = name.split("/")
-            parts[kind][key] = tensor
-        return cls(about["count"], provenance=about["provenance"], **parts)
+        tensors, facts = files.load(directory, "inputs")
+        return cls(facts["count"], provenance=facts["provenance"], **files.grouped(tensors, "/"))
 
 
 def collect_inputs(model, tokenizer, corpus, calibration: Calibration, progress: bool = True) -> InputStats:
     """:class:`InputStats` of all linear layers of the decoder layers, from the store if there."""
-    known = {"model": identity.fingerprint(model), "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    known = identity.specification(model, tokenizer)
     known |= {"corpus": corpus.first(calibration.samples).fingerprint, "calibration": calibration.as_dict()}
     make = partial(_collect, model, tokenizer, corpus, calibration, progress, known)
     return store.fetch("input_stats", known, make, InputStats)
@@ -79,7 +74,7 @@ def collect_inputs(model, tokenizer, corpus, calibration: Calibration, progress:
 def _collect(model, tokenizer, corpus, calibration, progress, provenance) -> InputStats:
     found = {name: {} for name in InputStats.TENSORS}
 
-    def see(key: str, x: torch.Tensor) -> None:
+    def see(key: str, x: Float[Tensor, "tokens dim"]) -> None:
         x = x.float()
         magnitude = x.abs()
         counts = torch.bincount((magnitude.contiguous().view(torch.int32) >> 16).flatten(), minlength=BUCKETS)
@@ -94,9 +89,10 @@ def _collect(model, tokenizer, corpus, calibration, progress, provenance) -> Inp
     for (layer, role), module in linear.items():
         inputs.setdefault(module, lambda x, key=f"{layer}.{role}": see(key, x))  # fused: once, under its first role
         if role == "gate" and (act := gate_activation(layers[layer])) is not None:
-            width = matrix(linear[layer, "down"]).shape[1]  # a fused gate and up: the gate comes first
+            width = shape(linear[layer, "down"])[1]  # a fused gate and up: the gate comes first
             outputs[module] = lambda out, i=layer, act=act, width=width: see(f"{i}.{GATE}", act(out[..., :width]))
-    count = watch(model, tokenizer, corpus, calibration, inputs, outputs, progress, f"inputs on {corpus.task}")
+    texts = corpus.first(calibration.samples).texts
+    count = watch(model, tokenizer, texts, calibration, inputs, outputs, progress, f"inputs on {corpus.task}")
     bad = [key for key, value in found["second_moment"].items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"{corpus.task}: the input of {bad[0]} is not finite (NaN or Inf)")
@@ -112,20 +108,21 @@ def learn(
     Every layer is fitted alone, with the inputs it has in the dense model.
     """
     modules = {f"{layer}.{role}": module for (layer, role), module in linear_layers(model).items()}
+    texts = corpus.first(calibration.samples).texts
     fitted, waiting = {}, list(sparsifiers)
     while waiting:
         chosen, used = [], 0
         while waiting and (not chosen or used < MOMENT_BYTES):
             chosen.append(waiting.pop(0))
-            used += 16 * matrix(modules[chosen[-1]]).shape[1] ** 2
+            used += 16 * shape(modules[chosen[-1]])[1] ** 2
         sums, watchers = {}, {}
         for key in chosen:
-            weight, rule = matrix(modules[key]), sparsifiers[key].rule
-            sums[key] = LeastSquares(weight.shape[1], weight.device, scale="scale" in rule.parts)
-            watchers[modules[key]] = lambda x, one=sparsifiers[key], sums=sums[key]: sums.add(*one.split(x)[:2])
-        watch(model, tokenizer, corpus, calibration, watchers, None, progress, f"fitting {chosen[0]} to {chosen[-1]}")
+            module = modules[key]
+            sums[key] = LeastSquares(shape(module)[1], runs_on(module), "scale" in sparsifiers[key].rule.parts)
+            watchers[module] = lambda x, one=sparsifiers[key], sums=sums[key]: sums.add(*one.split(x)[:2])
+        watch(model, tokenizer, texts, calibration, watchers, None, progress, f"fitting {chosen[0]} to {chosen[-1]}")
         for key in chosen:
-            weight = matrix(modules[key]).detach()
+            weight = matrix(modules[key]).detach().to(runs_on(modules[key]))
             gamma, beta = sums[key].solve(weight, "shift" in sparsifiers[key].rule.parts)
             fitted[key] = replace(sparsifiers[key], gamma=gamma, beta=beta)
     return fitted

@@ -13,6 +13,7 @@ import torch
 
 from .. import hub
 from .layers import tensors
+from .state import state
 
 # Below this many bytes a model is identified by its content, above it by the files it came from.
 CONTENT_HASH_LIMIT = 256 * 2**20
@@ -37,20 +38,19 @@ def fingerprint(model) -> str:
     """Hash that identifies what a model computes: its configuration, and its weights by their content
     (large models: by the files they came from)."""
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    source = getattr(model, "seap_source", None)
+    done = state(model)
     config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_COMPUTING}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    if sparse := getattr(model, "seap_sparsity", None):  # inputs are made sparse by hooks, which are no weights
-        digest.update(json.dumps(sparse, sort_keys=True).encode())
-    if size > CONTENT_HASH_LIMIT and source:
-        digest.update(json.dumps([source, str(model.dtype)], sort_keys=True).encode())
+    if done.sparse:  # inputs are made sparse by hooks, which are no weights
+        digest.update(json.dumps(done.sparse, sort_keys=True).encode())
+    if size > CONTENT_HASH_LIMIT and done.source:
+        digest.update(json.dumps([done.source, str(model.dtype)], sort_keys=True).encode())
     else:
         for name, value in tensors(model):
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    masked = getattr(model, "seap_masked", None)
-    if masked is not None:  # its weights are still the dense ones
-        digest.update(masked.encode())
+    if done.applied is not None:  # the weights are still the dense model's
+        digest.update(done.applied.encode())
     return digest.hexdigest()[:32]
 
 
@@ -60,3 +60,9 @@ def tokenizer_fingerprint(tokenizer) -> str:
         tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else f"{tokenizer.name_or_path} {len(tokenizer)}"
     )
     return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+
+def specification(model, tokenizer) -> dict[str, str]:
+    """Fingerprints of a model (or the model's fingerprint itself) and a tokenizer, as store entries name them."""
+    known = model if isinstance(model, str) else fingerprint(model)
+    return {"model": known, "tokenizer": tokenizer_fingerprint(tokenizer)}

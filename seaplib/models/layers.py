@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .architectures import ARCHITECTURES, MODULES, OUTPUTS, ROLES, Architecture, ModelError, _model_type
+from .offloading import offload, runs_on, tensor
 from .shapes import Geometry
 
 _BY_LAYER = {record.layer: record for record in ARCHITECTURES.values()}
@@ -24,13 +26,15 @@ class EmptyAttention(nn.Module):
     length from their first layer.
     """
 
-    def __init__(self, hidden: int, layer_idx: int, bias: torch.Tensor | None = None):
+    def __init__(self, hidden: int, layer_idx: int, bias: Float[Tensor, " hidden"] | None = None):
         super().__init__()
         self.layer_idx = layer_idx
         self.hidden = hidden
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
-    def forward(self, hidden_states, past_key_values=None, layer_past=None, **kwargs):
+    def forward(
+        self, hidden_states: Float[Tensor, "batch tokens hidden"], past_key_values=None, layer_past=None, **kwargs
+    ):
         cache = past_key_values if layer_past is None else layer_past  # GPT-NeoX calls it layer_past
         if cache is not None:
             nothing = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
@@ -42,12 +46,12 @@ class EmptyAttention(nn.Module):
 class EmptyMLP(nn.Module):
     """Stands for an MLP without channels: adds only ``bias`` to the residual stream."""
 
-    def __init__(self, hidden: int, bias: torch.Tensor | None = None):
+    def __init__(self, hidden: int, bias: Float[Tensor, " hidden"] | None = None):
         super().__init__()
         self.hidden = hidden
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens hidden"]:
         out = torch.zeros_like(hidden_states)
         return out if self.bias is None else out + self.bias.to(out.device)
 
@@ -91,7 +95,7 @@ def emptied(layer: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def empty(layer: nn.Module, module: str, index: int, hidden: int, bias: torch.Tensor | None) -> None:
+def empty(layer: nn.Module, module: str, index: int, hidden: int, bias: Float[Tensor, " hidden"] | None) -> None:
     """Put nothing but ``bias`` in the place of a layer's ``attention`` or ``mlp``."""
     if module == "attention":
         layer.set_submodule(record(layer).attention, EmptyAttention(hidden, index, bias))
@@ -136,9 +140,7 @@ def linear(layer: nn.Module, role: str) -> nn.Module:
 
 def set_linear(layer: nn.Module, role: str, module: nn.Module) -> None:
     """Replace the projection of ``role`` (and of the roles fused with it); offloaded if the old one was."""
-    old = linear(layer, role)
-    if (hook := _offloading(old)) is not None:
-        _offload(module, hook)
+    offload(module, like=linear(layer, role))
     layer.set_submodule(record(layer).roles[role], module)
 
 
@@ -158,7 +160,7 @@ def shape(module: nn.Module) -> tuple[int, int]:
     return tuple(reversed(module.weight.shape)) if isinstance(module, Conv1D) else tuple(module.weight.shape)
 
 
-def rows(layer: nn.Module, role: str) -> slice | torch.Tensor:
+def rows(layer: nn.Module, role: str) -> slice | Int[Tensor, " outputs"]:
     """Which outputs of its projection are the role's: all of them, unless it is fused with others."""
     together = next(roles for roles in projections(layer) if role in roles)
     if len(together) == 1:
@@ -173,18 +175,18 @@ def rows(layer: nn.Module, role: str) -> slice | torch.Tensor:
     return slice(starts[place], starts[place + 1])
 
 
-def matrix(module: nn.Module) -> torch.Tensor:
+def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
     """Weight of a projection as [out, in], a view; fetched where it is offloaded."""
     value = tensor(module, "weight")
     return value.T if isinstance(module, Conv1D) else value
 
 
-def weight(layer: nn.Module, role: str) -> torch.Tensor:
+def weight(layer: nn.Module, role: str) -> Float[Tensor, "out in"]:
     """The role's weight [out, in]."""
     return matrix(linear(layer, role)).detach()[rows(layer, role)]
 
 
-def bias(layer: nn.Module, role: str) -> torch.Tensor | None:
+def bias(layer: nn.Module, role: str) -> Float[Tensor, " out"] | None:
     """The role's bias [out], if there is one."""
     value = tensor(linear(layer, role), "bias")
     return None if value is None else value.detach()[rows(layer, role)]
@@ -211,7 +213,12 @@ def blank(like: nn.Module, out: int, into: int, bias: bool) -> nn.Module:
     return Conv1D(out, into) if isinstance(like, Conv1D) else nn.Linear(into, out, bias=bias)
 
 
-def resized(module: nn.Module, rows=None, columns=None, bias: torch.Tensor | None = None) -> nn.Module:
+def resized(
+    module: nn.Module,
+    rows: Int[Tensor, " rows"] | None = None,
+    columns: Int[Tensor, " columns"] | None = None,
+    bias: Float[Tensor, " out"] | None = None,
+) -> nn.Module:
     """A copy of a projection with only these output ``rows`` and input ``columns`` (index tensors).
 
     ``bias`` [out] replaces the module's own, which otherwise is sliced along.
@@ -227,40 +234,6 @@ def resized(module: nn.Module, rows=None, columns=None, bias: torch.Tensor | Non
     if bias is not None:
         new.bias = nn.Parameter(bias.to(weight.dtype).clone(), requires_grad=False)
     return new
-
-
-def _offloading(module: nn.Module):
-    """accelerate's hook that keeps the module's parameters elsewhere between uses, or None."""
-    hook = getattr(module, "_hf_hook", None)
-    return next((h for h in getattr(hook, "hooks", [hook]) if getattr(h, "offload", False)), None)
-
-
-def tensor(module: nn.Module, name: str) -> torch.Tensor | None:
-    """A parameter or buffer of ``module``; where accelerate offloaded it, from where it is kept."""
-    value = getattr(module, name)
-    if value is None or value.device.type != "meta" or (hook := _offloading(module)) is None:
-        return value
-    return hook.weights_map[name]
-
-
-def _offload(module: nn.Module, hook) -> None:
-    """Keep a new module's parameters in main memory between uses, as ``hook`` does for another's."""
-    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-
-    add_hook_to_module(module, AlignDevicesHook(hook.execution_device, offload=True, skip_keys=hook.skip_keys))
-
-
-def kept_elsewhere(model: nn.Module) -> dict[int, object]:
-    """What accelerate's hooks hold for offloaded parameters, by id: to be shared, not copied, by a copy."""
-    found = {}
-    for module in model.modules():
-        hook = getattr(module, "_hf_hook", None)
-        for one in getattr(hook, "hooks", [hook]):
-            for name in ("weights_map", "tied_params_map"):
-                held = getattr(one, name, None)
-                if held is not None:
-                    found[id(held)] = held
-    return found
 
 
 def is_output(role: str) -> bool:
@@ -279,10 +252,7 @@ def decoder_layers(model) -> nn.ModuleList:
 
 def input_device(model) -> torch.device:
     """Where token ids belong: the embedding's device, or the one it is computed on when offloaded."""
-    embedding = decoder(model).get_input_embeddings()
-    hook = getattr(embedding, "_hf_hook", None)
-    place = next((h.execution_device for h in getattr(hook, "hooks", [hook]) if h is not None), None)
-    return embedding.weight.device if place is None else torch.device(place)
+    return runs_on(decoder(model).get_input_embeddings())
 
 
 def linear_layers(model) -> dict[tuple[int, str], nn.Module]:
@@ -314,7 +284,7 @@ def geometry(model) -> Geometry:
         kv_heads=keys // size,
         head_dim=size,
         channels=channels,
-        model_parameters=_parameters(model),
+        model_parameters=parameters(model),
         vocabulary=model.config.vocab_size,
         attention_bias=attention_bias,
         mlp_bias=mlp_bias,
@@ -322,7 +292,7 @@ def geometry(model) -> Geometry:
     )
 
 
-def _parameters(model) -> int:
+def parameters(model) -> int:
     """How many parameters a model has, tied ones once (offloaded ones do not show that they are tied)."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     return sum(p.numel() for name, p in model.named_parameters() if name not in tied)
@@ -369,7 +339,7 @@ def projection_parameters(model) -> int:
     return total
 
 
-def tensors(model) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors(model) -> Iterator[tuple[str, Tensor]]:
     """What ``model.state_dict()`` holds, in the order of names, offloaded tensors fetched one at a time."""
     for name in sorted(model.state_dict()):
         path, _, last = name.rpartition(".")

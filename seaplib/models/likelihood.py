@@ -18,7 +18,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor, nn
 
 from . import passes
 from .layers import check_ids, decoder, decoder_layers, input_device
@@ -40,13 +41,13 @@ class Batch:
     ``column``) are asked for the token ``target`` of request ``owner``; each of these is [tokens].
     """
 
-    ids: torch.Tensor
-    positions: torch.Tensor | None
-    branches: torch.Tensor | None
-    row: torch.Tensor
-    column: torch.Tensor
-    target: torch.Tensor
-    owner: torch.Tensor
+    ids: Int[Tensor, "rows length"]
+    positions: Int[Tensor, "rows length"] | None
+    branches: Int[Tensor, "rows length"] | None
+    row: Int[Tensor, " tokens"]
+    column: Int[Tensor, " tokens"]
+    target: Int[Tensor, " tokens"]
+    owner: Int[Tensor, " tokens"]
 
 
 @dataclass
@@ -155,7 +156,7 @@ class LayerInputs:
         self.layer, self.kept = 0, [None] * len(self.batches)
 
     @torch.inference_mode()
-    def at(self, layer: int) -> tuple[int, list[torch.Tensor | None]]:
+    def at(self, layer: int) -> tuple[int, list[Float[Tensor, "rows length hidden"] | None]]:
         """The layer to start at and its inputs [rows, length, hidden] per batch.
 
         That is ``layer``, or layer 0 where the inputs would take too much memory; None is the input of
@@ -175,7 +176,7 @@ class LayerInputs:
 @torch.inference_mode()
 def score(
     model, batches: Sequence[Batch], dense: LayerInputs | None = None, first: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float64[np.ndarray, " requests"], Bool[np.ndarray, " requests"]]:
     """Sum of log-probabilities (float64, natural) and "is the greedy continuation", per request.
 
     ``dense`` holds the same batches in a model that equals this one before layer ``first``, which then
@@ -196,7 +197,7 @@ def score(
 
 
 @torch.inference_mode()
-def token_logprobs(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def token_logprobs(model, batch: Batch) -> tuple[Float[Tensor, " tokens"], Bool[Tensor, " tokens"]]:
     """Log-probability (float32) of each token asked for, and whether it is the likeliest one: [tokens] each."""
     check_ids(model, int(batch.ids.max()))
     hidden = _decode(model, batch)
@@ -214,7 +215,7 @@ def token_logprobs(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(logprobs), torch.cat(likeliest)
 
 
-def _decode(model, batch: Batch) -> torch.Tensor:
+def _decode(model, batch: Batch) -> Float[Tensor, "rows length hidden"]:
     """The decoder's output [rows, length, hidden]."""
     device, inputs = input_device(model), {}
     if batch.branches is not None:
@@ -223,7 +224,7 @@ def _decode(model, batch: Batch) -> torch.Tensor:
     return decoder(model)(input_ids=batch.ids.to(device), use_cache=False, **inputs).last_hidden_state
 
 
-def _mask(branches: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _mask(branches: Int[Tensor, "rows length"], dtype: torch.dtype) -> Float[Tensor, "rows 1 length length"]:
     """Additive mask [rows, 1, length, length]: a token sees the prefix and its own branch, up to itself."""
     query, key = branches[:, :, None], branches[:, None, :]
     length = branches.shape[1]
@@ -237,7 +238,7 @@ def can_share(model) -> bool:
 
 
 @contextmanager
-def entering(model, layer: int, x: torch.Tensor | None) -> Iterator[None]:
+def entering(model, layer: int, x: Float[Tensor, "batch tokens hidden"] | None) -> Iterator[None]:
     """While the context is open, the decoder's layers before ``layer`` compute nothing and hand ``x`` on.
 
     ``x`` [batch, tokens, hidden] is what ``layer`` reads in the forward pass that runs inside. With
@@ -247,7 +248,9 @@ def entering(model, layer: int, x: torch.Tensor | None) -> Iterator[None]:
         yield
 
 
-def stepping(model, layer: int, start: int, x: torch.Tensor | None, run: Callable[[], object]) -> torch.Tensor:
+def stepping(
+    model, layer: int, start: int, x: Float[Tensor, "batch tokens hidden"] | None, run: Callable[[], object]
+) -> Float[Tensor, "batch tokens hidden"]:
     """What ``layer`` reads in the forward pass ``run()``, given what ``start`` reads, ``x`` (None: it is 0).
 
     Only the layers between them compute. Returns [batch, tokens, hidden].
@@ -263,7 +266,7 @@ def stepping(model, layer: int, start: int, x: torch.Tensor | None, run: Callabl
 
 
 @contextmanager
-def _instead(layers: Sequence[nn.Module], what: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+def _instead(layers: Sequence[nn.Module], what: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Layers that return ``what`` of their input and compute nothing."""
     own = [(layer, layer.__dict__.get("forward")) for layer in layers]  # accelerate's hooks put one there
     for layer in layers:

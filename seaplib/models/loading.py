@@ -8,6 +8,7 @@ from .. import hub
 from .architectures import ModelError
 from .files import read_config, resolve
 from .identity import _source
+from .state import note
 
 
 def check(name_or_path: str | Path):
@@ -80,5 +81,5 @@ def load(
     if not placed:
         model.to(whole)
     model.eval()
-    model.seap_source = _source(source)
+    note(model, source=_source(source))
     return model, tokenizer

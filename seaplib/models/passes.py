@@ -1,16 +1,21 @@
-"""Token ids in batches: texts of similar lengths together, so that little of a batch is padding."""
+"""Texts through the decoder, in batches: token ids of similar lengths together, so that little of a batch is padding.
+
+A pass is ``for batch in batches(encode(model, tokenizer, texts, …), …): batch.run(model)``, with hooks on the
+model's modules that look on.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..settings import Calibration
-from ..texts import corpora
-from .layers import check_ids, context_length, decoder, decoder_layers
+from .layers import check_ids, context_length, decoder, decoder_layers, input_device
 
 #: on a CPU more tokens at once are slower: activations no longer fit its caches
 CPU_BATCH_TOKENS = 1024
@@ -49,36 +54,27 @@ def partition(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return parts[::-1]
 
 
-def batches(
-    encoded: list[list[int]], batch_tokens: int, device, pad: int = 0
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
-    """Right-padded batches of similar lengths, at most ``batch_tokens`` padded tokens each.
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as token ids, without the texts that tokenise to nothing.
 
-    Fewer where that is faster. Yields ids [b, t], attention mask [b, t] and the texts' indices.
+    ``kept``: the place of each among the texts given; ``truncated``: how many were cut;
+    ``starts_with_bos``: whether every text begins with BOS; ``skip_first``: whether that position does not count.
     """
-    for rows in partition(list(map(len, encoded)), affordable(device, batch_tokens)):
-        longest = len(encoded[rows[0]])
-        ids = torch.full((len(rows), longest), pad)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for row, index in enumerate(rows):
-            ids[row, : len(encoded[index])] = torch.tensor(encoded[index])
-            mask[row, : len(encoded[index])] = 1
-        yield ids.to(device), mask.to(device), rows
-
-
-class Encoded(NamedTuple):
-    """``ids`` of the texts that have tokens, these texts' places among those given, and how many were cut."""
 
     ids: list[list[int]]
     kept: list[int]
     truncated: int
+    starts_with_bos: bool
+    skip_first: bool
 
 
-def encode(model, tokenizer, texts: Sequence[str], max_length: int) -> Encoded:
+def encode(model, tokenizer, texts: Sequence[str], max_length: int, bos: bool = True) -> Encoded:
     """Token ids of every text, cut to ``max_length`` and to the model's context.
 
-    A text that tokenises to nothing (a lone BOS is no text) is skipped, with a warning that counts
-    them. ValueError where no text is left.
+    A text that tokenises to nothing (a lone BOS is no text) is skipped, with a warning that counts such texts.
+    With ``bos=False`` the position of BOS does not count, where every text begins with it. ValueError where
+    no text is left, and where nothing of a text counts.
     """
     if not texts:
         raise ValueError("the corpus is empty: it has no texts")
@@ -94,11 +90,64 @@ def encode(model, tokenizer, texts: Sequence[str], max_length: int) -> Encoded:
         warnings.warn(said, stacklevel=2)
     found = [encoded[i] for i in kept]
     check_ids(model, max(map(max, found)))
-    return Encoded([ids[:limit] for ids in found], kept, sum(len(ids) > limit for ids in found))
+    cut = [ids[:limit] for ids in found]
+    starts_with_bos = all(ids[0] == tokenizer.bos_token_id for ids in cut)
+    skip_first = starts_with_bos and not bos
+    if skip_first and min(map(len, cut)) < 2:
+        raise ValueError("a text consists of the BOS token alone, so nothing is left without it")
+    return Encoded(cut, kept, sum(len(ids) > limit for ids in found), starts_with_bos, skip_first)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts of one forward pass, padded on the right.
+
+    ``mask`` (1 at tokens, 0 at padding) is None where the batch is one text; ``keep`` says which positions
+    count: no padding, and no BOS where that is left out. ``rows``: the texts' places in ``Encoded.ids``.
+    """
+
+    ids: Int[Tensor, "texts tokens"]
+    mask: Int[Tensor, "texts tokens"] | None
+    keep: Bool[Tensor, "texts tokens"]
+    rows: list[int]
+
+    @torch.inference_mode()
+    def run(self, model) -> None:
+        """The batch through the decoder, without the LM head: hooks look on."""
+        decoder(model)(input_ids=self.ids, attention_mask=self.mask, use_cache=False)
+
+
+def batches(
+    encoded: Encoded, device, batch_tokens: int | None, description: str = "", progress: bool = False, pad: int = 0
+) -> Iterator[Batch]:
+    """Every text once, on ``device``, behind a progress bar.
+
+    Texts of similar lengths share a batch of at most ``batch_tokens`` padded tokens, fewer where that is
+    faster. ``batch_tokens=None``: every text alone, in the order given.
+    """
+    texts = encoded.ids
+    if batch_tokens is None:
+        parts = [[index] for index in range(len(texts))]
+    else:
+        parts = partition(list(map(len, texts)), affordable(device, batch_tokens))
+    with tqdm(total=len(texts), desc=description, unit="text", leave=False, disable=not progress) as bar:
+        for rows in parts:
+            longest = len(texts[rows[0]])
+            ids = torch.full((len(rows), longest), pad)
+            mask = torch.zeros((len(rows), longest), dtype=torch.long)
+            for row, index in enumerate(rows):
+                ids[row, : len(texts[index])] = torch.tensor(texts[index])
+                mask[row, : len(texts[index])] = 1
+            mask = mask.to(device)
+            keep = mask.bool()
+            if encoded.skip_first:
+                keep[:, 0] = False
+            yield Batch(ids.to(device), None if batch_tokens is None else mask, keep, rows)
+            bar.update(len(rows))
 
 
 @contextmanager
-def residual_stream(model, read: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+def residual_stream(model, read: Callable[[int, Float[Tensor, "batch tokens hidden"]], None]) -> Iterator[None]:
     """While the context is open, ``read(layer, x)`` gets every forward pass's residual stream.
 
     ``x`` is [batch, tokens, hidden], for layer 0 (the embeddings) to L in turn. The hooks are gone
@@ -121,30 +170,29 @@ def residual_stream(model, read: Callable[[int, torch.Tensor], None]) -> Iterato
             handle.remove()
 
 
-Watcher = Callable[[torch.Tensor], None]  # takes [tokens, dim], padding left out
+Watcher = Callable[[Float[Tensor, "tokens dim"]], None]  # padding left out
 
 
-def real(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """Rows [tokens, dim] of ``x`` [batch, length, dim] that are no padding (OPT flattens its first two axes)."""
-    return x.flatten(0, -2)[keep.flatten()]
+def real(x: Float[Tensor, "*tokens dim"], keep: Bool[Tensor, "texts length"]) -> Float[Tensor, "kept dim"]:
+    """Rows [kept, dim] of ``x`` [texts, length, dim] at the positions that count (OPT flattens its first two axes)."""
+    return x.flatten(0, -2)[keep.flatten().to(x.device)]
 
 
-@torch.inference_mode()
 def watch(
     model,
     tokenizer,
-    corpus: corpora.Corpus,
+    texts: Sequence[str],
     calibration: Calibration,
     inputs: Mapping[torch.nn.Module, Watcher],
     outputs: Mapping[torch.nn.Module, Watcher] | None = None,
     progress: bool = True,
     description: str = "inputs",
 ) -> int:
-    """Run a corpus' first texts and show every batch's inputs (outputs) of modules; the number of tokens shown."""
-    texts = corpus.first(calibration.samples).texts
-    encoded = encode(model, tokenizer, texts, calibration.max_length).ids
-    skip_first = not calibration.bos and all(ids[0] == tokenizer.bos_token_id for ids in encoded)
-    device = decoder(model).get_input_embeddings().weight.device
+    """Run texts through the decoder and show every batch's inputs (outputs) of modules; the number of tokens shown.
+
+    ``calibration`` says how texts are read: max_length, bos, batch_tokens.
+    """
+    encoded = encode(model, tokenizer, texts, calibration.max_length, calibration.bos)
     keep, tokens = None, 0
     with ExitStack() as stack:
         for module, see in inputs.items():
@@ -153,14 +201,10 @@ def watch(
         for module, see in (outputs or {}).items():
             handle = module.register_forward_hook(lambda _, args, out, see=see: see(real(out, keep)))
             stack.callback(handle.remove)
-        bar = stack.enter_context(tqdm(total=len(encoded), desc=description, leave=False, disable=not progress))
-        for ids, mask, rows in batches(encoded, calibration.batch_tokens, device):
-            keep = mask.bool()
-            if skip_first:
-                keep[:, 0] = False
+        for batch in batches(encoded, input_device(model), calibration.batch_tokens, description, progress):
+            keep = batch.keep
             tokens += int(keep.sum())
-            decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
-            bar.update(len(rows))
+            batch.run(model)
     return tokens
 
 

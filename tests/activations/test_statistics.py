@@ -87,14 +87,14 @@ def test_statistics_do_not_depend_on_batches_order_or_padding(tiny_model, tiny_t
 def test_the_pad_token_does_not_matter(tiny_model, tiny_tokenizer):
     """Padding is masked out, whatever stands there."""
     model = tiny_model()
-    encoded = tiny_tokenizer(list(TEXTS))["input_ids"]
+    encoded = passes.encode(model, tiny_tokenizer, TEXTS, 256)
     results = []
     for pad in (0, 17):
         with torch.inference_mode(), capture.capture(model) as recorder:
-            for ids, mask, _ in passes.batches(encoded, 200, "cpu", pad):
-                model(input_ids=ids, attention_mask=mask)
+            for batch in passes.batches(encoded, "cpu", 200, pad=pad):
+                batch.run(model)
         results.append(recorder.stacked("down"))
-    assert results[0][0] == results[1][0] == sum(map(len, encoded))
+    assert results[0][0] == results[1][0] == sum(map(len, encoded.ids))
     assert_close(results[0][2], results[1][2])
 
 
@@ -361,13 +361,15 @@ def test_statistics_of_very_different_lengths_do_not_depend_on_order(tiny_model,
 
 def test_batches_hold_every_text_once_within_the_budget():
     lengths = [3, 9, 1, 9, 40, 2, 5]
-    encoded = [[7] * n for n in lengths]
+    encoded = passes.Encoded([[7] * n for n in lengths], list(range(7)), 0, False, False)
     seen = []
-    for ids, mask, rows in passes.batches(encoded, 20, "cpu"):
-        assert ids.numel() <= 20 or len(rows) == 1
-        assert mask.sum(1).tolist() == [lengths[i] for i in rows]
-        seen += rows
+    for batch in passes.batches(encoded, "cpu", 20):
+        assert batch.ids.numel() <= 20 or len(batch.rows) == 1
+        assert batch.mask.sum(1).tolist() == [lengths[i] for i in batch.rows]
+        assert torch.equal(batch.keep, batch.mask.bool())
+        seen += batch.rows
     assert sorted(seen) == list(range(len(lengths)))
+    assert [batch.rows for batch in passes.batches(encoded, "cpu", None)] == [[i] for i in range(len(lengths))]
 
 
 def test_calibrate_computes_once_and_tells_models_apart(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):

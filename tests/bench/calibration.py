@@ -45,14 +45,19 @@ def texts(repeat: int = 1) -> list[corpora.Corpus]:
     return found
 
 
+def whole(ids: list[list[int]]) -> passes.Encoded:
+    """Token ids as they are: nothing skipped, nothing cut."""
+    return passes.Encoded(ids, list(range(len(ids))), 0, True, False)
+
+
 @torch.inference_mode()
 def run_batches(model, encoded: list[list[list[int]]], hooks: bool) -> None:
     """The batched passes of every task alone, with or without hooks."""
     device = layers.input_device(model)
     for task in encoded:
         with capture.capture(model) if hooks else nullcontext():
-            for ids, mask, _ in passes.batches(task, Calibration.batch_tokens, device):
-                layers.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
+            for batch in passes.batches(whole(task), device, Calibration.batch_tokens):
+                batch.run(model)
 
 
 def collect(model, words, tasks) -> dict[str, activations.ActivationStats]:
@@ -63,7 +68,8 @@ def collect(model, words, tasks) -> dict[str, activations.ActivationStats]:
 
 def padding(encoded: list[list[list[int]]], device="cpu") -> float:
     """Share of the batches' tokens that is padding."""
-    padded = [ids.numel() for task in encoded for ids, _, _ in passes.batches(task, Calibration.batch_tokens, device)]
+    cut = (batch for task in encoded for batch in passes.batches(whole(task), device, Calibration.batch_tokens))
+    padded = [batch.ids.numel() for batch in cut]
     return 1 - sum(len(ids) for task in encoded for ids in task) / sum(padded)
 
 
@@ -134,10 +140,8 @@ def measure(what: str) -> None:
     model = common.llama(MEMORY_SIZE)
     common.forget_peak()
     if what == "pass":
-        every = [batch for task in encoded for batch in passes.batches(task, Calibration.batch_tokens, "cpu")]
-        ids, mask, _ = max(every, key=lambda batch: batch[0].numel())
-        with torch.inference_mode():
-            layers.decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
+        every = [b for task in encoded for b in passes.batches(whole(task), "cpu", Calibration.batch_tokens)]
+        max(every, key=lambda batch: batch.ids.numel()).run(model)
     else:
         collect(model, words, tasks)
     print(common.peak_bytes() - before)

@@ -102,7 +102,7 @@ def sixteen_masks() -> list[dict]:
     def ours() -> None:
         bench = lm_eval.Bench(model, tokenizer, Evaluation(items=ITEMS))
         task = bench.prepared(TASK)
-        frames = [bench._score(task, pruning.Variant({}, mask).apply(model), 0) for mask in chosen]
+        frames = [bench.score(task, pruning.Variant({}, mask).apply(model)) for mask in chosen]
         found["ours"] = [frame[frame["metric"] == "acc"]["value"].mean() for frame in frames]
 
     with stock_task() as folder:

@@ -4,43 +4,21 @@ import gc
 import weakref
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from conftest import ARCHITECTURE_CASES
+from pruned import EXPERTS, PROMPTS, mask_of, masks_of, router_of
 
 import seaplib
 from seaplib import models
 from seaplib.activations import covariances
 from seaplib.experts import cache as expert_cache
-from seaplib.experts import router, variants
+from seaplib.experts import variants
 from seaplib.experts.model import ExpertModel
 from seaplib.experts.router import GENERAL
-from seaplib.pruning import masks, methods, selection
-from seaplib.pruning.scores import Scores
+from seaplib.pruning import methods
 
 pytestmark = pytest.mark.unit
-NAMES = ("piqa", "winogrande", GENERAL)
-ASKED = ["How do you boil water?", "Anna gave the box to Ben", "Which animal lives in the river", "a kettle"]
-
-
-def mask_of(model, seed: int, ratio: float = 0.4) -> masks.PruningMask:
-    g, draw = models.geometry(model), torch.Generator().manual_seed(seed)
-    sizes = (g.layers, g.heads * g.head_dim), (g.layers, g.channels)
-    scores = Scores(g, *(torch.rand(size, generator=draw, dtype=torch.float64) for size in sizes))
-    return selection.select(scores, seaplib.uniform(ratio))
-
-
-def masks_of(model) -> dict:
-    return {name: mask_of(model, seed) for seed, name in enumerate(NAMES)}
-
-
-def router_of(model, tokenizer, threshold: float = 0.0) -> router.Router:
-    """A router that decides by nothing in particular, between the prompts of ``ASKED``."""
-    features = router.embed(model, tokenizer, ASKED).astype(np.float64)
-    towards = (features[1] - features[0]) / 2
-    weight = np.stack([-towards, towards])
-    return router.Router(NAMES[:2], features[:2].mean(0), np.ones(len(towards)), weight, np.zeros(2), 3.0, threshold)
 
 
 @pytest.fixture
@@ -49,7 +27,7 @@ def experts(tiny_model, tiny_tokenizer):
     return ExpertModel(model, tiny_tokenizer, masks_of(model), router_of(model, tiny_tokenizer))
 
 
-def batch(tokenizer, texts=ASKED):
+def batch(tokenizer, texts=PROMPTS):
     return tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
 
 
@@ -98,7 +76,7 @@ def test_bytes_foreseen_are_the_bytes_of_the_parameters(any_model, tiny_tokenize
 
 def test_what_no_mask_touches_is_shared_with_the_dense_model(experts):
     own = {p.data_ptr() for p in experts.dense.parameters()}
-    for name in NAMES:
+    for name in EXPERTS:
         pruned = experts.expert(name)
         assert pruned.get_input_embeddings().weight.data_ptr() in own
         assert pruned.get_output_embeddings().weight.data_ptr() in own
@@ -110,7 +88,7 @@ def test_memory_stays_within_its_budget_and_the_least_recently_used_goes(experts
     cache = experts.cache
     assert cache.budget_bytes == sum(cache.sizes.values()) == cache.room(0) == cache.room(3)
     assert cache.room(1) == max(cache.sizes.values())
-    two = max(cache.sizes[a] + cache.sizes[b] for a in NAMES for b in NAMES if a != b)
+    two = max(cache.sizes[a] + cache.sizes[b] for a in EXPERTS for b in EXPERTS if a != b)
     cache.budget_bytes = two
     for name in ("piqa", "winogrande", "piqa", GENERAL, "piqa", "winogrande"):
         experts.expert(name)
@@ -119,7 +97,7 @@ def test_memory_stays_within_its_budget_and_the_least_recently_used_goes(experts
     assert cache.built == {"piqa": 1, "winogrande": 2, GENERAL: 1}
     cache.budget_bytes = max(cache.sizes.values())
     assert cache.held == ["winogrande"]
-    with pytest.raises(ValueError, match="a budget of 10 bytes is smaller than one expert: .* takes"):
+    with pytest.raises(ValueError, match="10 bytes"):
         cache.budget_bytes = 10
     assert cache.budget_bytes == max(cache.sizes.values())
 
@@ -136,15 +114,15 @@ def test_a_hundred_switches_leave_no_drift_and_no_leak(experts, tiny_tokenizer):
     experts.cache.budget_bytes = max(experts.cache.sizes.values())
     before, inputs, gone = state(experts.dense), batch(tiny_tokenizer), []
     with torch.no_grad():
-        first = {name: experts(**inputs, experts=name).logits for name in NAMES}
+        first = {name: experts(**inputs, experts=name).logits for name in EXPERTS}
         gc.collect()
         alive = tensors()
         for turn in range(102):
-            name = NAMES[turn % 3]
+            name = EXPERTS[turn % 3]
             assert torch.equal(experts(**inputs, experts=name).logits, first[name])
             gone.append(weakref.ref(experts.expert(name)))
     gc.collect()
-    assert sum(experts.cache.built.values()) >= 102 and experts.cache.held == [NAMES[101 % 3]]
+    assert sum(experts.cache.built.values()) >= 102 and experts.cache.held == [EXPERTS[101 % 3]]
     assert sum(one() is not None for one in gone) == 1, "one expert is in memory, and nothing of the others"
     assert tensors() <= alive
     after = experts.dense.state_dict()
@@ -153,8 +131,8 @@ def test_a_hundred_switches_leave_no_drift_and_no_leak(experts, tiny_tokenizer):
 
 def test_the_router_decides_row_by_row_and_may_be_overruled(experts, tiny_tokenizer):
     inputs = batch(tiny_tokenizer)
-    chosen = experts.choose(ASKED)
-    assert set(chosen) == set(NAMES[:2]), "both, or the test says nothing"
+    chosen = experts.choose(PROMPTS)
+    assert set(chosen) == set(EXPERTS[:2]), "both, or the test says nothing"
     with torch.no_grad():
         routed = experts(**inputs).logits
         assert torch.equal(routed, experts(**inputs, experts=chosen).logits)
@@ -163,26 +141,26 @@ def test_the_router_decides_row_by_row_and_may_be_overruled(experts, tiny_tokeni
             assert torch.equal(experts(**inputs, experts=chosen).logits, routed)
         assert torch.equal(experts(**inputs).logits, routed)
     careful = ExpertModel(experts.dense, tiny_tokenizer, experts.masks, experts.router.at(1.0))
-    assert careful.choose(ASKED) == [GENERAL] * 4 and careful.choose(["", "<s>"]) == [GENERAL] * 2
+    assert careful.choose(PROMPTS) == [GENERAL] * 4 and careful.choose(["", "<s>"]) == [GENERAL] * 2
 
 
 def test_a_cache_stays_with_its_expert(experts, tiny_tokenizer):
     from transformers import DynamicCache
 
-    ids = tiny_tokenizer(ASKED[0], return_tensors="pt")["input_ids"]
+    ids = tiny_tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        for name in NAMES:
+        for name in EXPERTS:
             past = DynamicCache(config=experts.config)
             experts(ids[:, :-2], past_key_values=past, experts=name)
             for place in (-2, -1):  # the router would name another one for these
                 step = experts(ids[:, place, None], past_key_values=past).logits
             whole = experts.expert(name)(ids).logits
             torch.testing.assert_close(step[:, -1], whole[:, -1], rtol=1e-4, atol=1e-5)
-        with pytest.raises(ValueError, match="neither one cache nor one loss"):
+        with pytest.raises(ValueError, match="piqa"):
             experts(ids.repeat(2, 1), experts=["piqa", GENERAL], past_key_values=DynamicCache(config=experts.config))
         foreign = DynamicCache(config=experts.config)
         experts.dense(ids, past_key_values=foreign)
-        with pytest.raises(ValueError, match="filled by another model"):
+        with pytest.raises(ValueError, match="cache"):
             experts(ids, past_key_values=foreign)
 
 
@@ -218,11 +196,11 @@ def test_saved_and_loaded_it_is_the_same(experts, tiny_tokenizer, tmp_path):
         assert torch.equal(again(**inputs).logits, made(**inputs).logits)
         assert torch.equal(again(**inputs, experts="piqa").logits, made(**inputs, experts="piqa").logits)
         assert not torch.equal(again(**inputs, experts="piqa").logits, experts(**inputs, experts="piqa").logits)
-    with pytest.raises(ValueError, match="this model has other weights"):
+    with pytest.raises(ValueError, match="weights"):
         ExpertModel.load(tmp_path / "experts", model.to(torch.bfloat16), tokenizer)
     halved = ExpertModel.load(tmp_path / "experts", model, tokenizer, verify=False)
     assert halved.cache.sizes["piqa"] * 2 == again.cache.sizes["piqa"]
-    with pytest.raises(ValueError, match="holds no experts.json"):
+    with pytest.raises(ValueError, match="experts.json"):
         ExpertModel.load(tmp_path / "dense")
 
 
@@ -242,13 +220,13 @@ def test_least_squares_compensation_is_saved_too(experts, tiny_tokenizer, tmp_pa
         assert torch.equal(again(**inputs, experts="piqa").logits, pruned(**inputs).logits)
         assert not torch.equal(pruned(**inputs).logits, experts(**inputs, experts="piqa").logits)
     mixed = covariances.WeightedCovariances({"mine": spread}, {"mine": 1.0})
-    with pytest.raises(ValueError, match="piqa: covariances of several corpora are not saved"):
+    with pytest.raises(ValueError, match="piqa"):
         ExpertModel(experts.dense, tiny_tokenizer, experts.masks, None, budget, {"piqa": mixed}).save(tmp_path / "no")
 
 
 def test_experts_are_built_of_task_calibrated_recipes_without_compensation(experts, tiny_tokenizer):
     for method in (methods.FLAP, methods.RANDOM, replace(methods.SEAP_F, compensation="mean")):
-        with pytest.raises(ValueError, match="calibrated on their tasks and built without compensation"):
+        with pytest.raises(ValueError, match=method.name):
             variants.build(experts.dense, tiny_tokenizer, ["piqa"], "wikitext2", method=method)
 
 
@@ -264,25 +242,25 @@ def test_bad_input_is_refused_before_anything_is_cut(tiny_model, tiny_tokenizer,
     model, other = experts.dense, tiny_model("gqa", num_hidden_layers=3)
     good, router = experts.masks, experts.router
     for match, build in {
-        "'piqa' was made for another model": lambda: ExpertModel(model, tiny_tokenizer, {"piqa": mask_of(other, 0)}),
-        "at least one mask": lambda: ExpertModel(model, tiny_tokenizer, {}),
-        "'dense' is the model itself": lambda: ExpertModel(model, tiny_tokenizer, {"dense": good["piqa"]}),
-        "may answer general, winogrande": lambda: ExpertModel(model, tiny_tokenizer, {"piqa": good["piqa"]}, router),
-        "compensation for arc": lambda: ExpertModel(model, tiny_tokenizer, good, compensation={"arc": {}}),
-        "smaller than one expert": lambda: ExpertModel(model, tiny_tokenizer, good, router, 100),
-        "already pruned": lambda: ExpertModel(seaplib.prune(model, good["piqa"]), tiny_tokenizer, good),
-        "no expert 'boolq'; known: dense, piqa": lambda: experts.expert("boolq"),
-        "named for 4 prompts": lambda: experts(**batch(tiny_tokenizer), experts=["piqa"]),
-        "there is no expert 'x'": lambda: experts(**batch(tiny_tokenizer), experts="x"),
-        "no router: name the experts": lambda: ExpertModel(model, tiny_tokenizer, good)(**batch(tiny_tokenizer)),
-        "a decoder for each expert": lambda: models.decoder_layers(experts),
-        "cannot be the name of a folder": lambda: ExpertModel(model, tiny_tokenizer, {"a/b": good["piqa"]}).save("x"),
-        "a route goes by one of router": lambda: variants.Route(experts, "oracle"),
+        "'piqa'": lambda: ExpertModel(model, tiny_tokenizer, {"piqa": mask_of(other, 0)}),
+        "mask": lambda: ExpertModel(model, tiny_tokenizer, {}),
+        "'dense'": lambda: ExpertModel(model, tiny_tokenizer, {"dense": good["piqa"]}),
+        "general, winogrande": lambda: ExpertModel(model, tiny_tokenizer, {"piqa": good["piqa"]}, router),
+        "arc": lambda: ExpertModel(model, tiny_tokenizer, good, compensation={"arc": {}}),
+        "100": lambda: ExpertModel(model, tiny_tokenizer, good, router, 100),
+        "pruned": lambda: ExpertModel(seaplib.prune(model, good["piqa"]), tiny_tokenizer, good),
+        "'boolq'.*piqa": lambda: experts.expert("boolq"),
+        "1.*4": lambda: experts(**batch(tiny_tokenizer), experts=["piqa"]),
+        "'x'": lambda: experts(**batch(tiny_tokenizer), experts="x"),
+        "router": lambda: ExpertModel(model, tiny_tokenizer, good)(**batch(tiny_tokenizer)),
+        "decoder": lambda: models.decoder_layers(experts),
+        "a/b": lambda: ExpertModel(model, tiny_tokenizer, {"a/b": good["piqa"]}).save("x"),
+        "oracle": lambda: variants.Route(experts, "oracle"),
     }.items():
         with pytest.raises(ValueError, match=match):
             build()
     wide = tiny_model("gqa", hidden_size=64, head_dim=8)
-    with pytest.raises(ValueError, match="reads 32 dimensions, the model's embeddings have 64"):
+    with pytest.raises(ValueError, match="32.*64"):
         ExpertModel(wide, tiny_tokenizer, masks_of(wide), router)
-    with pytest.raises(ValueError, match="give both the model and its tokenizer"):
+    with pytest.raises(ValueError, match="tokenizer"):
         ExpertModel.load("x", model)

@@ -18,6 +18,7 @@ from seaplib.input_sparsity.plan import SparsityPlan, sparsified, sparsity_plan
 from seaplib.input_sparsity.rule import ROLES, InputSparsity
 from seaplib.input_sparsity.sparsifier import LeastSquares, Sparsifier, dropped, lowest, sparse_weight
 from seaplib.input_sparsity.statistics import collect_inputs
+from seaplib.models.state import state
 from seaplib.runner import parameters
 from seaplib.texts import corpora
 
@@ -283,7 +284,7 @@ def snapshot(model):
     """Everything a context could leave behind: parameters by identity and content, hooks, marks."""
     hooks = [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()]
     tensors = {name: (id(p), p.detach().clone()) for name, p in model.named_parameters()}
-    return tensors, hooks, getattr(model, "seap_sparsity", None), models.fingerprint(model)
+    return tensors, hooks, state(model), models.fingerprint(model)
 
 
 def same(a, b) -> bool:
@@ -476,7 +477,7 @@ def test_contexts_nest_on_different_inputs_only(tiny_model, tiny_tokenizer):
         with pytest.raises(ValueError, match="sparse already"), sparsified(model, both):
             pass
         assert torch.equal(logits(model), nested)
-    assert torch.equal(logits(both.apply(model)), nested) and model.seap_sparsity is None
+    assert torch.equal(logits(both.apply(model)), nested) and not state(model).sparse
 
 
 def test_generation_with_a_cache_gives_the_same_tokens(tiny_model, tiny_tokenizer):

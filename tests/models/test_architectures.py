@@ -7,8 +7,7 @@ import pytest
 import reference
 import torch
 from conftest import ARCHITECTURE_CASES
-from test_checkpoints import in_a_fresh_process
-from test_pruning import assert_same_function, greedy, logits, random_mask, random_means
+from pruned import assert_same_function, greedy, in_a_fresh_process, logits, random_mask, random_means
 from transformers import AutoModelForCausalLM
 
 from seaplib import activations, models

@@ -30,11 +30,12 @@ import torch, seaplib
 from safetensors.torch import save_file
 from seaplib import hub, models
 from seaplib.models import files
+from seaplib.models.state import state
 config = files.read_config("someone/tiny", offline=True)
 assert files.read_config("someone/tiny") == config  # what is whole in the cache asks no hub
 model, tokenizer = seaplib.load("someone/tiny", device="cpu")
 logits = model(torch.tensor([tokenizer("the otter eats a fish")["input_ids"]])).logits
-source = model.seap_source
+source = state(model).source
 print("SAID", config["num_hidden_layers"], source["hub"], source["revision"], hub.snapshot("someone/tiny").name)
 print("SAID", tokenizer("the otter")["input_ids"], models.fingerprint(model))
 save_file({"logits": logits.detach().contiguous()}, os.environ["LOGITS"])

@@ -4,12 +4,16 @@ import gc
 import weakref
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
-from test_pruning import logits, random_mask, random_means
+from pruned import logits, random_mask, random_means
 
 from seaplib import activations, models
-from seaplib.models import layers
+from seaplib.input_sparsity import InputSparsity, sparsified, sparsity_plan
+from seaplib.input_sparsity import statistics as input_statistics
+from seaplib.input_sparsity.errors import output_errors
+from seaplib.models import layers, offloading
 from seaplib.pruning import checkpoints
 from seaplib.pruning.apply import Variant, prune
 from seaplib.pruning.baselines import griffin, shortgpt, two_ssp
@@ -127,11 +131,11 @@ def test_griffin_on_an_offloaded_model(offloaded, directory, case):
 
 def test_a_copy_of_an_offloaded_model_shares_what_is_kept_elsewhere(offloaded):
     model, _ = offloaded("llama")
-    held = layers.kept_elsewhere(model)
+    held = offloading.kept_elsewhere(model)
     copy = prune(model, random_mask(model))
-    assert held and all(held[key] is value for key, value in layers.kept_elsewhere(copy).items() if key in held)
-    hooks = [layers._offloading(m) for m in copy.modules()]
-    old = {key for key in layers.kept_elsewhere(copy) if key in held}
+    assert held and all(held[key] is value for key, value in offloading.kept_elsewhere(copy).items() if key in held)
+    hooks = [offloading.offloading(m) for m in copy.modules()]
+    old = {key for key in offloading.kept_elsewhere(copy) if key in held}
     assert old, "norms and embeddings are fetched from where the original keeps them"
     assert any(h is not None and id(h.weights_map) not in held for h in hooks), "projections are new"
 
@@ -177,3 +181,54 @@ def test_masking_copies_no_weight_and_is_a_model_of_its_own(any_model, tiny_toke
 def test_a_place_is_given_once(directory):
     with pytest.raises(models.ModelError, match="give one of them"):
         models.load(directory("llama"), device="cpu", device_map="auto")
+
+
+#: channel weights and fitted shift and scale, a threshold, a gate's threshold, sparse weights, a lost bias
+RULES = {
+    "cosine": {"pattern": "2:4", "criterion": "cosine", "transformation": "learnable"},
+    "teal": {"pattern": 0.5, "criterion": "teal"},
+    "cats": {"pattern": 0.5, "criterion": "cats"},
+    "weights": {"pattern": 0.5, "of": "weights"},
+    "original": {"pattern": "2:4", "preset": "original", "transformation": "scaling"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sparse_inputs_of_an_offloaded_model(offloaded, directory, tmp_path, monkeypatch, case):
+    """Statistics, plans, sparse outputs and errors are the plain model's, and nothing sparse is left behind."""
+    model, tokenizer = offloaded(case)
+    plain, _ = models.load(directory(case), device="cpu")
+    before, calibration = logits(model, IDS), Calibration(samples=2)
+    both = ((model, "offloaded"), (plain, "plain"))
+
+    def alone(m, name, make, *args):
+        """With a store of the model's own: the fingerprints of both models are the same."""
+        monkeypatch.setenv("SEAP_STORE_DIR", str(tmp_path / name))
+        return make(m, *args, tokenizer, CORPUS, calibration, progress=False)
+
+    got, expected = (alone(m, name, input_statistics.collect_inputs) for m, name in both)
+    assert got.count == expected.count and got.histogram.keys() == expected.histogram.keys()
+    for key in expected.second_moment:
+        torch.testing.assert_close(got.second_moment[key], expected.second_moment[key], rtol=1e-5, atol=0)
+        torch.testing.assert_close(got.largest[key], expected.largest[key], rtol=1e-5, atol=0)
+    plans = {}
+    for name, choices in RULES.items():
+        if name == "cats" and not models.geometry(plain).gated:
+            continue
+        rule = InputSparsity(**choices)
+        planned = [alone(m, which, sparsity_plan, rule) for m, which in both]
+        assert planned[0].fingerprint == planned[1].fingerprint, name
+        assert (planned[0].skipped, planned[0].skipped_model) == (planned[1].skipped, planned[1].skipped_model)
+        plans[name] = planned[0]
+        outputs = []
+        for m in (model, plain):
+            outputs.append(logits(planned[0].apply(m), IDS))
+            with sparsified(m, planned[0]):
+                outputs.append(logits(m, IDS))
+                outputs.append(models.fingerprint(m))
+        torch.testing.assert_close(outputs[0], outputs[3], rtol=0, atol=1e-5, msg=name)
+        assert torch.equal(outputs[0], outputs[1]) and outputs[2] == outputs[5] != models.fingerprint(plain)
+        assert not torch.equal(outputs[0], before), name
+        assert torch.equal(logits(model, IDS), before), "the original is as it was"
+    got, expected = (output_errors(m, tokenizer, CORPUS, plans, calibration, progress=False) for m in (model, plain))
+    pd.testing.assert_frame_equal(got, expected, rtol=1e-5)

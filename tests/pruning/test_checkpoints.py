@@ -1,15 +1,14 @@
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import safetensors.torch
 import torch
+from pruned import in_a_fresh_process
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from seaplib import models
+from seaplib.models.state import state
 from seaplib.pruning import checkpoints, masks, selection
 from seaplib.pruning.apply import prune
 
@@ -77,45 +76,6 @@ def cases(tiny_model, tmp_path):
 ORDINARY = {"dense", "zero"}  # shapes are the architecture's own: checkpoints like any other
 IDS = torch.arange(3, 40).reshape(1, -1)
 
-FRESH = """
-import json, sys
-from pathlib import Path
-{imports}
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.models.llama import LlamaForCausalLM
-
-out = {{}}
-for path in sorted(Path(sys.argv[1]).iterdir()):
-    expected = load_file(path / "expected" / "expected.safetensors")
-    ids = expected.pop("ids")
-    logits = expected.pop("logits")
-    try:
-        model = {load}(path, dtype="auto").eval()
-        state = model.state_dict()
-        same = state.keys() == expected.keys()
-        same = same and all(state[k].dtype == v.dtype and torch.equal(state[k], v) for k, v in expected.items())
-        with torch.no_grad():
-            found = model(ids).logits
-        # Weights are bit for bit; logits of another process (other threads, another order of additions) to the
-        # rounding of their type: 1.3e-6 and 1e-5 in single precision, 1.6e-2 in bfloat16.
-        torch.testing.assert_close(found, logits)
-        tokens = AutoTokenizer.from_pretrained(path)("the otter")["input_ids"]
-        out[path.name] = ["loaded", same, tokens]
-    except Exception as error:
-        out[path.name] = ["refused", type(error).__name__, str(error)]
-print("RESULT" + json.dumps(out))
-"""
-
-
-def in_a_fresh_process(directory, imports: str = "", load: str = "AutoModelForCausalLM.from_pretrained") -> dict:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", FRESH.format(imports=imports, load=load), str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.rsplit("RESULT", 1)[1])
-
 
 @pytest.fixture
 def saved(cases, tiny_tokenizer, tmp_path):
@@ -173,7 +133,7 @@ def test_what_is_written_says_what_it_is(cases, tiny_tokenizer, tmp_path):
             assert (rows, columns) == tuple(module.weight.shape) and bias == (module.bias is not None)
             assert bias == (role in ("o", "down"))
     mask = masks.PruningMask.load(path / "mask")
-    assert mask.fingerprint == model.seap_mask.fingerprint and mask.provenance["score"] == "s_F"
+    assert mask.fingerprint == state(model).mask.fingerprint and mask.provenance["score"] == "s_F"
 
 
 def test_saving_leaves_the_model_as_it_was(cases, tiny_tokenizer, tmp_path):
@@ -210,20 +170,20 @@ def test_load_refuses_a_checkpoint_that_is_not_whole(cases, tiny_tokenizer, tmp_
     weights = safetensors.torch.load(whole)  # a copy: the file will be overwritten
 
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(models.ModelError, match="cannot load"):
+    with pytest.raises(models.ModelError, match="pruned"):
         models.load(path)
 
     bias = "model.layers.1.self_attn.o_proj.bias"
     save_file({key: tensor for key, tensor in weights.items() if key != bias}, file, {"format": "pt"})
-    with pytest.raises(models.ModelError, match=f"missing keys: {bias}"):
+    with pytest.raises(models.ModelError, match=bias):
         models.load(path)
 
     save_file(weights | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(3)}, file, {"format": "pt"})
-    with pytest.raises(models.ModelError, match="unexpected keys: model.layers.0.self_attn.q_proj.bias"):
+    with pytest.raises(models.ModelError, match="model.layers.0.self_attn.q_proj.bias"):
         models.load(path)
 
     file.unlink()
-    with pytest.raises(models.ModelError, match="cannot load"):
+    with pytest.raises(models.ModelError, match="pruned"):
         models.load(path)
 
     file.write_bytes(whole)
@@ -249,5 +209,5 @@ def test_a_pruned_checkpoint_is_known_by_its_config_alone(cases, tiny_tokenizer,
 def test_a_loaded_pruned_model_is_not_pruned_again(cases, tiny_tokenizer, tmp_path):
     path = checkpoints.save_pretrained(cases["emptied"], tiny_tokenizer, tmp_path / "pruned")
     model, _ = models.load(path, device="cpu")
-    with pytest.raises(models.ModelError, match="already pruned"):
+    with pytest.raises(models.ModelError, match="pruned"):
         prune(model, random_mask(cases["dense"]))

@@ -81,7 +81,7 @@ def test_a_pruned_model_is_not_pruned_again(tiny_model, ranked, mode):
         pruning.prune(pruning.prune(model, mask, mode), mask, mode)
 
 
-def test_unknown_reduction_and_method(tiny_model):
+def test_a_method_of_unknown_parts(tiny_model):
     with pytest.raises(ValueError, match="allocation is one of"):
         seaplib.Method("mine", "s_F", "task", allocation="linear")
     with pytest.raises(ValueError, match="calibration is one of"):
@@ -245,11 +245,9 @@ def test_an_answer_that_tokenises_to_nothing_is_not_scored(tiny_model, tiny_toke
 def test_what_is_named_twice_is_not_counted_twice(tiny_model, tiny_tokenizer, tiny_data_dir):
     with pytest.raises(ValueError, match="task 'piqa' is named twice"):
         seaplib.evaluate(tiny_model("mha"), tiny_tokenizer, tasks=["piqa", "piqa"], progress=False)
-    with pytest.raises(ValueError, match="task 'piqa' is named twice"):
-        griffin.evaluate_items(tiny_model("mha"), tiny_tokenizer, ["piqa", "piqa"], [0.2], progress=False)
-    with pytest.raises(ValueError, match="sparsity 0.2 is named twice"):
-        griffin.evaluate_items(tiny_model("mha"), tiny_tokenizer, ["piqa"], [0.2, 0.2], progress=False)
-    once = griffin.evaluate_items(tiny_model("mha"), tiny_tokenizer, iter(["piqa"]), [0.1, 0.2], progress=False)
+    model = tiny_model("mha")
+    prompted = [griffin.Griffin(models.geometry(model), sparsity) for sparsity in (0.1, 0.2)]
+    once = seaplib.evaluate_items(model, tiny_tokenizer, iter(["piqa"]), prompted, progress=False)
     assert set(once.groupby("requested_sparsity").size()) == {len(once) / 2}
 
 
@@ -268,7 +266,8 @@ def test_a_damaged_model_writes_no_answers(tiny_model, tiny_tokenizer, sums_to_w
     with pytest.raises(ValueError, match="not numbers"):
         seaplib.evaluate(model, tiny_tokenizer, tasks=["gsm8k"], progress=False, **roomy)
     with pytest.raises(ValueError, match="not numbers"):
-        griffin.evaluate_items(model, tiny_tokenizer, ["gsm8k"], [0.2], progress=False, **roomy)
+        prompted = [griffin.Griffin(models.geometry(model), 0.2)]
+        seaplib.evaluate_items(model, tiny_tokenizer, ["gsm8k"], prompted, progress=False, **roomy)
     with pytest.raises(ValueError, match="not numbers"):
         generation.generate(model, tiny_tokenizer, ["A kettle"], new_tokens=4, progress=False)
 

@@ -480,7 +480,7 @@ def test_other_methods_are_those_of_the_package():
 
     names = {method.name for method in (*methods.DEPTH, methods.FUSED_F)}
     shape = models.Geometry(2, 8, 2, 2, 4, 16, model_parameters=1000)
-    assert set(parameters.OTHER_METHODS) == names | {griffin.label(shape, 0.2, 8)["method"]}
+    assert set(parameters.OTHER_METHODS) == names | {griffin.Griffin(shape, 0.2).label["method"]}
 
 
 def test_the_kind_of_task_that_a_parameter_names():

@@ -72,7 +72,7 @@ def test_the_silhouettes_interval_is_as_wide_as_the_spread_of_fresh_samples():
         labels = np.repeat([0, 1, 2], N)
         x = centres[labels] + groups[labels, rng.integers(4, size=3 * N)] + 0.5 * rng.normal(size=(3 * N, 8))
         values, influence = separability._silhouettes(pairwise_distances(x), labels)
-        low, high = bootstrap._interval(influence[:, None], labels, 500, 0)[:, 0]
+        low, high = bootstrap.stratified_interval(influence[:, None], labels, 500, 0)[:, 0]
         means.append(values.mean())
         widths.append(high - low)
     assert np.mean(widths) / (2 * 1.96) == pytest.approx(np.std(means), rel=0.3)
@@ -96,7 +96,7 @@ def test_repeats_exactly_and_takes_states_as_well(growing):
 
 def test_too_few_prompts_are_refused():
     few = HiddenStates(np.zeros((6, 2, 3), np.float32), np.array(list("aaabbb")), np.arange(6).astype(str))
-    with pytest.raises(ValueError, match="at least 5 prompts each"):
+    with pytest.raises(ValueError, match="5"):
         prompt_values(few)
 
 
@@ -134,7 +134,7 @@ def test_permutation_test_finds_what_is_there_and_nothing_else():
 def test_incomplete_halves_are_refused():
     given = profiles(0.5)
     del given["t0", 1]
-    with pytest.raises(ValueError, match="halves 0 and 1"):
+    with pytest.raises(ValueError, match="0, 1"):
         norm_correlations(given)
 
 

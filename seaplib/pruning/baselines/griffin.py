@@ -1,44 +1,43 @@
 """GRIFFIN: MLP channels chosen by the prompt itself, for the generation that follows it (arXiv 2404.01365).
 
-The prompt runs through the dense model. From its MLP activations Z [tokens, channels] each layer takes
+The prompt runs through the dense model. From the prompt's MLP activations Z [tokens, channels] each layer takes
 
     s = (‖Z̄_·1‖₂, …, ‖Z̄_·C‖₂),   Z̄ = Z with every token's row scaled to norm 1,
 
-and the k channels with the largest s serve all tokens generated after it. Attention is never touched.
+and the k channels with the largest s serve all tokens generated after the prompt. Attention stays whole.
 
-This is no pruned model: every prompt has channels of its own, all weights stay in memory, and the
-prompt costs what it costs. What falls is the number of *active* parameters while generating, so that
-is what is reported, and the memory saved is 0. Channels are switched off by zeroes (the same result
-as smaller matrices to rounding), so nothing here gets faster. In a batch each sequence keeps its own
-channels, as if it were alone; the published code (hdong920/GRIFFIN @48dc8ec) takes one sequence at a time.
+GRIFFIN prunes no model: every prompt has channels of its own, all weights stay in memory, and the prompt
+costs as much as under the dense model. The number of *active* parameters falls while generating; that
+number is reported, and the memory saved is 0. Channels are set to zero (the same result as smaller
+matrices, to rounding), so nothing here gets faster. In a batch each sequence keeps its own channels, as if
+the sequence were alone; the published code (hdong920/GRIFFIN @48dc8ec) takes a single sequence at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
-from ... import store
-from ...evaluation import accuracy
-from ...evaluation.lm_eval import Bench, Prepared
 from ...models import layers, likelihood, passes
 from ...models.layers import emptied
 from ...models.shapes import Geometry
-from ...settings import Evaluation
+from ...models.state import note, state
+from ..allocation import checked
 
-#: how :func:`evaluate_items` scores, which beside Table 1's rows is another protocol
+#: how :class:`Prompted` scores, which beside Table 1's rows is another protocol
 PROTOCOL = "prompt dense; its last token and the answer with the channels that the tokens before chose"
 
 
-def statistic(activations: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """s [batch, channels] of ``activations`` [batch, tokens, channels] at the positions ``keep`` [batch, tokens].
-
-    A token without any activation counts for nothing.
-    """
+def statistic(
+    activations: Float[Tensor, "batch tokens channels"], keep: Bool[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch channels"]:
+    """s of ``activations`` at the positions ``keep``; a token whose activations are all 0 adds nothing."""
     x = activations if activations.dtype == torch.float64 else activations.float()
     norm = x.norm(dim=-1, keepdim=True)
     rows = torch.where((norm > 0) & keep.unsqueeze(-1), x / norm, 0)
@@ -51,13 +50,11 @@ def largest_sparsity(geometry: Geometry) -> float:
 
 
 def active_channels(geometry: Geometry, sparsity: float) -> int:
-    """k so that the nearest to ``sparsity`` of the projections' parameters is inactive while generating.
+    """k: with k channels a layer, the inactive share of the projections' parameters is nearest ``sparsity``.
 
-    Raises ``ValueError`` where the MLPs alone do not have so many.
+    Raises ``ValueError`` where the MLPs do not have so many parameters.
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
-    gone = round(sparsity * geometry.projection_parameters / (geometry.layers * geometry.channel_parameters))
+    gone = round(checked(sparsity) * geometry.projection_parameters / (geometry.layers * geometry.channel_parameters))
     if gone >= geometry.channels:
         raise ValueError(
             f"GRIFFIN touches MLPs only: {sparsity:.0%} cannot be inactive here, "
@@ -73,30 +70,30 @@ def inactive_share(geometry: Geometry, channels: int) -> float:
 
 
 class Selection:
-    """What :func:`griffin` yields: the channels that the current prompts chose.
+    """The channels that the current prompts chose, as :func:`griffin` yields them.
 
-    ``chosen[layer]`` is bool [batch, channels] after a prompt has run. Without ``prompt`` the first
-    pass with an empty KV cache is the prompt and what follows on the cache is generation; ``prompt``
-    [batch] instead says how many leading positions of the next passes are the prompt, and the
-    positions behind it are generation within the same pass.
+    ``chosen[layer]`` is bool [batch, channels] after a prompt has run. Without ``prompt``, the first pass
+    with an empty KV cache is the prompt, and all passes on that cache are generation. With ``prompt``
+    [batch], that many leading positions of the next passes are the prompt, and the positions behind them
+    are generation within the same pass.
     """
 
     def __init__(self, geometry: Geometry, channels: int):
         self.geometry, self.channels = geometry, channels
-        self.chosen: dict[int, torch.Tensor] = {}
-        self.prompt: torch.Tensor | None = None
+        self.chosen: dict[int, Bool[Tensor, "batch channels"]] = {}
+        self.prompt: Int[Tensor, " batch"] | None = None
         self._shape: tuple[int, int] = (0, 0)
         self._generating = False
-        self._keep: torch.Tensor | None = None
+        self._keep: Bool[Tensor, "batch tokens"] | None = None
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that a generated token is computed with; all of them stay in memory."""
+        """Parameters that a generated token is computed with; the inactive parameters stay in memory too."""
         g = self.geometry
         return g.model_parameters - g.layers * (g.channels - self.channels) * g.channel_parameters
 
-    def start(self, ids: torch.Tensor, mask: torch.Tensor | None, cache, use_cache: bool | None) -> None:
-        """Note what the pass that begins is: prompt or generation, and which positions are padding."""
+    def start(self, ids: Int[Tensor, "batch tokens"], mask, cache, use_cache: bool | None) -> None:
+        """Note whether the pass that begins is prompt or generation, and which positions are padding."""
         self._shape = tuple(ids.shape)
         places = torch.arange(ids.shape[1], device=ids.device)
         if self.prompt is not None:
@@ -116,8 +113,8 @@ class Selection:
         whole = torch.ones(self._shape, dtype=torch.bool, device=ids.device)
         self._keep = whole if mask is None else mask.bool()[:, -ids.shape[1] :]
 
-    def through(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """Activations ``x`` of one layer's MLP with the channels off that the prompt did not choose."""
+    def through(self, layer: int, x: Float[Tensor, "*positions channels"]) -> Float[Tensor, "*positions channels"]:
+        """Activations ``x`` of a layer's MLP, zero in the channels that the prompt did not choose."""
         flat = x.dim() == 2  # OPT's MLP sees all positions in one row
         x = x.unflatten(0, self._shape) if flat else x
         if self._generating:
@@ -133,18 +130,18 @@ class Selection:
 
 
 @contextmanager
-def griffin(model, channels: int) -> Iterator[Selection]:
+def griffin(model: nn.Module, channels: int) -> Iterator[Selection]:
     """While the context is open, ``model`` generates with the ``channels`` per layer that each prompt chooses.
 
     Works with ``model.generate``, and with passes on a KV cache that were begun inside the context.
-    The model is exactly as before afterwards, also after an error; its fingerprint changes with the
-    context, so nothing that is stored is mistaken for the dense model's.
+    Afterwards, also after an error, the model is exactly as before. The model's fingerprint changes with
+    the context, so stored results are never mistaken for the dense model's.
     """
     shape = layers.geometry(model)
     if not 1 <= channels <= shape.channels:
         raise ValueError(f"channels must lie between 1 and {shape.channels}, got {channels}")
-    before = getattr(model, "seap_sparsity", None)
-    if before and "griffin" in before:
+    before = state(model).sparse
+    if "griffin" in before:
         raise ValueError("GRIFFIN is at work already; leave the context that made it so")
     selection = Selection(shape, channels)
 
@@ -159,8 +156,8 @@ def griffin(model, channels: int) -> Iterator[Selection]:
         return (selection.through(index, args[0]), *args[1:])
 
     with ExitStack() as undo:
-        undo.callback(setattr, model, "seap_sparsity", before)
-        model.seap_sparsity = (before or {}) | {"griffin": channels}
+        undo.callback(note, model, sparse=before)
+        note(model, sparse=before | {"griffin": channels})
         undo.callback(layers.decoder(model).register_forward_pre_hook(begin, with_kwargs=True).remove)
         for index, layer in enumerate(layers.decoder_layers(model)):
             if "mlp" not in emptied(layer):
@@ -169,66 +166,77 @@ def griffin(model, channels: int) -> Iterator[Selection]:
         yield selection
 
 
-def label(geometry: Geometry, sparsity: float, channels: int) -> dict:
-    """The columns that name GRIFFIN's rows.
+@dataclass(frozen=True)
+class Griffin:
+    """GRIFFIN as a variant for :func:`seaplib.evaluate`, in place of a mask.
 
-    Nothing is removed, so both achieved sparsities are 0; what a generated token does without is in
-    a column that other rows do not have, ``inactive_sparsity``.
+    ``sparsity`` is the share of the projections' parameters that is inactive while generating; a ValueError
+    says where the MLPs do not have so many. Nothing is removed, so both achieved sparsities of the label are 0;
+    ``inactive_sparsity``, a column that other rows do not have, is what a generated token does without.
     """
-    return accuracy.DENSE | {
-        "method": "GRIFFIN",
-        "score": "prompt",
-        "allocation": "uniform",
-        "budget": "active",
-        "requested_sparsity": sparsity,
-        "calibration": "prompt",
-        "inactive_sparsity": inactive_share(geometry, channels),
-    }
+
+    geometry: Geometry
+    sparsity: float
+    tasks: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        active_channels(self.geometry, self.sparsity)
+
+    @property
+    def channels(self) -> int:
+        """Active channels of every layer."""
+        return active_channels(self.geometry, self.sparsity)
+
+    @property
+    def label(self) -> dict:
+        """The columns that name GRIFFIN's rows."""
+        return {
+            "method": "GRIFFIN",
+            "score": "prompt",
+            "allocation": "uniform",
+            "budget": "active",
+            "requested_sparsity": self.sparsity,
+            "calibration": "prompt",
+            "inactive_sparsity": inactive_share(self.geometry, self.channels),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """What is done to a model, for the store."""
+        return f"griffin {self.channels}"
+
+    def apply(self, model: nn.Module) -> "Prompted":
+        """``model`` under GRIFFIN. ValueError where the channels were counted for a model of another shape."""
+        if (here := layers.geometry(model)) != self.geometry:
+            raise ValueError(f"GRIFFIN's channels were counted for another model: {self.geometry} against {here}")
+        return Prompted(model, self.channels)
 
 
-def evaluate_items(
-    model,
-    tokenizer,
-    tasks: Iterable[str],
-    sparsities: Iterable[float],
-    settings: Evaluation | None = None,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Item results under GRIFFIN, in the form of :func:`seaplib.evaluation.evaluate_items`, and ``inactive_sparsity``.
+@dataclass(frozen=True)
+class Prompted:
+    """A model under GRIFFIN for the evaluation, which it answers by the protocol :data:`PROTOCOL`.
 
-    ``sparsities`` are shares of the projections' parameters inactive while generating. Every option of
-    an item is scored by itself. As the published code does for classification, the last token of the
-    context belongs to generation: otherwise an answer's first token, often the only one, would be the
-    dense model's. Answers that are written are generated on the dense prompt's cache.
-
-    Raises ``ValueError`` for a context of one token, which leaves no prompt to choose from, and where
-    the MLPs do not have so many parameters.
+    Every option of an item is scored by itself. As the published code does for classification, the last
+    token of the context belongs to generation: otherwise an answer's first token, often the only one, would
+    be the dense model's. Answers that are written are generated on the dense prompt's cache. Raises
+    ``ValueError`` for a context of one token, which leaves no prompt to choose from.
     """
-    bench, shape = Bench(model, tokenizer, settings or Evaluation()), layers.geometry(model)
-    names = accuracy.distinct([tasks] if isinstance(tasks, str) else tasks, "task")
-    targets = [(s, active_channels(shape, s)) for s in accuracy.distinct(sparsities, "sparsity")]
-    frames = []
-    work = [(s, channels, name) for s, channels in targets for name in names]
-    for sparsity, channels, name in tqdm(work, desc="GRIFFIN", unit="task", leave=False, disable=not progress):
-        spec = bench.fingerprints | bench.identity(name) | {"variant": {"griffin": channels}}
-        frame = store.fetch("items", spec, partial(_score, bench, name, channels), pd.DataFrame)
-        columns = {"variant": "griffin"} | label(shape, sparsity, channels) | {"task": name} | bench.conditions
-        frames.append(frame.assign(**columns)[[*columns, *frame.columns]])
-    if not frames:
-        raise ValueError("nothing to evaluate: give at least one task and one sparsity")
-    return pd.concat(frames, ignore_index=True).astype({"calibration_seed": "Int64"})
+
+    model: nn.Module
+    channels: int
+
+    def answer(self, bench, prepared) -> pd.DataFrame:
+        """Item results of one task's prepared requests."""
+        with griffin(self.model, self.channels) as selection:
+            if not prepared.batches:
+                return bench.written(prepared, self.model)
+            return bench.measured(prepared, *option_scores(bench, prepared, selection))
 
 
-def _score(bench: Bench, name: str, channels: int) -> pd.DataFrame:
-    prepared = bench.prepared(name)
-    with griffin(bench.model, channels) as selection:
-        if not prepared.batches:
-            return bench.written(prepared, bench.model)
-        return bench.measured(prepared, *_option_scores(bench, prepared, selection))
-
-
-def _option_scores(bench: Bench, prepared: Prepared, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probability of every request, and whether it is the greedy continuation, one request a row."""
+def option_scores(
+    bench, prepared, selection: Selection
+) -> tuple[Float[np.ndarray, " requests"], Bool[np.ndarray, " requests"]]:
+    """Log-probability of every request, and whether the request is the greedy continuation; a request a row."""
     requests = bench.requests(prepared.instances)
     tokens = passes.affordable(layers.input_device(bench.model), bench.settings.batch_tokens)
     total = sum(map(len, requests))
