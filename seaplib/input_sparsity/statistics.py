@@ -1,4 +1,4 @@
-"""What calibration text says about the inputs of linear layers, for sparsifying them.
+"""Statistics of the inputs of linear layers over calibration text, for sparsifying these inputs.
 
 Per input and channel the second moment and the largest magnitude; per input a histogram of
 magnitudes, from which the threshold of any ratio can be read. The histogram counts the upper half of
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import files, store
+from .. import saving, store
 from ..models import identity
 from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, shape
 from ..models.offloading import runs_on
@@ -54,13 +54,13 @@ class InputStats:
         return low + share * (high - low)
 
     def save(self, directory: Path) -> None:
-        tensors = files.flat({name: getattr(self, name) for name in self.TENSORS}, "/")
-        files.save(directory, "inputs", tensors, {"count": self.count, "provenance": self.provenance})
+        tensors = saving.flat({name: getattr(self, name) for name in self.TENSORS}, "/")
+        saving.save(directory, "inputs", tensors, {"count": self.count, "provenance": self.provenance})
 
     @classmethod
     def load(cls, directory: Path) -> "InputStats":
-        tensors, facts = files.load(directory, "inputs")
-        return cls(facts["count"], provenance=facts["provenance"], **files.grouped(tensors, "/"))
+        tensors, facts = saving.load(directory, "inputs")
+        return cls(facts["count"], provenance=facts["provenance"], **saving.grouped(tensors, "/"))
 
 
 def collect_inputs(model, tokenizer, corpus, calibration: Calibration, progress: bool = True) -> InputStats:
@@ -119,7 +119,7 @@ def learn(
         for key in chosen:
             module = modules[key]
             sums[key] = LeastSquares(shape(module)[1], runs_on(module), "scale" in sparsifiers[key].rule.parts)
-            watchers[module] = lambda x, one=sparsifiers[key], sums=sums[key]: sums.add(*one.split(x)[:2])
+            watchers[module] = lambda x, s=sparsifiers[key], sums=sums[key]: sums.add(*s.split(x)[:2])
         watch(model, tokenizer, texts, calibration, watchers, None, progress, f"fitting {chosen[0]} to {chosen[-1]}")
         for key in chosen:
             weight = matrix(modules[key]).detach().to(runs_on(modules[key]))
