@@ -6,8 +6,13 @@ PROFILE ?= embedded
 TEST_JOBS ?= 2
 
 RUN := $(VENV)/bin/python
+INSTALL = -m pip install --quiet --constraint requirements.lock --editable
+# One thread a process: the tests share the cores.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q
+TESTS = -n $(TEST_JOBS) --dist loadfile -m "not browser and not long"
+CHECKED := tests/project/test_project.py tests/project/test_walls.py
 
-.PHONY: help reproduce test browser long bench lab check
+.PHONY: help reproduce test browser long bench lab check ci lock
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
@@ -16,18 +21,18 @@ help:
 	@echo "make long                          the laptop profile without a network; needs SEAP_DATA_DIR and time"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the notebooks"
-	@echo "make check                         style, pins, links, notebooks without outputs"
+	@echo "make check                         style, pins, links, who may import whom"
+	@echo "make lock                          requirements.lock written anew: the newest versions within the ranges"
 	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
 
 reproduce: $(VENV)/installed
 	$(RUN) -m seaplib reproduce --profile $(PROFILE)
 
-# One thread a process: the tests share the cores.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q -n $(TEST_JOBS) --dist loadfile -m "not browser and not long"
+	$(PYTEST) $(TESTS)
 
 browser: $(VENV)/installed
-	$(RUN) -m pip install --quiet --editable ".[test,browser]"
+	$(RUN) $(INSTALL) ".[test,browser]"
 	$(RUN) -m pytest -q -m browser
 
 long: $(VENV)/installed
@@ -42,12 +47,28 @@ lab: $(VENV)/installed
 
 check: $(VENV)/installed
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest -q tests/project
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
+	$(PYTEST) $(CHECKED)
+
+# check, then those tests that it has not run.
+ci: check
+	$(PYTEST) $(TESTS) $(addprefix --ignore=,$(CHECKED))
+
+# The newest versions that the ranges of pyproject.toml allow, installed apart; then run the tests with them.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet ".[test,browser]"
+	$(VENV)-lock/bin/python -m pip freeze --all --exclude pip --exclude seaplib | sed 's/+[a-z0-9.]*$$//' \
+		| grep -vE '^(nvidia|cuda|triton)' | sed '1i # Every package of the tested environment; written by make lock.' \
+		> requirements.lock
+	rm -rf $(VENV)-lock
 
 # Installed again only when what is to be installed has changed.
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "seaplib needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --editable ".[test]"
+	$(RUN) $(INSTALL) ".[test]"
 	@touch $@

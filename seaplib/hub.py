@@ -1,4 +1,4 @@
-"""The Hugging Face hub and its cache: what is there, and what went wrong in one line that says what to do."""
+"""The Hugging Face hub and its cache: which files are there, and errors as a line that says what to do."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ PATIENCE = 10  # seconds to wait for an answer
 
 
 def problem(error: BaseException) -> str | None:
-    """The line for an error of the hub's client, or of a library that called it (its causes are looked at too).
+    """The line for an error of the hub's client, also as the cause of another library's error.
 
     None for an error that did not come from the hub.
     """
@@ -17,7 +17,7 @@ def problem(error: BaseException) -> str | None:
     while error is not None and error not in chain:
         chain.append(error)
         error = error.__cause__ or error.__context__
-    known = {  # a gated repository also counts as one that is not found, so it comes first
+    known = {  # GatedRepoError is a RepositoryNotFoundError, so it comes first
         errors.GatedRepoError: "access to it has to be granted: accept its licence on the hub, then run"
         " 'hf auth login' or set HF_TOKEN",
         errors.RepositoryNotFoundError: "neither a directory nor on the hub (if it is private: run 'hf auth login'"
@@ -26,8 +26,8 @@ def problem(error: BaseException) -> str | None:
         " directory nor in the local hub cache, and the hub cannot be reached",
     }
     unreachable = list(known.values())[-1]
-    said = next((text for kind, text in known.items() if any(isinstance(one, kind) for one in chain)), None)
-    if said is None and any(kind.__name__ == "TransportError" for one in chain for kind in type(one).__mro__):
+    said = next((text for kind, text in known.items() if any(isinstance(cause, kind) for cause in chain)), None)
+    if said is None and any(kind.__name__ == "TransportError" for cause in chain for kind in type(cause).__mro__):
         return unreachable  # the client's HTTP library has classes of its own
     return said
 
@@ -35,6 +35,13 @@ def problem(error: BaseException) -> str | None:
 def reason(error: BaseException) -> str:
     """Any error in one line: the hub's as :func:`problem` says it, others by their own words."""
     return problem(error) or " ".join((str(error) or type(error).__name__).split())[:200]
+
+
+def offline() -> bool:
+    """Whether the hub's client is told not to ask the hub (``HF_HUB_OFFLINE``)."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
 
 
 def snapshot(name: str) -> Path | None:
@@ -46,7 +53,7 @@ def snapshot(name: str) -> Path | None:
 
 
 def has_data(path: str) -> bool:
-    """Whether anything of a data set is in the local caches, as downloaded or as prepared."""
+    """Whether a part of a data set is in the local caches, downloaded or prepared."""
     from huggingface_hub import constants
 
     prepared = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
@@ -55,9 +62,9 @@ def has_data(path: str) -> bool:
 
 
 def files(name: str, kind: str = "model") -> set[str]:
-    """Names of the files that a model or ``kind="dataset"`` has on the hub.
+    """Names of a model's files on the hub, or with ``kind="dataset"`` of a data set's.
 
-    Raises the client's errors where the hub cannot be reached, or where this user may not read them.
+    Raises the client's errors where the hub cannot be reached and where this user may not read the files.
     """
     from huggingface_hub import HfApi
 

@@ -1,18 +1,22 @@
-"""Where things are: one function a place, one environment variable per place that can be moved.
+"""Places: a function for each, and an environment variable for each place that can be moved.
 
 | place | variable | default |
 |---|---|---|
-| the project: notebooks, profiles, bundled data | ``SEAP_ROOT`` | the package's checkout, else the working directory |
+| the project: notebooks and profiles | ``SEAP_ROOT`` | the package's checkout, else the working directory |
 | data sets in the hub's schema | ``SEAP_DATA_DIR`` | none: the hub |
 | computed artefacts | ``SEAP_STORE_DIR`` | ``data/store`` |
 | executed notebooks and run records | ``SEAP_RUNS_DIR`` | ``data/runs`` |
 | exported figures and tables | ``SEAP_FIGURES_DIR`` | ``figures`` |
 
-Nothing is created here; whoever writes makes the directory.
+The bundled model and data and the papers' numbers are the project's own where it has any, else those that come with
+the package: an installed package carries a copy of them (:func:`shipped`). No function creates a directory; the
+writer does.
 """
 
 import os
 from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def _place(variable: str, default: Path | None) -> Path | None:
@@ -20,28 +24,42 @@ def _place(variable: str, default: Path | None) -> Path | None:
     return Path(value).expanduser().resolve() if value else default
 
 
+def shipped() -> Path:
+    """What comes with the package: the checkout or, in an installed package, ``seaplib/workbench``.
+
+    Both hold ``notebooks/``, ``papermill_runs.yaml``, ``data/bundled`` and ``data/published``.
+    """
+    installed = _PACKAGE / "workbench"
+    return installed if installed.is_dir() else _PACKAGE.parent
+
+
 def root() -> Path:
-    """The project directory, which holds ``notebooks/`` and ``papermill_runs.yaml``."""
-    checkout = Path(__file__).resolve().parent.parent
-    return _place("SEAP_ROOT", checkout if (checkout / "notebooks").is_dir() else Path.cwd())
+    """The project directory, which holds ``notebooks/`` and ``papermill_runs.yaml``; never a package's own folder."""
+    checkout = _PACKAGE.parent
+    return _place("SEAP_ROOT", checkout if (checkout / "papermill_runs.yaml").is_file() else Path.cwd())
 
 
 def notebooks_dir() -> Path:
     return root() / "notebooks"
 
 
+def _data(name: str) -> Path:
+    own = root() / "data" / name
+    return own if own.is_dir() else shipped() / "data" / name
+
+
 def bundled_dir() -> Path:
     """The bundled model, its benchmark and their generator."""
-    return root() / "data" / "bundled"
+    return _data("bundled")
 
 
 def published_dir() -> Path:
     """The papers' numbers, as csv."""
-    return root() / "data" / "published"
+    return _data("published")
 
 
 def data_dir() -> Path | None:
-    """Local data sets in the hub's schema, or None where they come from the hub."""
+    """The folder of local data sets in the hub's schema, None where data sets come from the hub."""
     return _place("SEAP_DATA_DIR", None)
 
 
@@ -54,6 +72,6 @@ def runs_dir() -> Path:
 
 
 def figures_dir(profile: str | None = None) -> Path:
-    """The directory of a profile's figures and tables; of all profiles' when none is named."""
+    """The directory of a profile's figures and tables; without a profile, the directory of all profiles."""
     directory = _place("SEAP_FIGURES_DIR", root() / "figures")
     return directory / profile if profile else directory

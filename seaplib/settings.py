@@ -1,9 +1,8 @@
 """Every choice a user can make, as frozen dataclasses.
 
-A notebook's parameters cell and ``papermill_runs.yaml`` override these fields by name, so a
-parameter called ``samples`` always means ``Calibration.samples``. An unknown keyword is a
-``TypeError`` (dataclasses refuse it); an impossible value is a ``ValueError`` here, before any
-model is loaded.
+A notebook's parameters cell and ``papermill_runs.yaml`` override these fields by name: a parameter
+called ``samples`` always means ``Calibration.samples``. An unknown keyword is a ``TypeError``, an
+impossible value a ``ValueError``, before any model is loaded.
 """
 
 import difflib
@@ -14,16 +13,16 @@ from dataclasses import asdict, dataclass
 SCORES = ("s_F", "s_W", "magnitude", "random")
 ALLOCATIONS = ("uniform", "logistic", "adaptive", "energy")
 MODES = ("remove", "zero", "mask")
-#: what stands in for removed units: nothing, their mean in a bias, a least-squares refit of those that stay
+#: in place of removed units: nothing, their mean in a bias, a least-squares refit of the kept units
 COMPENSATIONS = ("none", "mean", "least squares")
-#: memory for the sums of covariances; the matrices of more layers take several passes
+#: bytes for the sums of covariances; where all layers need more, the layers take several passes
 MATRIX_BYTES = 2**32
-#: of the logistic curve; steeper ones are steps, and underflow
+#: largest |k| of the logistic curve; a steeper curve is a step, and underflows
 STEEPEST = 100
 
 
 def nearest(name, known: Iterable) -> str | None:
-    """Of the ``known`` names the one that is most like a misspelt ``name``, None if none is."""
+    """The known name that is most like a misspelt ``name``, None if none is like it."""
     return next(iter(difflib.get_close_matches(str(name), [str(other) for other in known], 1)), None)
 
 
@@ -35,7 +34,7 @@ def suggestion(name, known: Iterable) -> str:
 
 
 class Settings:
-    """What the three groups of choices share."""
+    """Base of the settings dataclasses."""
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -47,15 +46,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Calibration(Settings):
-    """Which texts are run through the model, and what is measured (Eqs. 3-5)."""
+    """The texts that are run through the model, and the statistics that are taken (Eqs. 3-5)."""
 
-    samples: int = 128  # texts per task; fewer if the corpus has fewer
-    seed: int = 0  # which texts are drawn
-    max_length: int = 2048  # tokens per text; longer ones are truncated and counted
+    samples: int = 128  # texts per task, or all texts of a smaller corpus
+    seed: int = 0  # of the draw of texts
+    max_length: int = 2048  # tokens per text; longer texts are truncated and counted
     pooling: str = "token"  # a sample is: "token" a position, "prompt" a prompt's mean, "norm" its L2 norm over tokens
     bos: bool = True  # whether the BOS position is part of the statistics
     batch_tokens: int = 8192  # padded tokens per batch
-    estimator: str = "exact"  # "authors", "flap": the published codes' running estimates
+    estimator: str = "exact"  # or "authors", "flap": the running estimates of the published codes
 
     def __post_init__(self):
         self._require(self.samples >= 1, f"samples must be at least 1, got {self.samples}")
@@ -72,16 +71,16 @@ class Calibration(Settings):
 
 @dataclass(frozen=True)
 class Pruning(Settings):
-    """How much is removed from where (Eqs. 8-17)."""
+    """How many units are removed, and from which layers (Eqs. 8-17)."""
 
     sparsity: float = 0.5  # G: share of the decoder layers' projection parameters
     score: str = "s_F"
     allocation: str = "logistic"
     x0: float = 0.3  # inflection point of the logistic curve (Eq. 16)
-    k: float = 1.0  # its steepness
+    k: float = 1.0  # steepness of the logistic curve
     protect_first: int = 0  # layers at the input that keep everything
     protect_last: int = 2  # layers at the output that keep everything (the paper gives no n)
-    budget: str = "parameters"  # or "floor", the paper's
+    budget: str = "parameters"  # or "floor", as in the paper
     kv_unit: str = "group"  # or "query": the same number of query heads from every KV group
     mode: str = "remove"  # or "zero"; "mask" on the fly, for a model that fits in memory only once
     compensation: str = "none"  # for removed units: "mean" in a bias, "least squares" in the kept units' weights
@@ -107,9 +106,9 @@ class Pruning(Settings):
 
 @dataclass(frozen=True)
 class Evaluation(Settings):
-    """What is scored, and under which conventions (design: lm-eval, zero-shot)."""
+    """The items that are scored, and the conventions of lm-eval, zero-shot."""
 
-    items: int | None = None  # test items per task, the first ones of a seeded shuffle; None: all
+    items: int | None = None  # test items per task, the first of a seeded shuffle; None: all
     item_seed: int = 0
     batch_tokens: int = 8192  # padded tokens per batch
     max_length: int | None = None  # tokens; None: the model's context
@@ -131,11 +130,11 @@ class Evaluation(Settings):
 
 @dataclass(frozen=True)
 class Preset:
-    """Windows of ``window`` tokens, of which the last ``scored`` count (all but the first by default)."""
+    """Windows of ``window`` tokens, of which the last ``scored`` tokens count (by default all but the first)."""
 
     window: int
     scored: int | None = None
-    random: int | None = None  # so many windows at random starts; None: one after the other
+    random: int | None = None  # number of windows at random starts; None: windows follow each other
 
 
 PRESETS = {
@@ -144,5 +143,5 @@ PRESETS = {
     # "128 random samples, each with a 2048-token context and a 512-token evaluation window": read as
     # windows of 2048 of which the last 512 tokens count
     "paper": Preset(2048, scored=512, random=128),
-    "authors512": Preset(512),  # what the published code runs
+    "authors512": Preset(512),  # as in the published code
 }

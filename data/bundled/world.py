@@ -127,7 +127,7 @@ def sentence(text: str) -> str:
 
 
 def inflected(text: str) -> str:
-    """"a" becomes "an" before a vowel: wordings have "a" before whatever value is filled in."""
+    """The article "a" becomes "an" before a vowel: wordings have "a" before whatever value is filled in."""
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
 
 

@@ -1,16 +1,19 @@
-"""Zero-shot accuracy through lm-eval: prompts, metrics and versions are lm-eval's, the scoring is shared.
+"""Zero-shot accuracy through lm-eval: prompts, metrics and versions are lm-eval's, the scoring is ours.
 
-A task's requests are built and tokenised once (``harness``) and serve every variant; options that
-begin alike share one forward pass (``likelihood``). Items stand beside their aggregates, so that
-methods can be compared item by item (``comparison``). Whatever was scored is in the store under
-everything that could change it: a killed run resumes where it was.
+The requests of a task are built and tokenised once and serve every variant
+(:mod:`~seaplib.evaluation.lm_eval`); options that begin alike share a forward pass
+(:mod:`~seaplib.models.likelihood`). Item results stand beside their aggregates, so that methods can be
+compared item by item (:mod:`~seaplib.evaluation.comparison`). The store keeps item results under everything
+that could change them: a killed run resumes where it was.
 """
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 
 import pandas as pd
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..models import architectures, loading
@@ -33,24 +36,31 @@ DENSE = {
 SPARSITIES = ("requested_sparsity", "achieved_sparsity", "achieved_model_sparsity")
 
 
-def evaluate(model, tokenizer, tasks, variants=None, settings: Evaluation | None = None, progress: bool = True):
-    """Scores of variants on tasks: one row per variant × task × metric.
+def evaluate(
+    model: nn.Module,
+    tokenizer,
+    tasks: str | Iterable[str],
+    variants: Iterable | None = None,
+    settings: Evaluation | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Scores of variants on tasks: a row per variant × task × metric.
 
-    ``variants`` are objects with ``label`` (the columns that name them), ``tasks`` (None: all),
-    ``fingerprint`` and ``apply(model)``; None in their place, and by default, is ``model`` as it is
-    ("dense", or "pruned" where it was pruned before).
+    A variant has ``label`` (the columns that name its rows), ``tasks`` (None: all), ``fingerprint`` and
+    ``apply(model)``, which returns a model or an :class:`~seaplib.evaluation.lm_eval.Answering`. None among
+    the variants, and by default, stands for ``model`` as it is ("dense", or "pruned" where it was pruned before).
 
     Columns: model, the label's (method … calibration_seed), task, metric, value (a share), stderr
-    (sample standard deviation / √n, as lm-eval's), n, task_version, bos (does a prompt begin with it),
-    chat_template (was it applied), primary (is it the metric that the paper's tables report),
-    truncated (items whose prompt did not fit the context).
+    (sample standard deviation / √n, as lm-eval's), n, task_version, bos (whether prompts begin with BOS),
+    chat_template (whether it was applied), primary (whether the paper's tables report this metric),
+    truncated (number of items whose prompt did not fit the context).
     """
     items = evaluate_items(model, tokenizer, tasks, variants, settings, progress)
     return aggregate(items, name_of(model))
 
 
 def aggregate(items: pd.DataFrame, model: str = "model") -> pd.DataFrame:
-    """``evaluate``'s rows from ``evaluate_items``'s."""
+    """The rows of :func:`evaluate` from those of :func:`evaluate_items`."""
     constant = [column for column in items.columns if column not in ("doc_id", "value", "truncated")]
     parts = []
     for key, cell in items.groupby(constant, sort=False, dropna=False):
@@ -66,15 +76,24 @@ def aggregate(items: pd.DataFrame, model: str = "model") -> pd.DataFrame:
     return frame[[column for column in frame if column not in (*last, "variant")] + last]
 
 
-def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation | None = None, progress: bool = True):
-    """Item results: one row per variant × task × metric × test item.
+def evaluate_items(
+    model: nn.Module,
+    tokenizer,
+    tasks: str | Iterable[str],
+    variants: Iterable | None = None,
+    settings: Evaluation | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Item results: a row per variant × task × metric × test item. Parameters as in :func:`evaluate`.
 
-    Columns: variant (its place in ``variants``, or "dense" for ``model`` as it is), the label's, task,
-    bos, chat_template, task_version, metric, doc_id, value (0 or 1), truncated. Raises ValueError for an unknown task,
-    FileNotFoundError for a missing split, both before any model runs.
+    Columns: variant (the place in ``variants``, or "dense" for ``model`` as it is), the label's, task,
+    bos, chat_template, task_version, metric, doc_id, value (0 or 1), truncated. Raises, before any model runs,
+    ``ValueError`` for an unknown task and for a task named twice, ``FileNotFoundError`` for a missing split.
     """
     bench = Bench(model, tokenizer, settings or Evaluation())
-    names = distinct([tasks] if isinstance(tasks, str) else tasks, "task")
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    if double := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ValueError(f"task {double[0]!r} is named twice, so its items would count twice; name it once")
     chosen = list(variants) if variants is not None else [None]
     work = [(i, v, name) for i, v in enumerate(chosen) for name in names if v is None or not v.tasks or name in v.tasks]
     for name in dict.fromkeys(name for _, _, name in work):
@@ -95,15 +114,7 @@ def evaluate_items(model, tokenizer, tasks, variants=None, settings: Evaluation 
     return items.astype({"calibration_seed": "Int64"})
 
 
-def distinct(values, what: str) -> list:
-    """``values`` as a list. ValueError where one stands in it twice: its items would count twice."""
-    values = list(values)
-    if double := [value for place, value in enumerate(values) if value in values[:place]]:
-        raise ValueError(f"{what} {double[0]!r} is named twice, so its items would count twice; name it once")
-    return values
-
-
-def label_of(model, variant=None) -> dict:
+def label_of(model: nn.Module, variant=None) -> dict:
     """The columns that name a variant, or ``model`` as it is: dense, or pruned beforehand."""
     if variant is not None:
         label, below = DENSE | variant.label, label_of(model)["method"]
@@ -123,7 +134,7 @@ def label_of(model, variant=None) -> dict:
     return dict(DENSE)
 
 
-def name_of(model) -> str:
+def name_of(model: nn.Module) -> str:
     """A model's name in tables: "bundled", its hub id, or the last part of its path."""
     path = model.config._name_or_path or type(model).__name__
     if not Path(path).exists():

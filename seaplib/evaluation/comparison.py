@@ -1,32 +1,31 @@
-"""Paired comparison of two methods on the same items, and what may be concluded from it.
+"""Paired comparison of two methods on the same items: difference, interval, p-value, verdict.
 
     Δ = mean over tasks of (mean over calibration seeds and items of a − b)
 
-The 95% interval is a percentile bootstrap that respects the design: items are resampled within
-their task, calibration seeds (shared by all tasks) once per draw, and an item keeps its results
-under every seed. Two methods that err on the same items thus differ by far less than their separate
-standard errors suggest.
+The 95% interval is that of the two-level bootstrap (:func:`seaplib.evaluation.bootstrap.paired`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from . import bootstrap
 
 INHERENT = ("variant", "task", "doc_id", "value", "truncated")  # what differs between items of one variant
 POOLED = "pooled"
+SINGLE_DRAWS = 2000  # at most, on a single task
 
 
 def compare(
-    items: pd.DataFrame, a: Mapping, b: Mapping, metric: str = "primary", draws: int = 2000, seed: int = 0
+    items: pd.DataFrame, a: Mapping, b: Mapping, metric: str = bootstrap.PRIMARY, draws: int = 2000, seed: int = 0
 ) -> dict:
-    """a − b on the items both have; ``a`` and ``b`` name the columns that single them out.
+    """Difference a − b on the items that both sides have; ``a`` and ``b`` map columns to the values of either side.
 
     ``items`` is ``evaluate_items``'s frame; ``metric`` is "acc", "acc_norm", "exact_match" or
     "primary" (each task's own). Calibration seeds are matched where both sides have them; a side
-    without, such as the dense model, is compared with every seed of the other.
+    without seeds, such as the dense model, is compared with every seed of the other side.
 
     Returns difference, low, high (95%), value_a, value_b, p (two-sided, from the bootstrap),
     p_mcnemar (exact; NaN unless there is one task and one seed), n (items), tasks, seeds. Raises
@@ -60,35 +59,26 @@ def compare(
     }
 
 
-def compare_all(items: pd.DataFrame, claims: Mapping[str, tuple[Mapping, Mapping]], **options) -> pd.DataFrame:
-    """``compare`` for every claim "a is better than b", with verdicts and Holm-adjusted p-values."""
-    frame = pd.DataFrame([{"claim": claim} | compare(items, a, b, **options) for claim, (a, b) in claims.items()])
-    frame["p_holm"] = holm(frame["p"])
-    frame["verdict"] = [verdict(row.low, row.high) for row in frame.itertuples()]
-    return frame
-
-
 def contrasts(
     items: pd.DataFrame,
     pairs: Iterable[tuple],
     metrics: Sequence[str] = ("primary", "exact_match"),
     draws: int = 2000,
-    single_draws: int = 2000,
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
 
-    Columns: requested_sparsity, pair (its place), a, b (names), metric, task ("all", or one), those of ``compare`` (a
-    single task is compared at the first seed both have, where McNemar's test is exact), p_holm (p
-    over all rows of all tasks, p_mcnemar over all rows of single tasks), verdict of "a is better".
+    Columns: requested_sparsity, pair (its place), a, b (names), metric, task ("all", or its name), the columns of
+    ``compare`` (a single task is compared at the first seed that both have, where McNemar's test is exact), p_holm
+    (p over all rows of all tasks, p_mcnemar over all rows of single tasks), verdict of "a is better".
     ``draws`` bound the smallest p-value over all tasks; single tasks, which have McNemar's, take at most
-    ``single_draws``.
+    :data:`SINGLE_DRAWS`.
     """
     rows, sides = [], [{"side": "a"}, {"side": "b"}]
     for sparsity, part in items[items["requested_sparsity"] > 0].groupby("requested_sparsity"):
         for place, pair in enumerate(pairs):
             wanted = [{k: v for k, v in side.label(0).items() if k != "calibration_seed"} for side in pair]
             found = [part[(part[list(w)] == pd.Series(w)).all(axis=1)] for w in wanted]
-            both = pd.concat([one.assign(**side) for one, side in zip(found, sides, strict=True)])
+            both = pd.concat([rows_of.assign(**side) for rows_of, side in zip(found, sides, strict=True)])
             seed = min(set(found[0]["calibration_seed"]) & set(found[1]["calibration_seed"]), default=None)
             differ = [k for k in wanted[0] if k in ("method", "score") or wanted[0][k] != wanted[1][k]]
             a, b = (", ".join(dict.fromkeys(w[k] for k in differ if k != "calibration")) for w in wanted)
@@ -97,7 +87,7 @@ def contrasts(
                 rows.append(head | {"task": "all"} | compare(both, *sides, metric, draws))
                 for task, cell in both[both["calibration_seed"] == seed].groupby("task", sort=False):
                     if metric == "primary" or metric in set(cell["metric"]):
-                        rows.append(head | {"task": task} | compare(cell, *sides, metric, min(draws, single_draws)))
+                        rows.append(head | {"task": task} | compare(cell, *sides, metric, min(draws, SINGLE_DRAWS)))
     frame = pd.DataFrame(rows)
     overall = frame["task"] == "all"
     frame["p_holm"] = np.where(overall, holm(frame["p"].where(overall)), holm(frame["p_mcnemar"].where(~overall)))
@@ -117,8 +107,8 @@ def crossed(
     """``compare`` in a grid: a − b in column ``factor`` at every level of column ``across``, and pooled over them.
 
     ``pairs`` are values (a, b) of ``factor``. For the pooled rows an item's results are averaged over
-    the levels at which both sides were run (of those in ``pool``, by default all), so that it counts
-    once. A level without one of the sides has no row. ``pooled_draws`` (default: ``draws``) are the
+    the levels at which both sides were run (of the levels in ``pool``, by default all), so that an item
+    counts once. A level that lacks a side has no row. ``pooled_draws`` (default: ``draws``) are the
     bootstrap's draws for the pooled rows, which bound their smallest p-value.
 
     Columns: requested_sparsity, ``across`` (a level or "pooled"), a, b, metric, levels (how many),
@@ -133,7 +123,7 @@ def crossed(
         for level in (*levels, POOLED):
             for sparsity in sparsities:
                 among = [level] if level != POOLED else levels if pool is None else pool
-                found = [sides[one, sparsity] for one in among if (one, sparsity) in sides]
+                found = [sides[name, sparsity] for name in among if (name, sparsity) in sides]
                 if not found:
                     continue
                 both = _averaged(found, factor) if level == POOLED else found[0]
@@ -149,11 +139,11 @@ def crossed(
     return frame.assign(verdict=[verdict(row.low, row.high) for row in frame.itertuples()])
 
 
-def verdict(low: float, high: float, direction: int = 1) -> str:
-    """What an interval says of a claim that the difference is positive (``direction`` 1) or negative (−1).
+def verdict(low: float | int, high: float | int, direction: int = 1) -> str:
+    """What an interval says of the claim that a difference is positive (``direction`` 1) or negative (−1).
 
-    "holds" if the interval lies beyond 0 in the claimed direction, "does not hold" if beyond 0 in
-    the other, "undecided" between, and where there is no interval.
+    "holds": the interval lies beyond 0 in the claimed direction; "does not hold": beyond 0 in the other direction;
+    "undecided": it contains 0, or there is no interval (NaN).
     """
     if direction not in (1, -1):
         raise ValueError(f"direction is 1 or -1, got {direction!r}")
@@ -161,7 +151,7 @@ def verdict(low: float, high: float, direction: int = 1) -> str:
     return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
 
 
-def holm(pvalues: Sequence[float]) -> np.ndarray:
+def holm(pvalues: Sequence[float] | pd.Series | np.ndarray) -> Float[np.ndarray, " tests"]:
     """Holm's step-down adjusted p-values, in the order given; NaN (nothing tested) stays NaN."""
     from statsmodels.stats.multitest import multipletests
 
@@ -173,7 +163,10 @@ def holm(pvalues: Sequence[float]) -> np.ndarray:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Exact two-sided p of equal success rates, from the items that only one side gets right."""
+    """McNemar's exact two-sided p of equal success rates; ``first`` and ``second`` are right (1) or wrong (0) by item.
+
+    Only items count that a single side gets right.
+    """
     from statsmodels.stats import contingency_tables
 
     first, second = first > 0.5, second > 0.5

@@ -1,12 +1,13 @@
-"""Greedy continuations by the dense and by pruned models, and simple measures of what has changed.
+"""Greedy continuations by the dense and by pruned models, and simple measures of the change.
 
     repetition   seq-rep-4 = 1 − (distinct 4-grams) / (4-grams) of a continuation's tokens (Welleck et al. 2020)
-    perplexity   exp of the mean −log p of a continuation's tokens under the *dense* model: would it write that?
+    perplexity   exp of the mean −log p of a continuation's tokens under the *dense* model
     agreement    share of the tokens before the first one that differs from the dense model's continuation
-    known_words, known_sentences   share of its words, and of the sentences it completes, that occur in reference texts
+    known_words, known_sentences   share of a continuation's words, and of the sentences that it completes,
+                 that occur in reference texts
 
-They separate loops and word salad from language. Whether a text is true they do not say, except where
-the reference texts state the facts of a small world in so many words: a known sentence is then a true one.
+The measures separate loops and word salad from language. They do not say whether a text is true, except where
+the reference texts state the facts of a small world in so many words: a known sentence is then true.
 """
 
 import itertools
@@ -21,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from .. import store
 from ..models import identity, layers, passes
 from .accuracy import DENSE, name_of
 
-N = 4  # of the n-grams that count as repetition
+N = 4  # length of the n-grams that count as repetition
 MEASURES = ("repetition", "perplexity", "agreement", "known_words", "known_sentences")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 SENTENCE = re.compile(r"[^.!?\n]*[^.!?\s][.!?]")
@@ -48,20 +50,20 @@ class Continuations:
 
 
 def generate(
-    model,
+    model: nn.Module,
     tokenizer,
     prompts: Iterable[str],
-    variants=None,
+    variants: Iterable | None = None,
     new_tokens: int = 40,
     reference: Iterable[str] = (),
     progress: bool = True,
 ) -> pd.DataFrame:
-    """What the dense model and every variant write after each prompt: one row per variant × prompt.
+    """Continuations of each prompt by the dense model and by every variant: a row per variant × prompt.
 
-    ``variants`` as in ``evaluate``; the dense model (None) is always there, first. ``reference`` are
-    the texts whose words and sentences count as known. Columns: model, the label's (method … calibration_seed),
-    prompt, continuation, tokens, and the measures of this module; a measure that has nothing to
-    count (no tokens, no reference) is NaN. Raises ValueError for an empty prompt, and for one that
+    ``variants`` as in :func:`~seaplib.evaluation.accuracy.evaluate`; the dense model (None) always comes first.
+    Words and sentences of the texts ``reference`` count as known. Columns: model, the label's (method …
+    calibration_seed), prompt, continuation, tokens, and the measures of this module; a measure with nothing to
+    count (no tokens, no reference) is NaN. Raises ``ValueError`` for an empty prompt, and for a prompt that
     leaves no room for ``new_tokens`` in the model's context.
     """
     prompts, reference = list(prompts), list(reference)
@@ -99,10 +101,10 @@ def generate(
 
 
 def summary(texts: pd.DataFrame) -> pd.DataFrame:
-    """Means of the measures over prompts: one row per variant.
+    """Means of the measures over prompts, from the frame of :func:`generate`: a row per variant.
 
-    Takes ``generate``'s frame. Perplexity is averaged as log p is, so geometrically; ``<measure>_stderr``
-    is the standard error of a mean (of the logarithm for perplexity).
+    The mean of perplexity is geometric (the mean of log p); ``<measure>_stderr`` is the standard error of the
+    mean (for perplexity, of the mean logarithm).
     """
     keys = [column for column in ("method", "label", "score", "requested_sparsity") if column in texts]
     groups = texts.assign(perplexity=np.log(texts["perplexity"])).groupby(keys, sort=False)
@@ -122,7 +124,7 @@ def sentences(text: str) -> list[str]:
 
 
 def _share(found: list[str], known: set[str]) -> float:
-    return sum(one in known for one in found) / len(found) if found and known else math.nan
+    return sum(piece in known for piece in found) / len(found) if found and known else math.nan
 
 
 def repetition(ids: list[int], n: int = N) -> float:

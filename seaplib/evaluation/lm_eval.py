@@ -1,9 +1,9 @@
-"""lm-eval's tasks over our rows: its prompts, its requests, its metrics, without its model loop.
+"""lm-eval's tasks over our rows: prompts, requests and metrics are lm-eval's, the model loop is ours.
 
-``Bench`` holds what does not depend on a variant: the items drawn, the requests tokenised exactly as
-lm-eval's HFLM would, and the batches they are scored in. Metrics come from lm-eval's own
-``process_results``; exact match (is the right option the greedy continuation?) comes from the same
-requests as accuracy.
+:class:`Bench` holds what does not depend on a variant: the items drawn, the requests tokenised exactly as
+lm-eval's HFLM tokenises them, and the batches in which they are scored. Metrics come from lm-eval's own
+``process_results``; exact match (is the right option the greedy continuation?) comes from the same requests
+as accuracy.
 """
 
 import copy
@@ -17,6 +17,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float
+from torch import nn
 
 from .. import store
 from ..models import identity, layers, likelihood, passes
@@ -26,7 +28,7 @@ from ..texts import lm_eval, rows, tasks
 
 @dataclass
 class Prepared:
-    """A task's requests, tokenised and collated: what all variants share."""
+    """The requests of a task, tokenised and in batches: what all variants share."""
 
     name: str
     task: object  # lm-eval's
@@ -55,7 +57,7 @@ class Answering(Protocol):
 class Bench:
     """Everything about an evaluation that does not depend on the variant."""
 
-    def __init__(self, model, tokenizer, settings: Evaluation):
+    def __init__(self, model: nn.Module, tokenizer, settings: Evaluation):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.max_length = min(settings.max_length or math.inf, layers.context_length(model))
         if settings.chat_template and not getattr(tokenizer, "chat_template", None):
@@ -80,7 +82,7 @@ class Bench:
 
     @cached_property
     def harness(self):
-        """lm-eval's HFLM around the model in memory: its tokenisation and its generation."""
+        """lm-eval's HFLM around the model in memory, for tokenisation and generation."""
         from lm_eval.models.huggingface import HFLM
 
         harness = HFLM(
@@ -95,7 +97,7 @@ class Bench:
 
     @cached_property
     def begins_with_bos(self) -> bool:
-        """Whether a prompt's first token is BOS: asked for, or by the tokenizer's or the chat template's own doing."""
+        """Whether the first token of a prompt is BOS: by the settings, or else by tokenizer or chat template."""
         if self.settings.bos is not None:
             return self.settings.bos
         text, bos = "a", self.tokenizer.bos_token
@@ -108,14 +110,14 @@ class Bench:
 
     @property
     def conditions(self) -> dict:
-        """What every result row says of its prompts."""
+        """The columns that say how prompts were worded."""
         return {"bos": self.begins_with_bos, "chat_template": self.settings.chat_template}
 
     def _begun(self, context: str) -> str:
-        """A prompt with the beginning that ``settings.bos`` asks for, once.
+        """A prompt with a single BOS in front where ``settings.bos`` is true, and without BOS where it is false.
 
-        HFLM asks the tokenizer for its special tokens, which are none where it never adds BOS, and
-        leaves one that the chat template has written.
+        HFLM alone does not do so: a tokenizer that never adds BOS has no special tokens to add, and a BOS
+        that the chat template has written stays.
         """
         bos = self.tokenizer.bos_token
         if self.settings.bos is None or not bos:
@@ -127,6 +129,7 @@ class Bench:
 
     @cached_property
     def fingerprints(self) -> dict:
+        """What results depend on, task and variant apart."""
         return {
             "model": identity.fingerprint(self.model),
             "tokenizer": identity.tokenizer_fingerprint(self.tokenizer),
@@ -146,7 +149,7 @@ class Bench:
         return self._drawn[name]
 
     def identity(self, name: str) -> dict:
-        """What a task's results depend on, the variant apart; needs no lm-eval and no tokens."""
+        """What the results of a task depend on, the variant apart; needs neither lm-eval nor tokens."""
         if name not in self._identities:
             task = tasks.get(name)
             config = task.config_file()
@@ -163,7 +166,7 @@ class Bench:
         return self._identities[name]
 
     def items(self, name: str, variant, applied) -> pd.DataFrame:
-        """Item results of one variant (``applied()`` is its model) on one task, from the store if there."""
+        """Item results of a variant on a task, asking the store first; ``applied()`` gives what the variant applies."""
         identity = None if variant is None else variant.fingerprint
         spec = self.fingerprints | self.identity(name) | {"variant": identity}
         first = getattr(variant, "first_layer", 0)
@@ -171,6 +174,7 @@ class Bench:
         return store.fetch("items", spec, make, pd.DataFrame, uses=(variant, self.model))
 
     def prepared(self, name: str) -> Prepared:
+        """The requests of a task, made at the first call."""
         if name not in self._prepared:
             self._prepared[name] = self._prepare(name)
         return self._prepared[name]
@@ -187,7 +191,7 @@ class Bench:
             if task.OUTPUT_TYPE == "multiple_choice" and not callable(task.config.process_results):
                 self._has_an_answer(task, doc, name, ids[index])
             context = task.fewshot_context(doc, num_fewshot=0, gen_prefix=task.doc_to_prefix(doc), **chat)
-            context = [self._begun(one) for one in context] if isinstance(context, list) else self._begun(context)
+            context = list(map(self._begun, context)) if isinstance(context, list) else self._begun(context)
             made = task.construct_requests(doc=doc, ctx=context, metadata=(name, index, 1), **chat)
             instances.append(made if isinstance(made, list) else [made])
         return self._planned(task, name, instances, ids)
@@ -250,12 +254,14 @@ class Bench:
         frame = pd.concat(frames, ignore_index=True)
         return frame.iloc[frame["doc_id"].map(place).argsort(kind="stable")].reset_index(drop=True)
 
-    def measured(self, prepared: Prepared, sums: np.ndarray, greedy: np.ndarray) -> pd.DataFrame:
-        """Item results from each request's log-probability and "is the greedy continuation"."""
+    def measured(
+        self, prepared: Prepared, sums: Float[np.ndarray, " requests"], greedy: Bool[np.ndarray, " requests"]
+    ) -> pd.DataFrame:
+        """Item results from the log-probability of each request, and whether it is the greedy continuation."""
         answers = iter(zip(sums.tolist(), greedy.tolist(), strict=True))
         return self._rows(prepared, [[next(answers) for _ in item] for item in prepared.instances])
 
-    def written(self, prepared: Prepared, model) -> pd.DataFrame:
+    def written(self, prepared: Prepared, model: nn.Module) -> pd.DataFrame:
         """Item results of a task whose answers ``model`` writes."""
         return self._rows(prepared, self._generate(prepared.task, [item[0] for item in prepared.instances], model))
 
@@ -287,7 +293,7 @@ class Bench:
 
 
 def chance(name: str) -> float:
-    """Accuracy that guessing would give: the mean of 1/options over the test items, 0 where answers are written."""
+    """Expected accuracy of guessing: the mean of 1/options over the test items, 0 where answers are written."""
     task = lm_eval.harness_task(tasks.get(name), rows.read_rows(name, "test").table)[0]
     if task.OUTPUT_TYPE != "multiple_choice":
         return 0.0

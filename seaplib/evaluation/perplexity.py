@@ -2,9 +2,9 @@
 
     PPL = exp(−(1/T) Σ_t log p(x_t | x_<t within its window)),   bits per byte = Σ_t −log₂ p / bytes
 
-The rows of a test split are joined by blank lines and tokenised as one text, as GPTQ, Wanda, FLAP
-and SEAP's published code do; a window that the text does not fill is dropped. Which windows, and
-which of their tokens count, is a preset, because the published numbers differ in exactly this.
+The rows of a test split are joined by blank lines and tokenised as a single text, as GPTQ, Wanda, FLAP
+and SEAP's published code do. A last window that the text does not fill is dropped. A preset says which
+windows there are and which of their tokens count, because published numbers differ in exactly this.
 Perplexity depends on the tokenizer; bits per byte do not.
 """
 
@@ -39,7 +39,7 @@ def perplexity(
     batch_tokens: int = 8192,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Perplexity of variants on a task's test text; one row each. ``variants`` as in ``evaluate``.
+    """Perplexity of ``variants`` (as in ``evaluate``) on a task's test text: a row per variant.
 
     A window longer than the model's context is cut to it, and the ``preset`` column says so.
     ``samples`` limits the number of windows, drawn by ``seed``. ``bos``: "text" puts BOS where the
@@ -69,9 +69,9 @@ def by_window(
     batch_tokens: int = 8192,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """What ``perplexity`` summarises: a row per variant and window, for paired comparisons.
+    """Negative log-likelihood by variant and window, from which ``perplexity`` and paired comparisons are made.
 
-    Columns: variant (its place in ``variants``, or "dense"), those that describe the variant and the
+    Columns: variant (its place in ``variants``, or "dense"), the columns that describe variant and
     windows, start (of the window, in tokens), nll (summed, nats), tokens and bytes scored.
     """
     windows = Windows(model, tokenizer, task, preset, samples, seed, bos)
@@ -94,11 +94,11 @@ def by_window(
 
 
 def compare(windows: pd.DataFrame, a: Mapping, b: Mapping, draws: int = 2000, seed: int = 0) -> dict:
-    """Perplexity of a over that of b, on the windows both have; ``windows`` is the frame of ``by_window``.
+    """Ratio of the perplexities of a and b on the windows that both have; ``windows`` is ``by_window``'s frame.
 
-    ``a`` and ``b`` name the columns that single out their variants. Where a side has several (seeds,
-    experts), its nll per window is their mean: the perplexity is their geometric mean. The interval
-    is a percentile bootstrap over windows, a window keeping its results on both sides.
+    ``a`` and ``b`` map columns to the values of either side. Where a side has several variants (seeds,
+    experts), their nll is averaged per window, so that the perplexity is the variants' geometric mean.
+    The interval is a percentile bootstrap over windows, a window keeping its results on both sides.
 
     Returns ratio, low, high (95%), perplexity_a, perplexity_b, p (two-sided, of ratio 1), n (windows).
     Raises ValueError where a side is empty or the sides share no window.
@@ -125,7 +125,7 @@ def _mean_nll(windows: pd.DataFrame, wanted: Mapping) -> pd.Series:
 
 
 def summarise(windows: pd.DataFrame) -> dict:
-    """Perplexity and its relatives from per-window sums ``nll`` (nats), ``tokens`` and ``bytes``.
+    """Perplexity, its interval and bits per byte from sums per window: ``nll`` (nats), ``tokens``, ``bytes``.
 
     The interval takes windows as the independent units: mean ± 1.96 standard errors in nats.
     """
@@ -147,7 +147,7 @@ def summarise(windows: pd.DataFrame) -> dict:
 
 
 class Windows:
-    """A tokenised text, its windows, and what identifies them: what all variants share."""
+    """A tokenised text and its windows, which all variants share: token ids, starts, identity and label."""
 
     def __init__(self, model, tokenizer, task: str, preset: str, samples: int | None, seed: int, bos: str):
         if preset not in PRESETS:
@@ -170,7 +170,7 @@ class Windows:
         self.scored = min(shape.scored or self.window, self.window - 1)
         places = len(self.ids) - self.window
         if places < 0:
-            raise ValueError(f"{task}: a text of {len(self.ids)} tokens does not fill one window of {self.window}")
+            raise ValueError(f"{task}: a text of {len(self.ids)} tokens does not fill a window of {self.window}")
         draw = np.random.default_rng(seed)
         if shape.random:
             self.starts = np.sort(draw.permutation(places + 1)[: samples or shape.random])

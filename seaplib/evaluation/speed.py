@@ -1,13 +1,13 @@
 """Decode and prefill speed, and the bytes a model takes, with the conditions under which they hold (Table 2).
 
-Models are timed in turn, round after round, each round starting with another one: a machine that
-slows down or is busy for a while then hits all of them, and a ratio to the reference compares two
-times of the same round.
+Models are timed in turn, round after round, and each round starts with another model. A machine that
+is slow for a while thus slows all models, and a ratio to the reference compares two times of the
+same round.
 """
 
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from jaxtyping import Int
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache, StaticCache
 
@@ -27,21 +29,23 @@ CACHES = ("dynamic", "static")
 
 @dataclass(frozen=True)
 class Run:
-    """One generation: seconds of its two phases, the tokens it chose, and what it took in memory."""
+    """A generation: seconds of prefill and decode, the chosen tokens, bytes of cache and memory."""
 
     prefill_seconds: float
     decode_seconds: float
-    tokens: list[int]  # of the batch's first sequence; the first one is the prefill's
+    tokens: list[int]  # of the batch's first sequence; the prefill chooses the first token
     kv_cache_bytes: int
     peak_bytes: float  # parameters and all that the run allocated; NaN where the device does not count
 
 
-def generate(model, prompt: torch.Tensor, new_tokens: int, cache: str = "dynamic", step=None) -> Run:
+def generate(
+    model, prompt: Int[Tensor, "batch tokens"], new_tokens: int, cache: str = "dynamic", step: Callable | None = None
+) -> Run:
     """Greedy generation by a plain loop over ``model.forward``, timed.
 
-    ``prompt`` [batch, tokens] is run in one forward pass that chooses the first token (prefill), then
-    ``new_tokens`` passes of one token each (decode). ``step`` replaces ``model`` in the latter: a
-    compiled one. A ``static`` cache is allocated once; a ``dynamic`` one grows.
+    A forward pass over ``prompt`` chooses the first token (prefill); ``new_tokens`` passes of a token each follow
+    (decode). ``step`` is a compiled forward pass for decoding. A ``static`` cache is allocated at the start, a
+    ``dynamic`` cache grows.
     """
     if cache not in CACHES:
         raise ValueError(f"cache is one of {', '.join(CACHES)}, got {cache!r}")
@@ -82,7 +86,7 @@ def _cache_bytes(cache) -> int:
 
 
 def parameter_bytes(model) -> int:
-    """Bytes of all parameters, tied ones once. Zeros count: only removal makes a model smaller."""
+    """Bytes of all parameters; tied parameters count once. Zeros count too: only removal makes a model smaller."""
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
@@ -101,11 +105,11 @@ def time_rounds(
 ) -> pd.DataFrame:
     """Time every model once per round: round, name, measure, tokens, seconds, tokens_per_second, and sizes.
 
-    ``measure`` is ``prefill`` or ``decode``, ``tokens`` those of one of the ``batch`` sequences,
-    ``tokens_per_second`` those of all. Prompts are random token ids, others in every round
-    and the same for all models. ``warmup`` runs of each come before and are not counted.
-    ``compiled`` compiles the decode step, which needs the static cache. ``threads`` is PyTorch's
-    number of threads while timing (default: as it is); one is steadier on a machine that is shared.
+    ``measure`` is ``prefill`` or ``decode``. ``tokens`` counts a single sequence, ``tokens_per_second`` all
+    ``batch`` sequences. Prompts are random token ids, new in every round and the same for all models.
+    ``warmup`` rounds come first and are not counted. ``compiled`` compiles the decode step, which needs the
+    static cache. ``threads`` is PyTorch's number of threads while timing (default: unchanged); a single
+    thread is steadier on a shared machine.
     """
     if not models:
         raise ValueError("no models to time")
@@ -164,7 +168,7 @@ def compare_speed(
 ) -> pd.DataFrame:
     """Speed of several models and their ratio to ``reference`` (default: the first), a row per model and measure.
 
-    Takes models, timed by ``time_rounds`` with ``options``, or its frame. ``tokens_per_second`` is
+    Takes models, timed by ``time_rounds`` with ``options``, or the frame of ``time_rounds``. ``tokens_per_second`` is
     the median over rounds, ``low``-``high`` its quartiles; ``ratio`` is the median of the ratios
     within a round, ``ratio_low``-``ratio_high`` its 95% bootstrap interval over rounds. Bytes and
     conditions stand in every row.
@@ -192,7 +196,7 @@ def compare_speed(
 
 
 def conditions(model) -> dict:
-    """What a timing depends on besides the model: device, threads, dtype, attention kernel, versions."""
+    """The conditions of a timing besides the model: device, threads, dtype, attention kernel, versions."""
     device = layers.input_device(model)
     return {
         "device": device.type,

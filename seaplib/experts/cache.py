@@ -1,8 +1,8 @@
-"""One dense model in memory, and experts cut out of it when they are asked for, within a number of bytes.
+"""A dense model in memory, and experts cut out of it on demand, within a number of bytes.
 
-An expert is what :func:`seaplib.prune` makes by removal: smaller projections of its own, while
-embeddings, norms, LM head and every projection that its mask leaves whole are the dense model's own
-tensors. Experts are kept as long as their own tensors fit; the least recently used goes first.
+:func:`seaplib.prune` makes an expert by removal: the expert has smaller projections of its own and shares with
+the dense model embeddings, norms, LM head and every projection that the mask leaves whole. Experts are kept as
+long as their own tensors fit; the least recently used expert goes first.
 """
 
 from collections import Counter, OrderedDict
@@ -20,7 +20,7 @@ WHOLE = "dense"
 
 
 class ExpertCache:
-    """Expert → model, made from ``model`` and ``masks`` on demand; ``"dense"`` is the model itself.
+    """Expert → model, made from ``model`` and ``masks`` on demand; ``"dense"`` is the dense model.
 
     ``budget_bytes`` bounds the experts' own tensors (None: room for all), before an expert is cut out
     and after. ``compensation`` maps some of the experts to what :func:`seaplib.prune` takes. Raises
@@ -53,13 +53,16 @@ class ExpertCache:
         self.budget_bytes = sum(self.sizes.values()) if budget_bytes is None else budget_bytes
 
     def clear(self) -> None:
-        """Keep no expert, and measure what each will take: after the dense model was moved or cast."""
+        """Drop all experts and measure their sizes anew: after the dense model was moved or cast."""
         self._kept.clear()
         self.sizes = {name: own_bytes(self.model, mask, name in self.compensation) for name, mask in self.masks.items()}
 
     @property
     def budget_bytes(self) -> int:
-        """Setting it drops what no longer fits. ValueError where it is smaller than one expert."""
+        """Room for the experts' own tensors.
+
+        A smaller budget drops experts that no longer fit. ValueError where the largest expert does not fit.
+        """
         return self._budget
 
     @budget_bytes.setter
@@ -73,7 +76,7 @@ class ExpertCache:
         self._make_room(0)
 
     def room(self, experts: int) -> int:
-        """Bytes in which any so many experts fit at once; 0: all of them."""
+        """Bytes that hold any ``experts`` of the experts at once; 0: all experts."""
         largest = sorted(self.sizes.values(), reverse=True)
         return sum(largest[: experts or None])
 
@@ -89,9 +92,9 @@ class ExpertCache:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes in memory beside the dense model's, counted from the storage of parameters."""
+        """Bytes in memory beside the dense model's, counted over the storages of parameters."""
         shared = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
-        storages = [p.untyped_storage() for one in self._kept.values() for p in one.parameters()]
+        storages = [p.untyped_storage() for expert in self._kept.values() for p in expert.parameters()]
         return sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in shared}.values())
 
     def __repr__(self) -> str:
@@ -99,12 +102,12 @@ class ExpertCache:
         return f"ExpertCache({kept}, {self.held_bytes:,} of {self.budget_bytes:,} bytes)"
 
     def check(self, names: Sequence[str]) -> None:
-        """ValueError for a name that is no expert's."""
+        """ValueError for the name of no expert."""
         if unknown := [name for name in names if name != WHOLE and name not in self.masks]:
             raise ValueError(f"there is no expert {unknown[0]!r}; known: {WHOLE}, {', '.join(self.masks)}")
 
     def __getitem__(self, name: str):
-        """The expert's model, from memory or cut out now, others making room first."""
+        """The expert's model, from memory or cut out now, after other experts have made room."""
         if name == WHOLE:
             return self.model
         self.check([name])
@@ -120,14 +123,14 @@ class ExpertCache:
             self._kept.popitem(last=False)
 
     def grouped(self, names: Sequence[str]) -> dict[str, list[int]]:
-        """Expert → the places at which it is named; those in memory first, so that none goes before it was used."""
+        """Expert → the places at which it is named; experts in memory come first, so that none goes before its use."""
         self.check(names)
         order = sorted(dict.fromkeys(names), key=lambda name: name != WHOLE and name not in self._kept)
-        return {one: [place for place, name in enumerate(names) if name == one] for one in order}
+        return {expert: [place for place, name in enumerate(names) if name == expert] for expert in order}
 
 
 def own_bytes(model, mask: PruningMask, compensated: bool = False) -> int:
-    """Bytes of what removal makes anew: what an expert takes beside the dense model, before it is cut out."""
+    """Bytes that an expert takes beside the dense model, known before the expert is cut out."""
     total, width = 0, model.dtype.itemsize
     for index, layer in enumerate(layers.decoder_layers(model)):
         counts = dict.fromkeys(("q", "o"), int(mask.heads[index].sum()) * mask.geometry.head_dim)

@@ -1,8 +1,8 @@
-"""The task classifier (Table 6): one linear layer on the mean layer-0 embedding of a prompt.
+"""The task classifier (Table 6): a linear layer on the mean layer-0 embedding of a prompt.
 
 e(p) = (1/T) Σ_t E[p_t], where E [vocabulary, hidden] are the model's input embeddings, and
 P(τ | p) = softmax(W z(p) + b)_τ, where z is e standardised per dimension over the training prompts.
-Prompts come without their answers, equally many of every task. No layer of the model is run.
+Prompts come without answers, equally many of every task. No layer of the model runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ AVERAGES = {"macro": "macro avg", "weighted": "weighted avg"}
 
 @dataclass(frozen=True)
 class Report:
-    """How a classifier does on held-out prompts.
+    """Accuracy of a classifier on held-out prompts, per class and over all classes.
 
     ``classes``: class, precision, recall, f1, support, with two rows of averages at the end;
-    ``confusion``: counts, true class × predicted class; ``predicted``: one class per prompt;
+    ``confusion``: counts, true class × predicted class; ``predicted``: a class per prompt;
     ``low`` and ``high``: Wilson's 95% interval of the accuracy.
     """
 
@@ -45,7 +45,10 @@ class Report:
 
 
 def prompts(tasks: Sequence[str], per_class: int, seed: int = 0) -> pd.DataFrame:
-    """Prompts without answers: ``per_class`` of every task, or what the smallest has. Columns task, id, text."""
+    """Prompts without answers: ``per_class`` of every task, or as many as the smallest task has.
+
+    Columns: task, id, text. ValueError for fewer than two tasks.
+    """
     if len(set(tasks)) < 2:
         raise ValueError(f"a classifier needs at least two classes, got {', '.join(tasks) or 'none'}")
     found = {}
@@ -57,9 +60,10 @@ def prompts(tasks: Sequence[str], per_class: int, seed: int = 0) -> pd.DataFrame
 
 
 def split(frame: pd.DataFrame, test_share: float = 0.2, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training prompts and held-out ones, drawn over all classes together as in Table 6 (supports differ).
+    """Training prompts and held-out prompts, drawn over all classes together as in Table 6 (supports differ).
 
-    A training prompt whose text is held out too is dropped: data sets repeat themselves.
+    A training prompt whose text is held out too is dropped, because data sets repeat texts. ValueError where a
+    task loses all training prompts.
     """
     kept, held_out = train_test_split(frame, test_size=test_share, random_state=seed)
     kept = kept[~kept["text"].isin(held_out["text"])]
@@ -71,8 +75,8 @@ def split(frame: pd.DataFrame, test_share: float = 0.2, seed: int = 0) -> tuple[
 def strip_template(train: pd.DataFrame, test: pd.DataFrame, share: float) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     """Both frames without template words, and task → the words that went.
 
-    A word goes, from the prompts of every task, if it stands in at least ``share`` of the *training*
-    prompts of any one task.
+    A word goes, from the prompts of every task, if at least the share ``share`` of the *training* prompts of
+    any task has the word.
     """
     found = words.template_words({task: part["text"] for task, part in train.groupby("task", sort=False)}, share)
     removed = set().union(*found.values())
@@ -100,7 +104,7 @@ def mean_row(rows: np.ndarray) -> np.ndarray:
 
 
 def random_table(types: int, width: int, seed: int = 0) -> np.ndarray:
-    """Standard normal embeddings [types, width], which know nothing about a token but which one it is."""
+    """Standard normal embeddings [types, width]: they tell tokens apart, and know nothing else about them."""
     return np.random.default_rng(seed).standard_normal((types, width)).astype(np.float32)
 
 
@@ -121,7 +125,7 @@ def vocabulary_of(texts: Sequence[str], types: int):
 
 
 def measure(table: np.ndarray, tokenizer, train_prompts: pd.DataFrame, test_prompts: pd.DataFrame) -> Report:
-    """A classifier on mean rows of ``table``, trained on prompts (columns task, text) and read on held-out ones."""
+    """Report of a classifier on mean rows of ``table``, trained and tested on prompts (columns task, text)."""
     fitted = train(embed(table, tokenizer, train_prompts["text"]), train_prompts["task"])
     return evaluate(fitted, embed(table, tokenizer, test_prompts["text"]), test_prompts["task"])
 
@@ -132,7 +136,7 @@ def train(features: np.ndarray, tasks: Sequence[str]) -> Pipeline:
 
 
 def untrained() -> Pipeline:
-    """The classifier of :func:`train` before it has seen anything."""
+    """The classifier of :func:`train` before training."""
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
 
 

@@ -1,8 +1,8 @@
 """An :class:`~seaplib.experts.ExpertModel` as a model of lm-eval, for ``lm_eval.simple_evaluate``.
 
-HFLM batches requests by length, whatever they ask. Here they are first grouped by the expert that the
-prompt alone (not the answer that is scored) calls for, so that all options of an item are compared
-under the same one. :func:`seaplib.evaluate` needs none of this: it takes an ExpertModel as it is.
+HFLM batches requests by length. Here requests are first grouped by expert, and the prompt alone (not the answer
+that is scored) decides the expert, so that all options of an item are compared under the same expert.
+:func:`seaplib.evaluate` does not need this module: it takes an ExpertModel as it is.
 """
 
 from functools import partial
@@ -14,17 +14,17 @@ from .router import GENERAL
 
 
 class ExpertLM(HFLM):
-    """HFLM around an ExpertModel; its options are HFLM's.
+    """HFLM around an ExpertModel, with HFLM's options.
 
-    Prompts go to the expert of the router, or of :meth:`~seaplib.experts.ExpertModel.using` where that
-    is open. Text without a prompt (rolling perplexity) is read by the general mask.
+    Prompts go to the router's expert, or to the experts of :meth:`~seaplib.experts.model.ExpertModel.using`
+    where that context is open. The general mask reads text without a prompt (rolling perplexity).
     """
 
     def __init__(self, experts: ExpertModel, tokenizer=None, **options):
         super().__init__(experts, tokenizer=tokenizer or experts.tokenizer, **options)
 
     def _by_expert(self, run, contexts: list, requests: list) -> list:
-        """``run`` of the requests that share an expert, together; answers in the order of ``requests``."""
+        """``run`` the requests of each expert together; answers come in the order of ``requests``."""
         answers = [None] * len(requests)
         for name, places in self.model.cache.grouped(self.model.answering(contexts)).items():
             with self.model.using(name):

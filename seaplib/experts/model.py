@@ -1,7 +1,7 @@
-"""One model that answers every prompt with the expert for its task: :class:`ExpertModel`.
+"""A model that answers every prompt with the expert for the prompt's task: :class:`ExpertModel`.
 
-The dense model is in memory once (:mod:`seaplib.expert_cache`), a router names the expert
-(:mod:`seaplib.routing`), prompts of a batch are grouped by it and results come back in order.
+The dense model is in memory once (:mod:`seaplib.experts.cache`), a router names the expert
+(:mod:`seaplib.experts.router`), the prompts of a batch are grouped by expert, and results come in order.
 """
 
 import json
@@ -31,16 +31,16 @@ MEANS = "compensation.safetensors"
 
 
 class ExpertModel(nn.Module):
-    """A causal language model that answers every prompt with the expert its router chooses.
+    """A causal language model that answers every prompt with the expert that the router chooses.
 
-    ``masks`` maps experts (named by the task whose corpus made them) and ``general`` to masks of
-    ``model``, which stays as it is. ``budget_bytes`` bounds the experts' own tensors (default: room for
-    all); ``compensation`` maps some of the experts to what :func:`seaplib.prune` takes. Raises ValueError
-    as :class:`~seaplib.expert_cache.ExpertCache` does, and for a router of another model or one that
+    ``masks`` maps experts (named by the task whose corpus made them) and ``general`` to masks of ``model``;
+    the model stays as it is. ``budget_bytes`` bounds the experts' own tensors (default: room for all);
+    ``compensation`` maps experts to the compensation that :func:`seaplib.prune` takes. Raises ``ValueError`` as
+    :class:`~seaplib.experts.cache.ExpertCache` does, for the router of another model, and for a router that
     names an expert without a mask.
 
-    ``forward`` and ``generate`` take ``experts``, one name for all rows or one for each (``"dense"`` is
-    one too); without it :meth:`using`'s names count, else the router decides from the row's own tokens.
+    ``forward`` and ``generate`` take ``experts``, a name for all rows or a name per row; ``"dense"`` is a name
+    too. Without ``experts`` the names of :meth:`using` count, else the router decides from the row's tokens.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ExpertModel(nn.Module):
         self.chosen: str | Sequence[str] | None = None  # set by ``using``
 
     def beside(self, budget_bytes: int | None = None) -> "ExpertModel":
-        """Another one with the same dense model, masks and router, and a memory of its own."""
+        """An ExpertModel of the same dense model, masks and router, with an expert cache of its own."""
         masks, means = self.cache.masks, self.cache.compensation
         return ExpertModel(self.dense, self.tokenizer, masks, self.router, budget_bytes, means, self.provenance)
 
@@ -101,20 +101,20 @@ class ExpertModel(nn.Module):
         return self.cache.masks
 
     def expert(self, name: str):
-        """One expert's model, an ordinary pruned one; ``"dense"``: the model itself."""
+        """The model of an expert, an ordinary pruned model; ``"dense"``: the dense model."""
         return self.cache[name]
 
     # --- who answers ------------------------------------------------------------------------------
 
     def choose(self, texts: Sequence[str], always: bool = False) -> list[str]:
-        """The expert of every prompt, as the router decides; a prompt without a token is ``general``'s.
+        """The expert of every prompt, as the router decides; ``general`` for a prompt without a token.
 
-        ``always``: the likeliest one, however unlikely.
+        With ``always``, the likeliest expert, however unlikely.
         """
         return self.route(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"], always)
 
     def route(self, encoded: Sequence[Sequence[int]], always: bool = False) -> list[str]:
-        """:meth:`choose` for token ids, of which special ones do not count."""
+        """:meth:`choose` for token ids; special tokens do not count."""
         if self.router is None:
             raise ValueError(f"there is no router: name the experts, of {WHOLE}, {', '.join(self.masks)}")
         special = set(self.tokenizer.all_special_ids)
@@ -124,7 +124,7 @@ class ExpertModel(nn.Module):
         return [str(name) if ids else GENERAL for name, ids in zip(names, encoded, strict=True)]
 
     def answering(self, encoded: Sequence[Sequence[int]]) -> list[str]:
-        """Who answers prompts of these token ids now: :meth:`using`'s experts, else the router's."""
+        """The experts that answer prompts of these token ids now: those of :meth:`using`, else the router's."""
         if self.chosen is None:
             return self.route(encoded)
         names = [self.chosen] * len(encoded) if isinstance(self.chosen, str) else list(self.chosen)
@@ -134,7 +134,7 @@ class ExpertModel(nn.Module):
 
     @contextmanager
     def using(self, experts: str | Sequence[str] | None) -> Iterator["ExpertModel"]:
-        """While the context is open, these experts answer: one for all rows, or one for each."""
+        """While the context is open, these experts answer: an expert for all rows, or an expert per row."""
         before = self.chosen
         self.cache.check([experts] if isinstance(experts, str) else experts or [])
         self.chosen = experts
@@ -156,10 +156,10 @@ class ExpertModel(nn.Module):
     # --- running ----------------------------------------------------------------------------------
 
     def forward(self, input_ids, attention_mask=None, experts=None, past_key_values=None, **options):
-        """Logits of every row by its own expert, in order.
+        """Logits of every row by the row's expert, in order.
 
-        A KV cache belongs to one expert: a batch that has one must be of one expert, which then
-        answers whatever is continued on it.
+        A KV cache belongs to an expert: a batch with a cache has a single expert, and that expert answers
+        everything continued on the cache.
         """
         answering = getattr(past_key_values, "filled_by_expert", None)
         if answering is None and past_key_values is not None and past_key_values.get_seq_length():
@@ -201,7 +201,7 @@ class ExpertModel(nn.Module):
         stop = self.generation_config.eos_token_id
         stops = stop if isinstance(stop, list) else [stop]
         known = (options.get("pad_token_id"), self.generation_config.pad_token_id, *stops, 0)
-        return next(one for one in known if one is not None)
+        return next(token for token in known if token is not None)
 
     # --- evaluation and identity ------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class ExpertModel(nn.Module):
 
     @property
     def label(self) -> dict:
-        """The columns that name its result rows; the achieved sparsity is the experts' mean."""
+        """The columns that name the result rows; the achieved sparsity is the mean over experts."""
         masks, first = list(self.masks.values()), next(iter(self.masks.values())).provenance
         asked = {mask.requested for mask in masks}
         known = {key: str(first[key]) for key in ("score", "allocation", "budget") if key in first}
@@ -244,21 +244,22 @@ class ExpertModel(nn.Module):
         return f"ExpertModel({type(self.dense).__name__}, {len(self.masks)} experts, {held}; {router})"
 
     def save(self, directory: str | Path) -> Path:
-        """One directory with masks, router, compensation, provenance, and where the dense model is; not its weights."""
+        """Write masks, router, compensation, provenance and the dense model's name into a directory; no weights."""
         directory = Path(directory)
         if odd := [name for name in self.masks if Path(name).name != name]:
             raise ValueError(f"{odd[0]!r} cannot be the name of a folder; give the expert another one")
-        if mixed := [name for name, one in self.cache.compensation.items() if isinstance(one, WeightedCovariances)]:
+        compensation = self.cache.compensation.items()
+        if mixed := [name for name, added in compensation if isinstance(added, WeightedCovariances)]:
             raise ValueError(f"{mixed[0]}: covariances of several corpora are not saved; save the pruned model instead")
         for name, mask in self.masks.items():
             mask.save(directory / "masks" / name)
-        for name, one in self.cache.compensation.items():
+        for name, added in compensation:
             folder = directory / "masks" / name
             (folder / MEANS).unlink(missing_ok=True)  # an earlier save's
-            if isinstance(one, Covariances):
-                one.save(folder)
+            if isinstance(added, Covariances):
+                added.save(folder)
             else:
-                save_file({module: mean.contiguous() for module, mean in one.items()}, folder / MEANS)
+                save_file({module: mean.contiguous() for module, mean in added.items()}, folder / MEANS)
         if self.router:
             self.router.save(directory / "router")
         about = {
@@ -276,10 +277,10 @@ class ExpertModel(nn.Module):
 
     @classmethod
     def load(cls, directory: str | Path, model=None, tokenizer=None, verify: bool = True, **loading) -> "ExpertModel":
-        """What :meth:`save` wrote, around ``model`` and ``tokenizer`` or else the dense model that it names.
+        """Read what :meth:`save` wrote, around ``model`` and ``tokenizer``, or else around the model named there.
 
-        ``loading`` goes to :func:`seaplib.load`. ValueError where the model or the tokenizer is not the
-        one it was made with; ``verify=False`` takes another of the same shape (another dtype, say).
+        ``loading`` goes to :func:`seaplib.load`. ValueError where model or tokenizer differ from those at saving;
+        ``verify=False`` takes another model of the same shape (of another dtype, say).
         """
         if (model is None) != (tokenizer is None):
             raise ValueError("give both the model and its tokenizer, or neither")
@@ -301,7 +302,7 @@ class ExpertModel(nn.Module):
 
 
 class Undecided:
-    """Stands for the decoder of an :class:`ExpertModel`, which is not known before there is a prompt."""
+    """Stands for the decoder of an :class:`ExpertModel`: without a prompt no expert, so no decoder, is known."""
 
     def __init__(self, dense):
         self.get_input_embeddings = dense.get_input_embeddings
@@ -314,13 +315,13 @@ class Undecided:
 
 
 def _reference(model) -> str:
-    """What :func:`seaplib.load` takes to load this model again: "bundled", a hub id, or a whole path."""
+    """The name by which :func:`seaplib.load` loads this model again: "bundled", a hub id, or a whole path."""
     name, path = name_of(model), model.config._name_or_path
     return name if name == "bundled" or not Path(path).exists() else str(Path(path).resolve())
 
 
 def _of(value, rows: list[int], batch: int):
-    """The rows of an option that has one for each prompt; any other option as it is."""
+    """The chosen rows of an option that has a row per prompt; any other option as it is."""
     return value[rows] if torch.is_tensor(value) and value.dim() and len(value) == batch else value
 
 

@@ -1,13 +1,12 @@
-"""Which expert answers a prompt: a calibrated classifier of its mean layer-0 embedding, which may abstain.
+"""The router of prompts to experts: a calibrated classifier of mean layer-0 embeddings, which may abstain.
 
     z(p) = (e(p) − m) / s,   P(τ | p) = softmax(β (W z(p) + b))_τ,
     expert(p) = argmax_τ P(τ | p) if max_τ P(τ | p) ≥ θ, else general
 
-e is :mod:`seaplib.classifier`'s embedding, W and b its logistic regression. β is one over the
+e is the embedding of :mod:`seaplib.experts.classifier`, W and b are its logistic regression. β is the inverse
 temperature (Guo et al. 2017), fitted to predictions for prompts that the regression did not see, with
 Platt's targets: where all of N predictions are right, their confidence goes to (N + 1)/(N + 2) and
-not to 1. θ is chosen by its price: the largest threshold under which a wanted share of such prompts
-is still routed.
+not to 1. θ is the largest threshold under which a wanted share of such prompts is still routed.
 """
 
 import json
@@ -39,10 +38,10 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Router:
-    """The arrays of a trained router, and how it decides.
+    """A trained router: its arrays and its decisions.
 
     ``mean`` and ``scale`` [hidden], ``weight`` [classes, hidden], ``bias`` [classes], float64;
-    ``sharpness`` is β, ``threshold`` θ. A decision depends on its prompt alone, to the last bit.
+    ``sharpness`` is β, ``threshold`` θ. A decision depends on the prompt alone, to the last bit.
     """
 
     classes: tuple[str, ...]
@@ -76,7 +75,7 @@ class Router:
         return softmax(self.sharpness * (np.einsum("ph,ch->pc", z, self.weight) + self.bias), axis=1)
 
     def decide(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The expert of every prompt (``general`` below the threshold), and the likeliest class's probability."""
+        """The expert of every prompt (``general`` below the threshold), and the probability of the likeliest class."""
         probabilities = self.probabilities(features)
         confidence = probabilities.max(1)
         names = np.array([*self.classes, GENERAL], dtype=object)
@@ -115,9 +114,9 @@ def fit(
 ) -> Router:
     """A router trained on ``features`` [prompts, hidden] and each prompt's expert.
 
-    Temperature and threshold come from predictions for the fold that was left out (``FOLDS`` of them,
-    drawn by ``seed``); the regression itself is trained on all prompts. ``coverage`` is the share of
-    such prompts that shall be routed. ValueError where an expert has fewer prompts than there are folds.
+    Temperature and threshold come from cross-validated predictions (``FOLDS`` folds, drawn by ``seed``); the
+    regression is trained on all prompts. ``coverage`` is the share of prompts to be routed. ValueError where an
+    expert has fewer prompts than there are folds.
     """
     experts = np.asarray(experts)
     names, counts = np.unique(experts, return_counts=True)
@@ -162,9 +161,9 @@ def train(
     wording: str = "request",
     coverage: float = 0.95,
 ) -> Router:
-    """A router between the experts of the tasks ``names``, from their training prompts, asking the store first.
+    """A router between the experts of the tasks ``names``, from training prompts, asking the store first.
 
-    At most ``per_task`` prompts of each task are drawn by ``seed``; copies count once. ``wording`` as in
+    At most ``per_task`` prompts of each task are drawn by ``seed``; duplicates count once. ``wording`` as in
     :func:`asked`.
     """
     frame = asked(names, per_task, seed, wording).drop_duplicates("text")
@@ -185,8 +184,8 @@ def asked(
 ) -> pd.DataFrame:
     """Prompts of tasks: columns task, expert (whose mask serves the task), id, text.
 
-    ``wording`` is "request", what lm-eval sends to the model, or "question", the bare question without
-    the template's words. At most ``per_task`` of each are drawn by ``seed``.
+    ``wording`` is "request", the prompt that lm-eval sends to the model, or "question", the bare question
+    without the template's words. At most ``per_task`` prompts of each task are drawn by ``seed``.
     """
     if wording not in WORDINGS:
         raise ValueError(f"wording is one of {', '.join(WORDINGS)}, got {wording!r}")
@@ -210,17 +209,17 @@ def _requests(name: str, samples: int | None, seed: int, split: str) -> corpora.
 
 
 def embed(model, tokenizer, texts: Sequence[str]) -> np.ndarray:
-    """Mean layer-0 embedding of every text's tokens, special ones apart: float32 [texts, hidden]."""
+    """Mean layer-0 embedding over the tokens of every text, special tokens apart: float32 [texts, hidden]."""
     special = set(tokenizer.all_special_ids)
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return embed_ids(model, [[token for token in ids if token not in special] for ids in encoded])
 
 
 def embed_ids(model, encoded: Sequence[Sequence[int]]) -> np.ndarray:
-    """:func:`embed` of token ids; only the rows that are asked for leave the device."""
+    """:func:`embed` of token ids; only the rows of these tokens leave the device."""
     table = layers.tensor(model.get_input_embeddings(), "weight").detach()
     rows = (table[np.asarray(ids, dtype=np.int64)].float().cpu().numpy() for ids in encoded)
-    return np.stack([classifier.mean_row(one) for one in rows])
+    return np.stack([classifier.mean_row(found) for found in rows])
 
 
 def threshold_at(confidence: np.ndarray, coverage: float) -> float:
@@ -231,10 +230,10 @@ def threshold_at(confidence: np.ndarray, coverage: float) -> float:
 
 
 def abstention(confidence: np.ndarray, right: np.ndarray, thresholds: Sequence[float] | None = None) -> pd.DataFrame:
-    """Coverage against accuracy: a row per threshold (default: every confidence that occurs, and 0).
+    """Coverage against accuracy: a row per threshold (default: 0 and every confidence that occurs).
 
-    Columns: threshold, coverage (share routed), routed, accuracy of those, low, high (Wilson, 95%).
-    Accuracy is NaN where nothing is routed.
+    Columns: threshold, coverage (share routed), routed, accuracy of the routed prompts, low, high (Wilson, 95%).
+    Accuracy is NaN where no prompt is routed.
     """
     thresholds = np.unique([0.0, *confidence]) if thresholds is None else thresholds
     rows = []
@@ -248,14 +247,14 @@ def abstention(confidence: np.ndarray, right: np.ndarray, thresholds: Sequence[f
 
 
 def reliability(router: Router, features: np.ndarray, experts: Sequence[str], bins: int = 10) -> pd.DataFrame:
-    """Are the probabilities true? With the fitted temperature and without: calibration error and log loss.
+    """Calibration error and log loss of the probabilities, with the fitted temperature and without.
 
     The error is the mean distance between confidence and accuracy over ``bins`` groups of equally
     many prompts (expected calibration error). Rows "temperature" and "none".
     """
     experts, rows = np.asarray(experts), []
-    for name, one in {"none": replace(router, sharpness=1.0), "temperature": router}.items():
-        probabilities = one.probabilities(features)
+    for name, measured in {"none": replace(router, sharpness=1.0), "temperature": router}.items():
+        probabilities = measured.probabilities(features)
         confidence, right = probabilities.max(1), np.asarray(router.classes)[probabilities.argmax(1)] == experts
         group = np.argsort(np.argsort(confidence, kind="stable")) * bins // len(confidence)
         both = pd.DataFrame({"said": confidence, "happened": right}).groupby(group).agg(["mean", "size"])

@@ -1,12 +1,11 @@
-"""Requests of several tasks, one after the other: what each system takes to answer, and when routing pays.
+"""Seconds that each system takes for a stream of requests of several tasks, and the length at which routing pays.
 
     seconds(n) = route + P(switch) · switch + prefill + n · token
     n* = (overhead of routed experts over the dense model at n = 0) / (token_dense − token_expert)
 
-Every request is answered by all systems in turn, each turn starting with another one, so that whatever
-slows the machine down for a while hits all of them, and ratios compare times of the same request. From
-n* generated tokens on a request is answered sooner than by the dense model; where an expert's
-token is no faster, that is never.
+Every request is answered by all systems in turn, and each turn starts with another system. A machine that is slow
+for a while thus slows all systems, and ratios compare times of the same request. From n* generated tokens on, a
+request is answered sooner than by the dense model; n* is infinite where an expert's token is no faster.
 """
 
 import time
@@ -26,9 +25,9 @@ PARTS = ("route", "switch", "prefill", "decode")
 
 
 def stream(requests: pd.DataFrame, burst: int = 1, seed: int = 0) -> pd.DataFrame:
-    """``requests`` (columns task, text) in an order drawn by ``seed``: ``burst`` of one task, then of another.
+    """``requests`` (columns task, text) in an order drawn by ``seed``, in bursts of ``burst`` requests of a task.
 
-    With ``burst`` 1 it is a random order; the last burst of a task may be shorter.
+    With ``burst`` 1 the order is random; the last burst of a task may be shorter.
     """
     if burst < 1:
         raise ValueError(f"a burst has at least one request, got {burst}")
@@ -52,9 +51,9 @@ def time_stream(
     """Seconds that every system takes for every ``batch`` of a stream, greedy, ``new_tokens`` each.
 
     A row per turn and system: requests (how many), experts (that answered), switches (experts cut out
-    anew), and seconds of each of :data:`PARTS`. Routing is looking up the prompts' embeddings and
-    classifying them; its price is nothing where no router decides. Prompts keep their last ``max_prompt`` tokens.
-    Before the first turn every system has answered one batch, and made what it has room for.
+    anew), and seconds of each of :data:`PARTS`. Routing looks up and classifies the prompts'
+    embeddings; it takes no time where no router decides. Prompts keep their last ``max_prompt`` tokens. Before the
+    first turn every system has answered a batch and cut out the experts that it has room for.
     """
     if not systems:
         raise ValueError("no systems to time")
@@ -79,7 +78,7 @@ def time_stream(
 
 
 def _answer(route: Route, requests: pd.DataFrame, encoded: Sequence[list[int]], places: range, new_tokens: int) -> dict:
-    """One batch by one system: prompts of one expert together, padded on the left."""
+    """A batch answered by a system: the prompts of an expert together, padded on the left."""
     experts, device = route.experts, layers.input_device(route.experts)
     cut, spent = sum(experts.cache.built.values()), dict.fromkeys(PARTS, 0.0)
     if route.way in ("router", "forced"):
@@ -93,7 +92,7 @@ def _answer(route: Route, requests: pd.DataFrame, encoded: Sequence[list[int]], 
     for name, mine in groups.items():
         ids = [encoded[places[place]] for place in mine]
         longest = max(map(len, ids))
-        prompt = torch.tensor([[0] * (longest - len(one)) + one for one in ids], device=device)
+        prompt = torch.tensor([[0] * (longest - len(row)) + row for row in ids], device=device)
         start = time.perf_counter()
         model = experts.expert(name)
         spent["switch"] += time.perf_counter() - start
@@ -105,13 +104,13 @@ def _answer(route: Route, requests: pd.DataFrame, encoded: Sequence[list[int]], 
 
 
 def costs(timed: pd.DataFrame) -> pd.DataFrame:
-    """What a request takes, by system: seconds of routing, of one switch and how often there is one, prefill, token.
+    """Seconds of a request by system: routing, a switch (and switches per request), prefill, a token.
 
-    Medians over turns of :func:`time_stream` with one request each. ``start`` is all that comes before
+    Medians over turns of :func:`time_stream` with a request each. ``start`` is all that comes before
     the first decoding step.
     """
     if (timed["requests"] != 1).any():
-        raise ValueError("costs of a request come from a stream with one request a turn")
+        raise ValueError("costs of a request come from a stream with a single request a turn")
     rows = []
     for system, part in timed.groupby("system", sort=False):
         cut = part[part["switches"] > 0]
@@ -129,7 +128,7 @@ def curve(timed: pd.DataFrame, tokens: Sequence[int], reference: str = "dense") 
     each, rows = costs(timed), []
     for system, cost in each.iterrows():
         for n in tokens:
-            seconds, theirs = (one["start"] + n * one["token"] for one in (cost, each.loc[reference]))
+            seconds, theirs = (row["start"] + n * row["token"] for row in (cost, each.loc[reference]))
             rows.append({"system": system, "tokens": int(n), "seconds": seconds, "ratio": seconds / theirs})
     return pd.DataFrame(rows)
 
@@ -137,12 +136,12 @@ def curve(timed: pd.DataFrame, tokens: Sequence[int], reference: str = "dense") 
 def break_even(timed: pd.DataFrame, system: str, reference: str = "dense", draws: int = 1000, seed: int = 0) -> dict:
     """n*, the generated tokens from which ``system`` answers a request sooner: tokens, low, high (95%, over turns).
 
-    0 where it is sooner from the first token on; infinite where it never is.
+    0 where the system is sooner from the first token on; infinite where it never is.
     """
     costs(timed)  # raises where turns have several requests
     turns = timed["turn"].nunique()
     chosen = np.concatenate([np.arange(turns)[None], bootstrap.places(turns, draws, seed)])  # first as they were
-    start, token = zip(*(_drawn(timed, one, chosen) for one in (system, reference)), strict=True)
+    start, token = zip(*(_drawn(timed, name, chosen) for name in (system, reference)), strict=True)
     overhead, saved = start[0] - start[1], token[1] - token[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         tokens = np.where(
@@ -153,9 +152,9 @@ def break_even(timed: pd.DataFrame, system: str, reference: str = "dense", draws
 
 
 def _drawn(timed: pd.DataFrame, system: str, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``start`` and ``token`` of :func:`costs` for one system and every row of turns ``chosen`` [draws, turns]."""
+    """``start`` and ``token`` of :func:`costs` for a system and every row of turns ``chosen`` [draws, turns]."""
     part = timed[timed["system"] == system].sort_values("turn")
-    route, prefill = (np.median(part[f"{one}_seconds"].to_numpy()[chosen], axis=1) for one in ("route", "prefill"))
+    route, prefill = (np.median(part[f"{name}_seconds"].to_numpy()[chosen], axis=1) for name in ("route", "prefill"))
     token = np.median((part["decode_seconds"] / part["new_tokens"]).to_numpy()[chosen], axis=1)
     cut = part["switches"].to_numpy()[chosen]
     each = np.where(cut > 0, part["switch_seconds"].to_numpy()[chosen] / np.maximum(cut, 1), np.nan)

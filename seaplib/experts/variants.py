@@ -1,6 +1,6 @@
-"""How the experts of one model are put together, and who answers when they are scored.
+"""Experts of a model from task names, and rules for who answers when the experts are evaluated.
 
-:func:`build` goes the whole way from task names to an :class:`~seaplib.experts.ExpertModel`;
+:func:`build` goes the whole way from task names to an :class:`~seaplib.experts.model.ExpertModel`;
 :class:`Route` is a variant for :func:`seaplib.evaluate`: the same experts under the router, under the
 true task, or under controls.
 """
@@ -22,7 +22,7 @@ from .cache import WHOLE
 from .model import ExpertModel
 from .router import GENERAL, train
 
-#: how a :class:`Route` chooses → what its rows are called
+#: way in which a :class:`Route` chooses → name of its rows
 WAYS = {
     "router": "experts, routed",
     "forced": "experts, always routed",
@@ -44,12 +44,12 @@ def build(
     wording: str = "request",
     budget_bytes: int | None = None,
 ) -> ExpertModel:
-    """Experts of the tasks ``names``, one general mask, and a router between them; what is known comes from the store.
+    """Experts of the tasks ``names``, a general mask, and a router between them, asking the store first.
 
-    ``method`` makes the experts' masks, and the general one under the same score and allocation from all
-    their corpora and the text ``general`` (Eq. 15). ``per_task``, ``wording`` and ``coverage`` are
-    :func:`seaplib.routing.train`'s; with a single expert there is nothing to route, and no router.
-    ValueError where ``method`` is calibrated on another text than the task's, or compensates.
+    ``method`` makes the experts' masks; the general mask has the same score and allocation, from all corpora
+    and the text ``general`` (Eq. 15). ``per_task``, ``wording`` and ``coverage`` go to
+    :func:`seaplib.experts.router.train`; with a single expert there is no router. ValueError where ``method`` is
+    calibrated on another text than the task's, or compensates.
     """
     if method.calibration != "task" or method.compensation != "none" or method.as_published:
         raise ValueError(f"{method.name}: experts are calibrated on their tasks and built without compensation")
@@ -59,7 +59,7 @@ def build(
         raise ValueError("name at least one task to be an expert for")
     stats = calibrate(model, tokenizer, [*corpora, general], calibration)
     whole = replace(method, name="SEAP-gen", calibration="all")
-    masks = {one: methods.mask(method, stats, sparsity, general, one, calibration.seed) for one in corpora}
+    masks = {name: methods.mask(method, stats, sparsity, general, name, calibration.seed) for name in corpora}
     masks[GENERAL] = methods.mask(whole, stats, sparsity, general, seed=calibration.seed)
     router = None
     if len(corpora) > 1:
@@ -70,11 +70,11 @@ def build(
 
 @dataclass(frozen=True)
 class Route:
-    """An :class:`~seaplib.experts.ExpertModel` to evaluate, and how it finds an item's expert.
+    """An :class:`~seaplib.experts.model.ExpertModel` to evaluate, and the way to an item's expert.
 
-    ``way`` is "router", "forced" (the router without its threshold), "task" (the item's own; ``general``
-    where that has no expert), "random" (any expert but the item's own, drawn by ``seed`` and prompt: what
-    a wrong choice costs), or the name of one expert for all.
+    ``way`` is "router", "forced" (the router without its threshold), "task" (the expert of the item's task, or
+    ``general`` where the task has no expert), "random" (any expert but that of the item's task, drawn by
+    ``seed`` and prompt: the cost of a wrong choice), or the name of an expert for all items.
     """
 
     experts: ExpertModel
@@ -100,15 +100,17 @@ class Route:
 
     @property
     def fingerprint(self) -> str:
+        """Hash of the experts and of the way to them."""
         return store.digest([self.experts.fingerprint, self.way, self.seed])
 
     def apply(self, model) -> "Route":
+        """The route itself. ValueError for a model from which these experts were not cut."""
         if model is not self.experts.dense:
             raise ValueError("these experts were cut from another model; evaluate them on their own")
         return self
 
     def choose(self, task: str, texts: Sequence[str]) -> list[str]:
-        """The expert of each of one task's prompts."""
+        """The expert of each prompt of a task."""
         own = tasks.get(task).expert
         own = own if own in self.experts.masks else GENERAL
         if self.way == "task":
@@ -116,7 +118,7 @@ class Route:
         if self.way == "random":
             others = [name for name in self._specialists if name != own]
             seeds = (int(store.digest([self.seed, text])[:8], 16) for text in texts)
-            return [others[np.random.default_rng(one).integers(len(others))] for one in seeds]
+            return [others[np.random.default_rng(drawn).integers(len(others))] for drawn in seeds]
         if self.way in ("router", "forced"):
             return self.experts.choose(texts, always=self.way == "forced")
         return [self.way] * len(texts)

@@ -1,7 +1,7 @@
 """A model's files before anything is loaded: configuration, weights and tokenizer, there and whole.
 
 Only configurations, headers of weight files and the hub's listing are read, without torch. Each
-problem is a :class:`ModelError` of one line. A plan and :func:`seaplib.load` ask the same functions.
+problem is a :class:`ModelError` of one line. A plan of runs and :func:`seaplib.load` share these checks.
 """
 
 import json
@@ -25,17 +25,17 @@ def resolve(name_or_path: str | Path) -> str:
 def read_config(name_or_path: str | Path, offline: bool = False, published: bool = False) -> dict:
     """The ``config.json`` of a model whose sizes, weight files and tokenizer can be used.
 
-    ``name_or_path`` is "bundled", a directory or a hub id. ``offline``: the hub is not asked, only
-    its cache. ``published``: a hub model whose weights are not at hand will do, by the configuration
-    in the cache or its published sizes. Raises :class:`ModelError` for a model that does not exist,
-    is damaged, or has an unsupported architecture.
+    ``name_or_path`` is "bundled", a directory or a hub id. ``offline``: only the hub's cache is asked.
+    ``published``: the configuration in the cache, or else the published sizes, will do for a hub
+    model whose weights are not at hand. Raises :class:`ModelError` for a model that does not exist,
+    is damaged or has an unsupported architecture.
     """
     name, directory = str(name_or_path), Path(resolve(name_or_path))
     if name == "bundled" or directory.is_dir():
         return _checked(name, directory)
     if directory.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise ModelError(f"there is no model {name!r}: neither 'bundled', nor a directory, nor a hub id")
-    cached = hub.snapshot(name)
+    cached, offline = hub.snapshot(name), offline or hub.offline()
     if cached and (offline or not _lacks(cached)):
         return _checked(name, cached)
     if published and (cached or name in PUBLISHED):

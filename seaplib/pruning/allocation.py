@@ -1,14 +1,15 @@
 """How much to remove from each layer: uniform, logistic (Eqs. 16-17), adaptive, energy. Numpy only.
 
 An :class:`Allocation` is a decision that can be printed and compared before anything is pruned.
-``uniform`` and ``logistic`` fix a ratio per layer; ``adaptive`` and ``energy`` (our own) leave it to
-the scores of all layers (:func:`seaplib.masks.select`).
+``uniform`` and ``logistic`` fix a ratio per layer; under ``adaptive`` and ``energy`` (our own) the ratios
+follow from the scores of all layers (:func:`~seaplib.pruning.selection.select`).
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from ..settings import ALLOCATIONS, STEEPEST
 
@@ -19,11 +20,11 @@ class UnreachableSparsity(ValueError):
 
 @dataclass(frozen=True, repr=False)
 class Allocation:
-    """A global target G and how it spreads over the layers. Build it with the functions below.
+    """A global target G and its spread over the layers; made by the functions below.
 
-    ``over="all"`` makes the mean over all layers G (Eq. 17); ``over="unprotected"`` makes it the
-    mean over unprotected layers only and measures depth from the first of them, as the published
-    code does (so less than G goes).
+    With ``over="all"`` G is the mean over all layers (Eq. 17). With ``over="unprotected"`` G is the mean over
+    the unprotected layers, and depth counts from the first of these, as in the published code (less than G
+    goes then). Raises ``ValueError`` for a kind, sparsity, curve or protection that cannot be.
     """
 
     kind: str
@@ -37,8 +38,7 @@ class Allocation:
     def __post_init__(self):
         if self.kind not in ALLOCATIONS:
             raise ValueError(f"the allocation is one of {', '.join(ALLOCATIONS)}, got {self.kind!r}")
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
+        checked(self.sparsity)
         if not (math.isfinite(self.x0) and abs(self.k) <= STEEPEST):
             raise ValueError(f"x0 must be finite and k within ±{STEEPEST}, got x0={self.x0}, k={self.k}")
         if min(self.protect_first, self.protect_last) < 0:
@@ -50,21 +50,21 @@ class Allocation:
 
     __repr__ = __str__
 
-    def unprotected(self, layers: int) -> np.ndarray:
-        """bool [layers]: which layers may lose units."""
+    def unprotected(self, layers: int) -> Bool[np.ndarray, " layers"]:
+        """Which layers may lose units."""
         index = np.arange(layers)
         return (index >= self.protect_first) & (index < layers - self.protect_last)
 
     def ratios(
         self, layers: int, caps: dict[str, float] | None = None, shares: dict[str, float] | None = None
-    ) -> dict[str, np.ndarray]:
-        """ρ_ℓ per module, module → [layers].
+    ) -> dict[str, Float[np.ndarray, " layers"]]:
+        """Ratio ρ_ℓ to remove from every layer, module → [layers].
 
         ρ_ℓ = Λ/(1+exp(−k(x_ℓ−x₀))), x_ℓ = (ℓ−1)/(L−1) (Eq. 16), constant for ``uniform``; 0 in
-        protected layers. Λ is found by bisection so that the mean is G (Eq. 17). ``caps`` bounds ρ in
-        each module so that a unit always remains, ``shares`` weighs the modules in the mean (their
-        share of a layer's parameters); without them ρ < 1 and there is one module.
-        Raises :class:`UnreachableSparsity`, naming the largest G possible.
+        protected layers. Λ is found by bisection so that the mean is G (Eq. 17). ``caps`` bounds ρ in each
+        module so that a unit always remains; ``shares`` are the modules' weights in the mean (their shares of
+        a layer's parameters). Without caps and shares there is a single module, with ρ < 1.
+        Raises :class:`UnreachableSparsity`, which names the largest G possible.
         """
         caps = caps or {"all": 1.0}
         shares = shares or {module: 1 / len(caps) for module in caps}
@@ -98,8 +98,8 @@ class Allocation:
             low, high = (middle, high) if mean(at(middle)) < self.sparsity else (low, middle)
         return at(high)
 
-    def _curve(self, layers: int) -> np.ndarray:
-        """The shape of ρ over depth, [layers], up to the factor Λ."""
+    def _curve(self, layers: int) -> Float[np.ndarray, " layers"]:
+        """Shape of ρ over depth, up to the factor Λ."""
         if self.kind != "logistic":
             return np.ones(layers)
         if self.over == "unprotected":
@@ -108,6 +108,13 @@ class Allocation:
             first, last = 0, layers - 1
         x = (np.arange(layers) - first) / max(last - first, 1)
         return 1 / (1 + np.exp(-self.k * (x - self.x0)))
+
+
+def checked(sparsity: float) -> float:
+    """``sparsity`` itself. ValueError where it does not lie in [0, 1)."""
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
+    return sparsity
 
 
 def logistic(
@@ -128,22 +135,22 @@ def adaptive(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> 
 
 
 def energy(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
-    """Our own: every layer's attention and MLP apart lose as much as adds least to the residual stream's error.
+    """Our own: the attention and the MLP of every layer lose what adds least to the error of the residual stream.
 
         minimise Σ_{ℓ,m} e_{ℓ,m}(n_{ℓ,m})   subject to the budget in parameters,
         e_{ℓ,m}(n) = Σ over the n lowest-scored units of layer ℓ's module m of mean(h²)·‖w‖₂² / ‖x_ℓ‖²
 
-    x_ℓ is the residual stream as layer ℓ reads it. What reads it next divides it by its size (the norms), so
-    that an error counts relative to it; h and w are a unit's activation and column (Eqs. 11-12). All of it
-    is in the statistics: no mask is tried out. Errors of different units are added as if they were
-    uncorrelated, and later layers as if they let them pass.
+    x_ℓ is the residual stream as layer ℓ reads it; h and w are a unit's activation and column (Eqs. 11-12). The
+    norms divide the stream by its size, so an error counts relative to that size. All terms are in the
+    statistics: no mask is tried out. The errors of different units are added as if they were uncorrelated,
+    and as if later layers let them pass.
     """
     return Allocation("energy", sparsity, protect_first=protect_first, protect_last=protect_last)
 
 
-def authors_logistic(sparsity: float, x0: float = 0.3, k: float = 0.8, protect: int = 2) -> Allocation:
-    """The published code's allocation: first and last layers protected, mean over the others only."""
-    return Allocation("logistic", sparsity, x0, k, protect, protect, over="unprotected")
+def authors_logistic(sparsity: float) -> Allocation:
+    """The published code's allocation: the first and last two layers protected, G the mean over the other layers."""
+    return Allocation("logistic", sparsity, x0=0.3, k=0.8, protect_first=2, protect_last=2, over="unprotected")
 
 
 def check_reachable(

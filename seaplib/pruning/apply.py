@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from ..models import layers
 from ..models.layers import resized
@@ -17,8 +18,8 @@ from .compensation import Compensation, compensated, content
 from .masks import PruningMask
 
 
-def _kept(mask: PruningMask, index: int) -> dict[str, torch.Tensor]:
-    """role → bool over its coordinates that stay: outputs of q, k, v, gate, up, inputs of o, down."""
+def _kept(mask: PruningMask, index: int) -> dict[str, Bool[Tensor, " dim"]]:
+    """Role → which coordinates stay: outputs of q, k, v, gate, up, inputs of o, down."""
     size = mask.geometry.head_dim
     query = mask.heads[index].repeat_interleave(size)
     key = mask.kv_heads[index].repeat_interleave(size)
@@ -27,9 +28,13 @@ def _kept(mask: PruningMask, index: int) -> dict[str, torch.Tensor]:
 
 
 def _output(
-    projection: nn.Module, keep: torch.Tensor, mode: str, weight: torch.Tensor | None, bias: torch.Tensor | None
+    projection: nn.Module,
+    keep: Bool[Tensor, " in"],
+    mode: str,
+    weight: Float[Tensor, "out kept"] | None,
+    bias: Float[Tensor, " out"] | None,
 ) -> nn.Module:
-    """An output projection with only the inputs ``keep``, their columns ``weight`` [out, kept] where they are new."""
+    """An output projection with the inputs ``keep`` alone; ``weight`` holds their columns where these are new."""
     places = keep.nonzero().squeeze(1).to(layers.matrix(projection).device)
     new = resized(projection, columns=places if mode == "remove" else None, bias=bias)
     own = layers.matrix(new)
@@ -104,35 +109,36 @@ def _mask_layer(layer: nn.Module, index: int, mask: PruningMask, compensation: C
             projection.register_forward_hook(partial(_add, bias if own is None else bias - own))
 
 
-def _zero_removed(removed: torch.Tensor, module: nn.Module, args: tuple) -> tuple:
+def _zero_removed(removed: Bool[Tensor, " in"], module: nn.Module, args: tuple) -> tuple:
     return (args[0].masked_fill(removed.to(args[0].device), 0), *args[1:])
 
 
-def _add(extra: torch.Tensor, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+def _add(extra: Float[Tensor, " out"], module: nn.Module, args: tuple, output: Tensor) -> Tensor:
     return output + extra.to(output.device)
 
 
 def prune(
-    model,
+    model: nn.Module,
     mask: PruningMask,
     mode: str = "remove",
     compensation: Compensation | None = None,
     in_place: bool = False,
-):
-    """A pruned copy of ``model``; the model itself is left as it is.
+) -> nn.Module:
+    """A pruned copy of ``model``; the model stays as it is, and shares with the copy what does not change.
 
-    ``mode="remove"`` makes the projections smaller (the real speed-up), ``"zero"`` sets the removed
-    weights to 0 and keeps all shapes, ``"mask"`` zeroes the removed units' activations on the fly, so
-    that no weight is copied and a model that fits in memory once can be evaluated; all give the same
-    logits to rounding. ``compensation`` maps ``attention`` and ``mlp`` to mean activations
-    [layers, dim] (``stats.mean``, or :func:`~seaplib.activations.weighted_mean` for a general mask);
-    the removed units' mean contribution is then added to the output projections' biases. Or it holds
-    covariances (:func:`~seaplib.covariances.collect`, or
-    :class:`~seaplib.compensation.WeightedCovariances` for a general mask): the kept units' columns of the
-    output projections are then refitted by least squares as well, which under "mask" copies these.
+    ``mode="remove"`` makes the projections smaller (the real speed-up); ``"zero"`` sets the removed weights
+    to 0 and keeps all shapes; ``"mask"`` zeroes the removed units' activations on the fly: no weight is
+    copied, so a model that fits in memory once can be evaluated. All three give the same logits to rounding.
 
-    A copy shares what does not change with the original. ``in_place=True`` uses the model itself up,
-    a layer at a time: the peak is the model and one layer.
+    ``compensation`` maps ``attention`` and ``mlp`` to mean activations [layers, dims] (``stats.mean``, or
+    :func:`~seaplib.activations.statistics.weighted_mean` for a general mask): the removed units' mean
+    contribution is added to the biases of the output projections. Or ``compensation`` holds covariances
+    (:func:`~seaplib.activations.covariances.collect`, or
+    :class:`~seaplib.activations.covariances.WeightedCovariances` for a general mask): the kept units' columns
+    of the output projections are refitted by least squares as well; "mask" then copies these projections.
+
+    ``in_place=True`` prunes ``model`` itself, a layer at a time: the peak is the model and a layer.
+    Raises ``ValueError`` for a model that is pruned or sparse already, and for the mask of another model.
     """
     if mode not in MODES:
         raise ValueError(f"mode is one of {', '.join(MODES)}, got {mode!r}")
@@ -166,11 +172,11 @@ def identity(mask: PruningMask, mode: str, compensation: Compensation | None) ->
 
 @dataclass(frozen=True)
 class Variant:
-    """One pruned model to evaluate: what it is called, its mask, and how the mask is applied.
+    """A pruned model to evaluate: how its rows are named, its mask, and how the mask is applied.
 
-    ``label`` holds the columns of its result rows (method, score, allocation, budget, calibration,
-    calibration_seed); requested and achieved sparsity are added from the mask. ``tasks`` restricts
-    it to some tasks (an expert is evaluated on its own).
+    ``label`` holds the columns of the result rows (method, score, allocation, budget, calibration,
+    calibration_seed); requested and achieved sparsity are added from the mask. ``tasks`` names the tasks
+    to evaluate on (an expert's own); None: all.
     """
 
     label: dict
@@ -189,13 +195,15 @@ class Variant:
 
     @property
     def fingerprint(self) -> str:
+        """Hash of what is done to a model."""
         return identity(self.mask, self.mode, self.compensation)
 
     @property
     def first_layer(self) -> int:
-        """The first layer that loses anything (the number of layers where none does); those before it are dense."""
+        """The first layer that loses a unit (the number of layers where no layer does); layers before it are dense."""
         changed = ~(self.mask.heads.all(1) & self.mask.channels.all(1))
         return int(changed.int().argmax()) if changed.any() else self.mask.geometry.layers
 
-    def apply(self, model):
+    def apply(self, model: nn.Module) -> nn.Module:
+        """The pruned copy of ``model``."""
         return prune(model, self.mask, self.mode, self.compensation)

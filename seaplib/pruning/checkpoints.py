@@ -1,12 +1,12 @@
 """Pruned models as ordinary Hugging Face directories.
 
-A model whose projections changed shape, or gained a bias, is saved with its own ``model_type``; the
-config records every projection's shape. After ``import seaplib``,
-``AutoModelForCausalLM.from_pretrained(path)`` loads it bit for bit: the registered subclass gives
-the projections their recorded shapes in ``__init__``, the stock loader does the rest. Without
-seaplib, loading fails with an error that says what to import, also where the architecture's own
-class is named (it would fill missing projections at random): the stored activation function is one
-that only :class:`PrunedConfig` resolves. Wrong weights are never loaded.
+A model whose projections changed shape, or gained a bias, is saved with a ``model_type`` of its own; the
+configuration records every projection's shape. After ``import seaplib``,
+``AutoModelForCausalLM.from_pretrained(path)`` loads the model bit for bit: the registered subclass gives the
+projections their recorded shapes in ``__init__``, the stock loader does the rest. Without seaplib, loading
+fails with an error that says what to import. So does loading by the architecture's own class, which would
+fill missing projections at random: only :class:`PrunedConfig` resolves the stored activation function.
+Wrong weights are never loaded.
 """
 
 import json
@@ -28,10 +28,10 @@ LOCK = "a pruned checkpoint: import seaplib, then use AutoModelForCausalLM"
 
 
 class PrunedConfig:
-    """Mixed into a configuration: ``projections`` has one entry a layer, role → [out, in, has bias].
+    """Mixed into a configuration: ``projections`` has an entry per layer, role → [out, in, has bias].
 
     A layer without attention or MLP has ``{"bias": bool}`` under ``empty_attention``/``empty_mlp``.
-    ``activation`` is the MLP's activation function; on disk its usual name holds :data:`LOCK`.
+    ``activation`` is the MLP's activation function; on disk the usual key of that function holds :data:`LOCK`.
     """
 
     def __post_init__(self, **kwargs):
@@ -42,7 +42,7 @@ class PrunedConfig:
 
 
 class PrunedModel:
-    """Mixed into a causal language model: its projections get the shapes the configuration records."""
+    """Mixed into a causal language model: the projections get the shapes that the configuration records."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -76,7 +76,7 @@ def _register(pruned_type: str, kind: str) -> tuple[type, type]:
 
 
 def _reshape(layer: nn.Module, index: int, recorded: dict, hidden: int) -> None:
-    """Give one layer's projections their recorded shapes, uninitialised."""
+    """Give a layer's projections their recorded shapes, uninitialised."""
     for module in MODULES:
         if f"empty_{module}" in recorded:
             bias = torch.zeros(hidden) if recorded[f"empty_{module}"]["bias"] else None
@@ -94,11 +94,11 @@ def _reshape(layer: nn.Module, index: int, recorded: dict, hidden: int) -> None:
 CLASSES = {pruned: _register(pruned, kind) for pruned, kind in PRUNED_TYPES.items()}
 
 
-def projections(model) -> list[dict]:
-    """What a :class:`PrunedConfig` records, read off a model's layers."""
+def projections(model: nn.Module) -> list[dict]:
+    """The record of a :class:`PrunedConfig`, read off the layers of a model."""
     recorded = []
     for layer in layers.decoder_layers(model):
-        entry = {f"empty_{name}": {"bias": one.bias is not None} for name, one in layers.emptied(layer).items()}
+        entry = {f"empty_{name}": {"bias": bypass.bias is not None} for name, bypass in layers.emptied(layer).items()}
         for roles in layers.projections(layer):
             module = layers.linear(layer, roles[0])
             for role in roles:
@@ -107,11 +107,11 @@ def projections(model) -> list[dict]:
     return recorded
 
 
-def save_pretrained(model, tokenizer, path: str | Path) -> Path:
+def save_pretrained(model: nn.Module, tokenizer, path: str | Path) -> Path:
     """Save a model (pruned or not) and its tokenizer; the mask and its provenance lie beside them.
 
-    A model whose shapes are the architecture's own is saved as an ordinary checkpoint. ValueError where
-    its inputs are sparse: that is no property of the weights, and a checkpoint would lose it.
+    A model with the architecture's own shapes is saved as an ordinary checkpoint. ValueError where the model
+    is masked on the fly or has sparse inputs: weights do not hold either, so a checkpoint would lose it.
     """
     done = state(model)
     if done.applied is not None:
@@ -133,7 +133,7 @@ def save_pretrained(model, tokenizer, path: str | Path) -> Path:
 
 
 def _untied(model) -> dict | None:
-    """What to save where parameters are offloaded, which hides from transformers that some are tied."""
+    """State to save where parameters are offloaded: offloading hides tied parameters from transformers."""
     if all(parameter.device.type != "meta" for parameter in model.parameters()):
         return None
     tied = model.all_tied_weights_keys or {}

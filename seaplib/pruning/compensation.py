@@ -1,32 +1,38 @@
-"""What stands in for removed units: their mean, or a least-squares refit of the units that stay.
+"""Compensation of removed units: by their mean, or by a least-squares refit of the units that stay.
 
 An output projection (o, down) computes y = W·x + b from the units x, of which pruning keeps x_k and
-removes x_r. With the mean μ of x over calibration tokens y is right on average,
+removes x_r. With the mean μ of x over calibration tokens, y is right on average,
 
     b' = b + W_r·μ_r                                                   (FLAP's bias compensation)
 
-and with the covariance Σ too it is as nearly right, token by token, as the kept units allow:
+and with the covariance Σ too, y is as nearly right, token by token, as the kept units allow:
 
     min over W', b' of  E‖W·x + b − W'·x_k − b'‖² + Σ_j λ_j·‖w'_j − w_j‖²,   λ_j = RIDGE·Σ_jj
     W' = W_k + W_r·Σ_rk·(Σ_kk + diag λ)⁻¹,    b' = b + W·μ − W'·μ_k
 
-What the kept units say about the removed ones moves into their columns, and the shapes stay those of
-the mask. The ridge pulls to the first rule: where calibration says little, W' is W_k and b' that of the mean.
+What the kept units say about the removed units moves into the kept units' columns; the shapes stay those of
+the mask. The ridge pulls to the first rule: where calibration says little, W' is W_k and b' the mean's.
 """
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from ..activations.covariances import Covariances, WeightedCovariances
 from ..models import layers
 
 RIDGE = 1e-2  # of each kept unit's variance; chosen on validation items of the bundled benchmark
 #: what ``prune`` takes: mean activations (``attention``, ``mlp`` → [layers, dim]), or covariances
-Compensation = dict[str, torch.Tensor] | Covariances | WeightedCovariances
+Compensation = dict[str, Float[Tensor, "layers dims"]] | Covariances | WeightedCovariances
 
 
-def refit(weight: torch.Tensor, covariance: torch.Tensor, removed: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
-    """W' [out, kept] in float64 for a weight [out, in] that loses the inputs ``removed`` (bool [in])."""
+def refit(
+    weight: Float[Tensor, "out in"],
+    covariance: Float[Tensor, "in in"],
+    removed: Bool[Tensor, " in"],
+    ridge: float = RIDGE,
+) -> Float[Tensor, "out kept"]:
+    """W' in float64 for a weight that loses the inputs ``removed``."""
     weight, kept = weight.double(), ~removed
     left = covariance[kept][:, kept].clone()
     variances = left.diagonal().clone()
@@ -38,13 +44,13 @@ def refit(weight: torch.Tensor, covariance: torch.Tensor, removed: torch.Tensor,
 
 def compensated(
     projection: nn.Module,
-    removed: torch.Tensor,
+    removed: Bool[Tensor, " in"],
     module: str,
     layer: int,
     compensation: Compensation | None,
     bypass: bool = False,
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Weight [out, kept] (None: its own columns) and bias of an output projection without the units ``removed``.
+) -> tuple[Float[Tensor, "out kept"] | None, Float[Tensor, " out"] | None]:
+    """Weight (None: the columns of the old weight) and bias of an output projection without the inputs ``removed``.
 
     With ``bypass``, and no unit left, the bias is 0: nothing of the module remains.
     """

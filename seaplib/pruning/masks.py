@@ -1,4 +1,4 @@
-"""Which units stay: :class:`PruningMask`, and selection to a budget (Eqs. 8-10)."""
+"""Which units stay: :class:`PruningMask`, with its budget and its file."""
 
 import hashlib
 import json
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..models.shapes import Geometry
 
@@ -16,14 +18,15 @@ from ..models.shapes import Geometry
 class PruningMask:
     """Kept units: ``heads`` [layers, query heads] and ``channels`` [layers, channels], bool.
 
-    A KV head stays while any of its query heads does. Every kept KV group of a layer must keep the
-    same number of query heads, because attention kernels need one ratio per layer. With ``bypass`` a
-    module without units loses its output bias too, so that a layer without both is the identity.
+    A KV head stays while any of its query heads stays. All kept KV groups of a layer keep equally many
+    query heads, because attention kernels need the same ratio of query to KV heads in a whole layer. With
+    ``bypass`` a module without units loses its output bias too: a layer without units is then the identity.
+    Raises ``ValueError`` for other shapes and for KV groups of unequal size.
     """
 
     geometry: Geometry
-    heads: torch.Tensor
-    channels: torch.Tensor
+    heads: Bool[Tensor, "layers heads"]
+    channels: Bool[Tensor, "layers channels"]
     provenance: dict = field(default_factory=dict)
     bypass: bool = False
 
@@ -41,16 +44,18 @@ class PruningMask:
                 )
 
     @property
-    def kv_heads(self) -> torch.Tensor:
-        """bool [layers, KV heads]"""
+    def kv_heads(self) -> Bool[Tensor, "layers kv_heads"]:
+        """KV heads that stay: every one with a query head that stays."""
         return self.heads.unflatten(1, (self.geometry.kv_heads, self.geometry.queries_per_group)).any(-1)
 
     @property
     def requested(self) -> float | None:
+        """The sparsity that was asked for; None where the provenance does not say."""
         return self.provenance.get("requested")
 
     @property
     def removed_parameters(self) -> int:
+        """Weights of the projections that go with the removed units."""
         g = self.geometry
         return (
             int((~self.heads).sum()) * g.query_parameters
@@ -69,10 +74,10 @@ class PruningMask:
         return self.removed_parameters / self.geometry.model_parameters
 
     def budget(self) -> dict:
-        """Requested and achieved shares: all projections, attention, MLP, model, MACs, KV cache.
+        """Requested share, and achieved shares of all projections, attention, MLP, model, MACs and KV cache.
 
-        MACs are those of the projections and the LM head for one token; attention's own products
-        depend on the context's length and are left out.
+        MACs are those of the projections and the LM head for a token. The products of queries, keys and
+        values depend on the context's length and are left out.
         """
         g = self.geometry
         attention = int((~self.heads).sum()) * g.query_parameters + int((~self.kv_heads).sum()) * g.kv_parameters
@@ -88,6 +93,7 @@ class PruningMask:
 
     @property
     def fingerprint(self) -> str:
+        """Hash of the kept units and of ``bypass``."""
         bits = np.packbits(torch.cat([self.heads, self.channels], dim=1).numpy())
         shape = str(tuple(self.heads.shape)) + self.bypass * " bypass"
         return hashlib.sha256(bits.tobytes() + shape.encode()).hexdigest()[:32]
@@ -112,7 +118,8 @@ class PruningMask:
         channels = f"{int(self.channels.sum())}/{self.channels.numel()} channels"
         return f"PruningMask({about}: {asked}achieved {self.achieved:.1%} of projections, keeps {heads}, {channels})"
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: str | Path) -> None:
+        """Write ``mask.safetensors`` (the units) and ``mask.json`` (geometry, provenance, bypass)."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         save_file(
             {"heads": self.heads.to(torch.uint8), "channels": self.channels.to(torch.uint8)},
@@ -122,7 +129,8 @@ class PruningMask:
         (Path(directory) / "mask.json").write_text(json.dumps(about, indent=1))
 
     @classmethod
-    def load(cls, directory: Path) -> "PruningMask":
+    def load(cls, directory: str | Path) -> "PruningMask":
+        """Read what :meth:`save` wrote."""
         about = json.loads((Path(directory) / "mask.json").read_text())
         tensors = load_file(Path(directory) / "mask.safetensors")
         kept = tensors["heads"].bool(), tensors["channels"].bool()

@@ -1,12 +1,14 @@
-"""Every row of the paper's tables as a recipe: what is scored, on which text, cut how.
+"""Every row of the paper's tables as a method: its score, its calibration text, its allocation.
 
-A :class:`Method` is a decision; :func:`variants` turns recipes and statistics into
-:class:`~seaplib.pruning.Variant` objects that :func:`~seaplib.evaluation.evaluate` takes. To add a
-method, add a :class:`Method` here, or a score to :mod:`seaplib.scores`.
+A :class:`Method` is a decision; :func:`variants` turns methods and statistics into
+:class:`~seaplib.pruning.apply.Variant` objects for :func:`~seaplib.evaluation.accuracy.evaluate`. To add a
+method, add a :class:`Method` here, or a score to :mod:`seaplib.pruning.scores`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+from torch import nn
 
 from ..activations.covariances import Covariances, WeightedCovariances
 from ..activations.statistics import ActivationStats, weighted_mean
@@ -18,15 +20,15 @@ from .baselines.authors_code import authors_code
 from .baselines.flap import flap
 from .baselines.score_fusion import fused_scores
 from .baselines.shortgpt import influence, shortgpt
-from .baselines.two_ssp import _stored_two_stage
+from .baselines.two_ssp import stored_two_stage
 from .compensation import Compensation
 from .masks import PruningMask
 from .scores import Scores, aggregate, score, weights
 from .selection import select
 
-#: what a method is calibrated on: a task's corpus, general text, both fused, all of them (Eq. 15), nothing
+#: calibration of a method: on a task's corpus, general text, both fused, all corpora (Eq. 15), nothing
 CALIBRATIONS = ("task", "general", "fused", "all", "none")
-#: those that make one mask per task's corpus
+#: calibrations that make a mask for every task's corpus
 EXPERTS = ("task", "fused")
 #: what a compensated method's name ends in
 SUFFIXES = {"none": "", "mean": "+bias", "least squares": "+least squares"}
@@ -36,11 +38,11 @@ PROTECT_LAST = {"logistic": 2, "uniform": 0, "adaptive": 0, "energy": 0}
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a table.
+    """A row of a table.
 
-    ``calibration`` is ``task`` (expert), ``general`` (text), ``fused`` (an expert from both:
-    :func:`~seaplib.baselines.fused_scores`), ``all`` (Eq. 15) or ``none``; ``text`` names the general
-    text where it is not the table's.
+    ``calibration`` is ``task`` (an expert), ``general`` (general text), ``fused`` (an expert from both:
+    :func:`~seaplib.pruning.baselines.score_fusion.fused_scores`), ``all`` (Eq. 15) or ``none``; ``text`` names
+    the general text where it is not the table's. Raises ``ValueError`` for an unknown choice.
     """
 
     name: str
@@ -66,18 +68,20 @@ class Method:
             raise ValueError(f"{self.name}: a general text of its own needs calibration 'general' or 'fused'")
 
     def allocate(self, sparsity: float) -> Allocation:
+        """The method's allocation at a global sparsity."""
         last = PROTECT_LAST[self.allocation] if self.protect_last is None else self.protect_last
         return Allocation(self.allocation, sparsity, self.x0, self.k, self.protect_first, last)
 
     @property
     def allocation_name(self) -> str:
-        """The allocation, with its protection where that is not the usual one."""
+        """The allocation's name, with its protection where that is unusual."""
         usual = PROTECT_LAST[self.allocation]
         last = usual if self.protect_last is None else self.protect_last
         own = (self.protect_first, last) != (0, usual)
         return f"{self.allocation}, protect {self.protect_first}+{last}" if own else self.allocation
 
     def label(self, seed: int) -> dict:
+        """The columns that name the method's rows."""
         return {
             "method": self.name + ("" if self.as_published else SUFFIXES[self.compensation]),
             "score": self.score,
@@ -111,7 +115,7 @@ ENERGY_F, ENERGY_W = Method("SEAP-energy", "s_F", "task", "energy"), Method("SEA
 GENERAL_ENERGY_F = Method("SEAP-gen-energy", "s_F", "all", "energy")
 FLAP_ENERGY = Method("FLAP-energy", "s_F", "general", "energy")
 OWN = (ENERGY_F, ENERGY_W, GENERAL_ENERGY_F, FLAP_ENERGY)
-#: does it only find out that the first layer should be left alone?
+#: control of our allocation: is leaving the first layer alone all that it gains?
 FIRST_LAYER = replace(SEAP_F, allocation="uniform", protect_first=1)
 #: our allocation and compensation, each alone and together, beside the paper's rows and their controls
 BEYOND = (FLAP, SEAP_F, FIRST_LAYER, FLAP_ENERGY, ENERGY_F) + tuple(
@@ -129,7 +133,7 @@ SETTINGS = tuple((allocation, last) for allocation in ("uniform", "adaptive", "e
 def grid(*methods: Method) -> tuple[Method, ...]:
     """Each method under every allocation, without and with its last two layers protected.
 
-    Adaptive allocation ranks the units of all layers by their scores, so random scores have none.
+    The adaptive allocation ranks the units of all layers by their scores, so random scores are left out.
     """
     return tuple(
         replace(method, allocation=allocation, protect_last=last)
@@ -157,12 +161,12 @@ FULL_GRID = grid(*PAPER, RANDOM, MAGNITUDE) + (FLAP_PUBLISHED,)
 def scores(
     method: Method, stats: dict[str, ActivationStats], general: str, task: str | None = None, seed: int = 0
 ) -> Scores:
-    """The scores a method ranks by. ``task`` names the corpus where it is an expert's."""
+    """The scores that a method ranks by; ``task`` names the corpus of an expert."""
     general = method.text or general
     if method.calibration == "fused":
         return fused_scores(stats[general], stats[task], method.score)
     if method.calibration == "all":
-        each = {name: score(one, method.score) for name, one in stats.items()}
+        each = {name: score(of_text, method.score) for name, of_text in stats.items()}
         return aggregate(each, weights(each, general))
     source = {"task": task, "general": general}.get(method.calibration, general)
     return score(stats[source], method.score, seed=seed)
@@ -176,18 +180,19 @@ def mask(
     task: str | None = None,
     seed: int = 0,
 ) -> PruningMask:
-    """The mask of one method at one sparsity (for one ``task`` where it is an expert)."""
+    """The mask of a method at a sparsity; ``task`` names the corpus of an expert."""
     if method.as_published:
         return flap(stats[method.text or general], sparsity)
     return select(scores(method, stats, general, task, seed), method.allocate(sparsity), method.budget, method.kv_unit)
 
 
 def preset(name: str, stats: dict[str, ActivationStats], sparsity: float, general: str) -> dict[str, PruningMask]:
-    """Masks of a published configuration: task → its expert's mask, ``"general"`` → the aggregated one.
+    """Masks of a published configuration: task → its expert's mask, ``"general"`` → the aggregated scores' mask.
 
     ``paper``: s_F, logistic allocation with the last two layers protected, floor(ρC).
-    ``authors_code``: what the published code does instead (:func:`~seaplib.baselines.authors_code`);
-    its ``stats`` are collected with ``estimator="authors"``.
+    ``authors_code``: the masks of the published code
+    (:func:`~seaplib.pruning.baselines.authors_code.authors_code`), from statistics collected with
+    ``estimator="authors"``.
     """
     if name == "authors_code":
         return authors_code(stats, sparsity, general)
@@ -209,13 +214,13 @@ def variants(
     mode: str = "remove",
     covariances: dict[str, Covariances] | None = None,
 ) -> list[Variant]:
-    """One variant per method and sparsity; for experts one per task's corpus, evaluated on its tasks only.
+    """A variant per method and sparsity; for an expert method a variant per task's corpus, for that corpus' tasks.
 
-    ``stats`` maps every expert's task, and ``general``, to statistics with one calibration ``seed``.
-    ``published`` holds the general text's statistics with ``estimator="flap"`` for methods as
-    published, ``covariances`` those of the corpora (:func:`~seaplib.covariances.calibrate`) for methods
-    compensated by least squares. ``mode`` is how each mask is applied (``prune``). Raises
-    ``ValueError`` where a needed corpus has no statistics.
+    ``stats`` maps every expert's task, and ``general``, to statistics of the same calibration ``seed``.
+    ``published`` holds the general text's statistics with ``estimator="flap"`` for methods as published;
+    ``covariances`` holds the corpora's (:func:`~seaplib.activations.covariances.calibrate`) for methods
+    compensated by least squares. ``mode`` says how masks are applied (:func:`~seaplib.pruning.apply.prune`).
+    Raises ``ValueError`` where a corpus that is needed has no statistics.
     """
     tasks = tuple(tasks)
     experts: dict[str, list[str]] = {}
@@ -250,10 +255,10 @@ def compensate(
     task: str | None = None,
     covariances: dict[str, Covariances] | None = None,
 ) -> Compensation | None:
-    """What ``prune`` takes as a method's compensation, from the text that it is calibrated on.
+    """The compensation of a method for :func:`~seaplib.pruning.apply.prune`, from the method's calibration text.
 
-    With calibration on all texts each has its weight α (Eq. 15). ValueError where least squares needs
-    the covariances of a corpus that ``covariances`` does not hold.
+    With calibration on all texts, each text has its weight α (Eq. 15). ValueError where least squares needs
+    the covariances of a corpus that ``covariances`` lacks.
     """
     if method.compensation == "none":
         return None
@@ -269,13 +274,14 @@ def compensate(
 
 @dataclass(frozen=True)
 class DepthMethod:
-    """A row of a table whose mask is made by one of this module's functions; labelled as a ``Method`` is."""
+    """A row of a table whose mask ShortGPT or 2SSP makes; labelled like a ``Method``."""
 
     name: str
     score: str
     allocation: str
 
     def label(self, seed: int) -> dict:
+        """The columns that name the method's rows."""
         about = {"method": self.name, "score": self.score, "allocation": self.allocation, "budget": "nearest"}
         return about | {"calibration": "general", "calibration_seed": seed}
 
@@ -286,7 +292,7 @@ DEPTH = (SHORTGPT, TWO_STAGE)
 
 
 def depth_variants(
-    model,
+    model: nn.Module,
     tokenizer,
     sparsities: Iterable[float],
     general: str,
@@ -294,9 +300,10 @@ def depth_variants(
     methods: Iterable[DepthMethod] = DEPTH,
     mode: str = "remove",
 ) -> list[Variant]:
-    """One variant per method and sparsity, calibrated on the ``general`` text; statistics and masks are stored.
+    """A variant per method and sparsity, calibrated on the ``general`` text; statistics and masks are stored.
 
-    ``mode`` is how each mask is applied (``prune``): "mask" where the model fits in memory only once.
+    Unlike :func:`variants`, these methods run the model, or read the layers as wholes. ``mode`` says how masks
+    are applied (:func:`~seaplib.pruning.apply.prune`): "mask" where the model fits in memory only once.
     """
     calibration = calibration or Calibration()
     out = []
@@ -305,6 +312,6 @@ def depth_variants(
             if method == SHORTGPT:
                 mask = shortgpt(influence(model, tokenizer, general, calibration), sparsity)
             else:
-                mask = _stored_two_stage(model, tokenizer, general, calibration, sparsity, mode)
+                mask = stored_two_stage(model, tokenizer, general, calibration, sparsity, mode)
             out.append(Variant(method.label(calibration.seed), mask, mode))
     return out

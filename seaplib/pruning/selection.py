@@ -1,23 +1,25 @@
-"""Which units go: the lowest scores, in each layer (Eqs. 8-10) or in one order over the whole model.
+"""Which units go: the lowest scores, in each layer (Eqs. 8-10) or in a single order over the whole model.
 
-Four ways to spend a sparsity: a ratio per layer, rounded down (``floor``, the paper's) or with the
-rounding error carried on (``parameters``); one order over all layers (``adaptive``, FLAP's); and our own
-allocation, ``energy``, a budget spread over every layer's attention and MLP apart:
+A sparsity is spent in four ways: as a ratio per layer, rounded down (``floor``, the paper's) or with the
+rounding error carried on (``parameters``); in a single order over all layers (``adaptive``, FLAP's); and by
+our own allocation, ``energy``, which spreads a budget over the attention and the MLP of every layer:
 
     minimise Σ_m f_m(n_m)   subject to   Σ_m c_m·n_m = budget
 
 for modules m whose n_m lowest-scored units, of c_m parameters each, go. f_m is the energy that these units
-write into the residual stream, relative to the stream's as the layer reads it (``Scores.errors``). With
-convex f_m the steps of least error per parameter, taken in order, are the minimum (up to the last step).
+write into the residual stream, relative to the stream's energy where the layer reads it (``Scores.errors``).
+With convex f_m the steps of least error per parameter, taken in order, are the minimum (up to the last step).
 
-Measuring instead how far the predictions move when a single module loses a share of its units was tried
-on validation items of the bundled benchmark: it took hundreds of forward passes and came out no better.
+An alternative was tried on validation items of the bundled benchmark: to measure how far the predictions move
+when a single module loses a share of its units. It took hundreds of forward passes and gave no better accuracy.
 """
 
 from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from ..models.shapes import Geometry
 from .allocation import Allocation, logistic
@@ -25,16 +27,16 @@ from .masks import PruningMask, keep_all
 from .scores import Scores
 
 
-def standardise(metric: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit (n−1) deviation in every layer of ``metric`` [layers, dims].
+def standardise(metric: Float[Tensor, "layers dims"]) -> Float[Tensor, "layers dims"]:
+    """``metric`` with mean 0 and (n−1) deviation 1 in every layer.
 
-    ValueError where a layer's are all equal: they have no place in an order over all layers.
+    ValueError where the values of a layer are all equal: they have no place in an order over all layers.
     """
     return ranked_across((metric - metric.mean(1, keepdim=True)) / metric.std(1, keepdim=True))
 
 
-def ranked_across(metric: torch.Tensor) -> torch.Tensor:
-    """``metric`` [layers, dims] itself. ValueError where a layer's has NaN, which any order would put somewhere."""
+def ranked_across(metric: Float[Tensor, "layers dims"]) -> Float[Tensor, "layers dims"]:
+    """``metric`` itself. ValueError where a layer has NaN: sorting would give NaN an arbitrary place."""
     if flat := metric.isnan().any(1).nonzero().flatten().tolist():
         raise ValueError(
             f"the scores of layer {flat[0]} do not differ, so no order over all layers can place its units; "
@@ -43,12 +45,18 @@ def ranked_across(metric: torch.Tensor) -> torch.Tensor:
     return metric
 
 
-def rank_all(groups: torch.Tensor, channels: torch.Tensor, group_cost: float, target: float, nearest: bool = True):
-    """Keep units by one order over all layers and modules: bool [layers, groups], [layers, channels].
+def rank_all(
+    groups: Float[Tensor, "layers groups"],
+    channels: Float[Tensor, "layers channels"],
+    group_cost: float,
+    target: float,
+    nearest: bool = True,
+) -> tuple[Bool[Tensor, "layers groups"], Bool[Tensor, "layers channels"]]:
+    """Units that stay by a single order over all layers and modules.
 
-    ``groups`` and ``channels`` are comparable metrics, ``group_cost`` what a group costs in channels,
-    ``target`` how many channels' worth is to go. The lowest units go, their number the one whose cost
-    is nearest the target, or (``nearest=False``) the last one not above it; ties go by index.
+    ``groups`` and ``channels`` are comparable metrics; ``group_cost`` is the cost of a group and ``target`` the
+    cost to remove, both in channels. The lowest units go, so many that their cost is nearest the target, or
+    (``nearest=False``) as many as do not exceed the target; ties go by index.
     """
     metric = torch.cat([groups.flatten(), channels.flatten()])
     cost = torch.ones(len(metric), dtype=torch.float64)
@@ -65,7 +73,10 @@ def rank_all(groups: torch.Tensor, channels: torch.Tensor, group_cost: float, ta
 
 
 def attention_units(geometry: Geometry, kv_unit: str) -> int:
-    """How many attention units a layer has: KV groups, or query heads of one group."""
+    """Number of attention units in a layer: KV groups, or query heads of a group.
+
+    ValueError for kv_unit="query" where a group has a single query head.
+    """
     if kv_unit == "query" and geometry.queries_per_group == 1:
         raise ValueError(
             "kv_unit='query' takes query heads from every KV group, but here a group has only one; use 'group'"
@@ -74,14 +85,14 @@ def attention_units(geometry: Geometry, kv_unit: str) -> int:
 
 
 def attention_unit_parameters(geometry: Geometry, kv_unit: str) -> int:
-    """Parameters that go with one attention unit of one layer."""
+    """Parameters that go with an attention unit of a layer."""
     if kv_unit == "group":
         return geometry.queries_per_group * geometry.query_parameters + geometry.kv_parameters
     return geometry.kv_heads * geometry.query_parameters
 
 
-def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """bool mask of ``scores`` [n] without its ``count`` lowest entries; ties go by index (Eqs. 8-10)."""
+def lowest(scores: Float[Tensor, " units"], count: int) -> Bool[Tensor, " units"]:
+    """Units that stay when the ``count`` lowest ``scores`` go; ties go by index (Eqs. 8-10)."""
     place = max(count, 1) - 1
     threshold = np.partition(scores.numpy(), place)[place]  # linear in n, and vectorised, unlike torch's kthvalue
     keep = scores > threshold
@@ -90,8 +101,10 @@ def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     return keep
 
 
-def keep_heads(head_scores: torch.Tensor, count: int, geometry: Geometry, kv_unit: str) -> torch.Tensor:
-    """bool [query heads] of one layer after removing ``count`` attention units."""
+def keep_heads(
+    head_scores: Float[Tensor, " heads"], count: int, geometry: Geometry, kv_unit: str
+) -> Bool[Tensor, " heads"]:
+    """Query heads of a layer that stay when ``count`` attention units go."""
     grouped = head_scores.unflatten(0, (geometry.kv_heads, geometry.queries_per_group))
     if kv_unit == "group":
         return lowest(grouped.sum(1), count).repeat_interleave(geometry.queries_per_group)
@@ -105,13 +118,13 @@ def select(
     kv_unit: str = "group",
     round_to: int = 1,
 ) -> PruningMask:
-    """Remove the lowest-scored units of every layer to the allocation's budget.
+    """The mask without the lowest-scored units of every layer, to the budget of an allocation.
 
-    ``budget="floor"``: floor(ρ_ℓ·units) in every module, as in the paper. ``"parameters"``: rounding
-    errors are carried from layer to layer, over heads and channels, so that the achieved share of
-    parameters meets the request within one channel (within ``round_to`` of them, where kept channels
-    shall be a multiple of it). A bare number means ``logistic(number)``.
-    Raises :class:`~seaplib.sparsity.UnreachableSparsity`.
+    ``budget="floor"``: floor(ρ_ℓ·units) go from every module, as in the paper. ``"parameters"``: rounding
+    errors are carried from layer to layer, over heads and channels, so that the achieved share of parameters
+    meets the request within a channel (within ``round_to`` channels where the number of kept channels is a
+    multiple of ``round_to``). A bare number as ``sparsity`` means ``logistic(number)``. Raises ``ValueError`` for
+    scores that are not finite, and :class:`~seaplib.pruning.allocation.UnreachableSparsity`.
     """
     if budget not in ("parameters", "floor"):
         raise ValueError(f"budget is 'parameters' or 'floor', got {budget!r}")
@@ -160,8 +173,10 @@ def select(
     return PruningMask(geometry, heads, channels, provenance)
 
 
-def _keep(scores: Scores, counts: list[tuple[int, int]], kv_unit: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """bool [layers, heads], [layers, channels] without the lowest ``counts`` (attention units, channels) per layer."""
+def _keep(
+    scores: Scores, counts: list[tuple[int, int]], kv_unit: str
+) -> tuple[Bool[Tensor, "layers heads"], Bool[Tensor, "layers channels"]]:
+    """Units that stay when the lowest ``counts`` (attention units, channels) of every layer go."""
     g = scores.geometry
     heads = [keep_heads(row, n, g, kv_unit) for row, (n, _) in zip(scores.heads, counts, strict=True)]
     channels = [lowest(row, n) for row, (_, n) in zip(scores.channels, counts, strict=True)]
@@ -179,8 +194,8 @@ def _floor_counts(rho: dict, units: int, geometry: Geometry) -> list[tuple[int, 
 def _carried_counts(rho: dict, units: int, geometry: Geometry, kv_unit: str, round_to: int) -> list[tuple[int, int]]:
     """As :func:`_floor_counts`, with rounding errors carried on.
 
-    Attention units carry their own error, so that their share follows ρ on average; channels, the
-    finer unit, absorb whatever is left of the layers' parameters so far.
+    Attention units carry an error of their own, so that their share follows ρ on average. Channels, the
+    finer unit, absorb what is left of the parameters of all layers so far.
     """
     unit_cost, channel_cost = attention_unit_parameters(geometry, kv_unit), geometry.channel_parameters
     head_debt, parameter_debt = 0.0, 0.0
@@ -202,9 +217,11 @@ def _carried_counts(rho: dict, units: int, geometry: Geometry, kv_unit: str, rou
     return counts
 
 
-def _adaptive(scores: Scores, allocation: Allocation, kv_unit: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """FLAP's idea with true parameter costs: coordinates standardised per layer, averaged into KV
-    groups, one order over everything unprotected. May empty a module."""
+def _adaptive(
+    scores: Scores, allocation: Allocation, kv_unit: str
+) -> tuple[Bool[Tensor, "layers heads"], Bool[Tensor, "layers channels"]]:
+    """FLAP's idea with true parameter costs: coordinates standardised per layer and averaged into KV groups,
+    then a single order over all unprotected units. A module may lose all its units."""
     if kv_unit != "group":
         raise ValueError("the adaptive allocation ranks whole KV groups; use kv_unit='group'")
     g = scores.geometry
@@ -220,14 +237,13 @@ def _adaptive(scores: Scores, allocation: Allocation, kv_unit: str) -> tuple[tor
     return kept_groups.repeat_interleave(g.queries_per_group, dim=1), kept_channels
 
 
-def single_layer(scores: Scores, layer: int, ratio: float, kv_unit: str = "group") -> PruningMask:
-    """Remove floor(ratio·units) of one layer's heads and channels: the paper's remove test (Figs. 5, 6)."""
+def single_layer(scores: Scores, layer: int, ratio: float) -> PruningMask:
+    """The mask without floor(ratio·units) KV groups and channels of a single layer: the remove test (Figs. 5, 6)."""
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio must lie in [0, 1], got {ratio}")
     g = scores.geometry
     mask = keep_all(g)
-    units = attention_units(g, kv_unit)
-    mask.heads[layer] = keep_heads(scores.heads[layer], int(ratio * units + 1e-9), g, kv_unit)
+    mask.heads[layer] = keep_heads(scores.heads[layer], int(ratio * g.kv_heads + 1e-9), g, "group")
     mask.channels[layer] = lowest(scores.channels[layer], int(ratio * g.channels + 1e-9))
     provenance = dict(scores.provenance) | {
         "requested": ratio,
@@ -241,11 +257,12 @@ def single_layer(scores: Scores, layer: int, ratio: float, kv_unit: str = "group
 def energy_counts(
     scores: Scores, allocation: Allocation, units: int, unit_cost: int, kv_unit: str
 ) -> list[tuple[int, int]]:
-    """Removed (attention units, channels) per layer: those that add least to the stream's error per parameter.
+    """Numbers of (attention units, channels) that go from every layer: those of least error per parameter.
 
-    ``units`` is how many attention units a layer has, ``unit_cost`` the parameters of one. In every module
-    units go in the order of their scores; where that is not the order of their errors, the convex curve below
-    the error's takes its place. One unit of every module stays. Raises UnreachableSparsity.
+    A layer has ``units`` attention units of ``unit_cost`` parameters each. In every module units go in the
+    order of their scores; where that is not the order of their errors, the largest convex curve below the
+    error replaces the error. A unit of every module stays. Raises ``ValueError`` where the scores hold no
+    errors, and :class:`~seaplib.pruning.allocation.UnreachableSparsity`.
     """
     if scores.errors is None:
         raise ValueError("the allocation 'energy' needs the residual stream's size: collect the statistics anew")
@@ -258,14 +275,16 @@ def energy_counts(
     for layer in np.flatnonzero(allocation.unprotected(g.layers)).tolist():
         of_channels = scores.errors["mlp"][layer][torch.argsort(scores.channels[layer], stable=True)]
         of_units = _by_unit(scores.heads[layer], errors[layer], g, kv_unit)
-        for module, one in (("attention", of_units), ("mlp", of_channels)):
-            steps[module, layer] = np.diff(convex(np.append(0.0, one[:-1].cumsum(0).numpy())))
+        for module, error in (("attention", of_units), ("mlp", of_channels)):
+            steps[module, layer] = np.diff(convex(np.append(0.0, error[:-1].cumsum(0).numpy())))
     found = cheapest(steps, {key: costs[key[0]] for key in steps}, allocation.sparsity * g.projection_parameters)
     return [(found.get(("attention", i), 0), found.get(("mlp", i), 0)) for i in range(g.layers)]
 
 
-def _by_unit(head_scores: torch.Tensor, errors: torch.Tensor, geometry: Geometry, kv_unit: str) -> torch.Tensor:
-    """Errors [units] of one layer's attention units, the lowest-scored unit first."""
+def _by_unit(
+    head_scores: Float[Tensor, " heads"], errors: Float[Tensor, " heads"], geometry: Geometry, kv_unit: str
+) -> Float[Tensor, " units"]:
+    """Errors of a layer's attention units, the lowest-scored unit first."""
     grouped = (geometry.kv_heads, geometry.queries_per_group)
     head_scores, errors = head_scores.unflatten(0, grouped), errors.unflatten(0, grouped)
     if kv_unit == "group":
@@ -273,8 +292,8 @@ def _by_unit(head_scores: torch.Tensor, errors: torch.Tensor, geometry: Geometry
     return errors.gather(1, torch.argsort(head_scores, dim=1, stable=True)).sum(0)  # a head of every group
 
 
-def convex(values: np.ndarray) -> np.ndarray:
-    """The largest convex curve below ``values`` [n], at the same places."""
+def convex(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The largest convex curve below ``values``, at the same places."""
     corners: list[tuple[int, float]] = []
     for place, value in enumerate(values):
         while len(corners) > 1:
@@ -292,9 +311,10 @@ def cheapest(
 ) -> dict[Hashable, int]:
     """How many steps of every module to take: those of least loss per cost, until ``budget`` is spent.
 
-    ``steps`` are ascending, a step of a module costs ``costs`` of it. A step that no longer fits is passed
-    over, so that finer ones fill what is left; where none of these remains it is taken after all, and the
-    dearest fine ones are given back. The sum misses the budget by at most half of the finest, within reach.
+    ``steps`` of a module ascend and cost ``costs`` of the module each. A step that no longer fits is passed
+    over, so that finer steps fill the rest of the budget. Where no finer step remains, the step is taken after
+    all, and the dearest fine steps are given back. Within reach, the sum misses the budget by at most half the
+    finest cost.
     """
     keys = list(steps)
     owner = np.repeat(np.arange(len(keys)), [len(steps[key]) for key in keys])

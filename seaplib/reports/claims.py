@@ -1,9 +1,11 @@
-"""Claims of the paper, each as one row: what was measured, its interval, and what follows.
+"""Claims of the paper, a row each: the estimate, its interval, and the verdict.
 
-A notebook ends by saving its rows as ``claims_<topic>``; the scorecard gathers them. The verdict
-follows from the interval alone: *holds* where it lies beyond the null value in the claimed
-direction, *does not hold* beyond it in the other, *undecided* between.
+A notebook saves its rows as ``claims_<topic>``; the scorecard gathers them. The verdict follows from the
+interval alone: *holds* where the interval lies beyond the null value in the claimed direction, *does not
+hold* where it lies beyond in the other direction, *undecided* where it contains the null value.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -33,11 +35,11 @@ def claim(
     paper: str = "",
     where: str = "",
 ) -> dict:
-    """One row. ``direction`` is +1 if the claim says ``measured`` lies above ``null``, −1 if below.
+    """A claim as a row. ``direction`` is +1 if the claim says ``measured`` lies above ``null``, −1 if below.
 
     ``low`` and ``high`` bound the 95% interval of ``measured``; ``p_value`` is two-sided against
     ``null`` (NaN: not tested); ``paper`` says what the paper reports, ``where`` names the product.
-    The three are rounded to ``DECIMALS``, and the verdict is that of the rounded interval.
+    ``measured``, ``low`` and ``high`` are rounded to ``DECIMALS``, and the verdict is that of the rounded interval.
     """
     if direction not in (1, -1):
         raise ValueError(f"direction is 1 or -1, got {direction}")
@@ -45,6 +47,12 @@ def claim(
     verdict = comparison.verdict(low - null, high - null, direction)
     values = (claim_id, text, measured, low, high, null, direction, unit, n, p_value, verdict, paper, where)
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def points(claim_id: str, text: str, found: Mapping, **about) -> dict:
+    """The :func:`claim` on a paired difference in points; ``found`` is a result or a row of ``comparison``'s."""
+    estimate = (100 * found[key] for key in ("difference", "low", "high"))
+    return claim(claim_id, text, *estimate, unit="points", n=found["n"], p_value=found["p"], **about)
 
 
 def frame(rows: list[dict]) -> pd.DataFrame:

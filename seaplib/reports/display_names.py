@@ -1,7 +1,7 @@
 """How tasks, methods and variants are written in figures and tables, and in which order they stand.
 
 Names in result frames are identifiers (``mini_arc_easy``, ``seap_gen``); readers get the papers'
-spelling. An unknown name is shown as it is, after the known ones.
+spelling. An unknown name is shown as it is, after the known names.
 """
 
 import pandas as pd
@@ -39,6 +39,12 @@ METHODS = {
     "seapenergy": "SEAP-energy",
     "seapgenenergy": "SEAP-gen-energy",
 }
+METRICS = {
+    "primary": "accuracy",
+    "acc": "accuracy",
+    "acc_norm": "accuracy (normalised)",
+    "exact_match": "exact match",
+}
 SCORES = {"s_F": "$s_F$", "s_W": "$s_W$"}
 MINI = "mini_"
 #: columns that tell two variants of the same method and score apart, in the order they are named
@@ -46,26 +52,31 @@ DETAILS = ("allocation", "budget", "kv_unit", "compensation", "mode", "calibrati
 
 
 def base_task(task: str) -> str:
-    """``mini_piqa`` → ``piqa``: the task that a bundled one mirrors, under its usual name."""
+    """``mini_piqa`` → ``piqa``: the task that a bundled task mirrors, under its usual name."""
     base = str(task).removeprefix(MINI)
     return TASK_ALIASES.get(base, base)
 
 
 def task(name: str) -> str:
-    """``piqa`` → PIQA, ``mini_piqa`` → mini-PIQA: a bundled task is never shown as the real one."""
+    """``piqa`` → PIQA, ``mini_piqa`` → mini-PIQA: a bundled task is never shown as the real task."""
     text = TASKS.get(base_task(name), str(name).removeprefix(MINI))
     return f"mini-{text}" if str(name).startswith(MINI) else text
 
 
 def task_order(names) -> list[str]:
-    """Unique names in the order of ``TASKS``, unknown ones behind in the order they came."""
+    """Unique names in the order of ``TASKS``, unknown names behind in the order of appearance."""
     known = list(TASKS)
     names = list(dict.fromkeys(names))
     return sorted(names, key=lambda name: known.index(base_task(name)) if base_task(name) in known else len(known))
 
 
+def metric(name: str) -> str:
+    """``exact_match`` → exact match."""
+    return METRICS.get(name, name)
+
+
 def method_key(name: str) -> str:
-    """A spelling-blind key: ``Wanda-sp``, ``wanda_sp`` and ``WandA-sp`` are one method."""
+    """A spelling-blind key: ``Wanda-sp``, ``wanda_sp`` and ``WandA-sp`` are the same method."""
     return "".join(c for c in str(name).lower() if c.isalnum())
 
 

@@ -1,7 +1,7 @@
-"""Measured beside published: is the model the paper's, and does what was measured agree with what was printed?
+"""Measured beside published numbers: is the model the paper's, and do the numbers agree?
 
-Both numbers are about the same test items only if the model is the one the paper names, so a
-difference is taken then and only then. The dense rows come first: where the dense model is already
+Both numbers are about the same test items only if the model is the paper's, so a difference is taken
+then and only then. The dense rows come first: where the dense model is already
 off, the protocol differs from the paper's and the rows below compare two protocols, not two methods.
 """
 
@@ -27,16 +27,16 @@ def paper_model(name: str) -> str | None:
 
 
 def zero_shot(name: str, other: str = "table1_zero_shot") -> pd.DataFrame:
-    """The published zero-shot accuracies of this model; those of table ``other`` if the paper has none of it."""
+    """The published zero-shot accuracies of this model; table ``other`` if the paper has none of the model."""
     return published(ZERO_SHOT.get(paper_model(name), other))
 
 
 def beside(frame: pd.DataFrame, model: str, published_model: str | None = None) -> pd.DataFrame:
-    """Rows of ``frame`` (value, stderr, published, …) that have a published number, the dense ones first.
+    """Rows of ``frame`` (value, stderr, published, …) that have a published number, the dense model's first.
 
     Adds ``published_model``, ``difference`` (measured − published) and ``within_2_se`` ("yes", "no", or
-    "another model"): |difference| ≤ 2 standard errors of what was measured, which knows the items (and
-    calibration seeds) and not how much the published number itself would vary. ``published_model``
+    "another model"): |difference| ≤ 2 standard errors of the measured number, which cover items (and
+    calibration seeds), not the variation of the published number. ``published_model``
     names the model of the published numbers where ``frame`` has no such column.
     """
     found = frame[frame["published"].notna()].copy()
@@ -58,12 +58,12 @@ def beside(frame: pd.DataFrame, model: str, published_model: str | None = None) 
     )
 
 
-def display(found: pd.DataFrame, columns: dict[str, str], unit: float = 100, digits: int = 2) -> pd.DataFrame:
-    """``beside``'s rows for reading: ``columns`` (column → heading) name a row; the numbers, times ``unit``, follow."""
+def display(found: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """``beside``'s rows for reading: ``columns`` (column → heading) name a row; the numbers, in percent, follow."""
     shown = pd.DataFrame({heading: found[column] for column, heading in columns.items()})
     for column in ("published", "value", "stderr", "difference"):
         sign = "+" if column == "difference" else ""
-        text = (unit * found[column]).map(f"{{:{sign}.{digits}f}}".format)
+        text = (100 * found[column]).map(f"{{:{sign}.2f}}".format)
         shown["measured" if column == "value" else "s.e." if column == "stderr" else column] = text.replace("nan", "–")
     return shown.assign(**{"within 2 s.e.": found["within_2_se"]}).replace({"+nan": "–"}).reset_index(drop=True)
 
@@ -96,7 +96,7 @@ def with_published(frame: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
 
     Rows meet on method, score, allocation, sparsity and task, as far as both frames have them; a
     bundled task meets the task it mirrors. The paper's model is in ``published_model``: the two
-    numbers are about different models unless it says otherwise.
+    numbers are about different models unless both names agree.
     """
     by = [c for c in ("method", "score", "allocation", "requested_sparsity", "task") if c in frame and c in published]
     paper = _keys(published, by).join(published[["model", "value", "unit"]])
@@ -107,7 +107,7 @@ def with_published(frame: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
 
 
 def _keys(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """The columns ``by`` in the one spelling that makes equal things equal."""
+    """The columns ``by``, spelled so that equal things are equal."""
     keys = frame[by].copy()
     keys["method"] = keys["method"].map(display_names.method_key)
     for column in {"score", "allocation"} & set(by):

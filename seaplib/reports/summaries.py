@@ -12,9 +12,9 @@ from .tables import AVERAGE, MISSING
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean over calibration seeds per variant, sparsity and task, and over tasks (task ``average``).
 
-    The variance of a mean is that of its items (shared by the seeds, so not divided by their
-    number) plus the variance between k seeds over k; tasks are independent, so the average of T
-    tasks has standard error sqrt(Σ se²)/T. Only a frame's primary metrics count. A variant that
+    The variance of a mean is the variance from items (the same items for all seeds, so not divided by
+    their number) plus the variance between k seeds over k. Tasks are independent, so the average of
+    T tasks has standard error sqrt(Σ se²)/T. Only a frame's primary metrics count. A variant that
     lacks a task of the frame has no average.
 
     Returns requested_sparsity, method, score, label, task, value, stderr, seeds [and published].
@@ -59,7 +59,7 @@ def by_allocation(frame: pd.DataFrame) -> pd.DataFrame:
     return means[means["task"] == AVERAGE].reset_index(drop=True)
 
 
-def sparsity_settings(means: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+def sparsity_settings(means: pd.DataFrame) -> pd.DataFrame:
     """The form of the paper's Table 3: rows sparsity × method, a column of averages per allocation.
 
     Takes the frame of ``by_allocation``; the best of every row is bold, the second underlined.
@@ -71,12 +71,12 @@ def sparsity_settings(means: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
         if not sparsity:
             wide = wide.rename(columns={"none": names[0]})
         wide = wide.reindex(columns=names).loc[[label for label in order if label in wide.index]]
-        shown = (100 * wide).apply(_marked, axis=1, digits=digits)
+        shown = (100 * wide).apply(_marked, axis=1)
         blocks.append(_with_heads(shown, sparsity))
     return pd.concat(blocks, ignore_index=True)
 
 
-def zero_shot(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+def zero_shot(frame: pd.DataFrame) -> pd.DataFrame:
     """The form of the paper's Tables 1 and 4: rows sparsity × method, columns tasks and average.
 
     Takes the frame of ``evaluate``; cells are percentages, with the best of every sparsity bold
@@ -90,27 +90,27 @@ def zero_shot(frame: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
     for sparsity, block in means.groupby("requested_sparsity"):
         wide = block.pivot(index="label", columns="task", values="value").reindex(columns=[*tasks, AVERAGE])
         wide = wide.loc[[label for label in order if label in wide.index]]
-        shown = (100 * wide).apply(_marked, digits=digits)
+        shown = (100 * wide).apply(_marked)
         if "published" in block:
             paper = block[block["task"] == AVERAGE].set_index("label")["published"].reindex(wide.index)
-            shown["paper, same tasks"] = _plain(100 * paper, digits)
+            shown["paper, same tasks"] = _plain(100 * paper)
         blocks.append(_with_heads(shown, sparsity))
     names = {task: display_names.task(task) for task in tasks} | {AVERAGE: "Average"}
     return pd.concat(blocks, ignore_index=True).rename(columns=names)
 
 
-def _marked(column: pd.Series, digits: int) -> pd.Series:
+def _marked(column: pd.Series) -> pd.Series:
     """Numbers as text, the largest bold and the next largest underlined, compared as displayed."""
-    texts = _plain(column, digits)
+    texts = _plain(column)
     ranked = sorted({float(text) for text in texts if text != MISSING}, reverse=True)
     if len(column.dropna()) < 2:
         return texts
-    marks = dict(zip((f"{value:.{digits}f}" for value in ranked), ("**{}**", "<ins>{}</ins>"), strict=False))
+    marks = dict(zip((f"{value:.1f}" for value in ranked), ("**{}**", "<ins>{}</ins>"), strict=False))
     return texts.map(lambda text: marks.get(text, "{}").format(text))
 
 
-def _plain(column: pd.Series, digits: int) -> pd.Series:
-    return column.map(lambda value: MISSING if pd.isna(value) else f"{value:.{digits}f}")
+def _plain(column: pd.Series) -> pd.Series:
+    return column.map(lambda value: MISSING if pd.isna(value) else f"{value:.1f}")
 
 
 def _with_heads(shown: pd.DataFrame, sparsity: float) -> pd.DataFrame:

@@ -32,7 +32,7 @@ def save(
     """Write ``figures/<profile>/<name>.csv``, ``.tex`` and ``.md``, each atomically; their paths.
 
     ``frame`` is tidy and goes to the csv whole, floats with six significant digits; ``display``
-    (default: ``frame``) is what the other two show. An index that has names counts as columns.
+    (default: ``frame``) is shown in the other two. An index with names counts as columns.
     """
     frame = _flat(frame)
     shown = frame if display is None else _flat(display)
@@ -53,6 +53,12 @@ def save(
     return written
 
 
+def points(frame: pd.DataFrame) -> pd.Series:
+    """Differences with their intervals as text, in points: "+1.2 [+0.3, +2.0]", from difference, low and high."""
+    rows = frame[["difference", "low", "high"]].itertuples(index=False)
+    return pd.Series([f"{100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for d, low, high in rows], frame.index)
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """A frame as a GitHub-flavoured Markdown table."""
     cells = _cells(frame).map(lambda text: re.sub(r"\s*\n\s*", "<br>", text.strip()).replace("|", r"\|"))
@@ -70,7 +76,7 @@ def show(frame: pd.DataFrame):
 def latex(frame: pd.DataFrame, name: str, caption: str = "") -> str:
     r"""A frame as a LaTeX ``table`` (package booktabs), labelled ``tab:<name>``.
 
-    A first cell that repeats the one above stays empty, and a new one starts a ``\midrule`` group,
+    A first cell that repeats the cell above stays empty, and a new value starts a ``\midrule`` group,
     if the first column repeats at all. Long text becomes a paragraph column.
     """
     cells = _cells(frame)
@@ -119,14 +125,12 @@ def _tex(text: str) -> str:
 RESULT_COLUMNS = {"method", "requested_sparsity"}
 
 
-def load_results():
-    """The result tables of all profiles as one data frame, with columns profile and table.
+def load_results() -> pd.DataFrame:
+    """The result tables of all profiles as a single data frame, with columns profile and table.
 
-    A result table has one row per variant and measurement, with at least the columns method and
+    A result table has a row per variant and measurement, with at least the columns method and
     requested_sparsity; columns that a table does not have are missing values.
     """
-    import pandas as pd
-
     frames = []
     for path in sorted(paths.figures_dir().glob("*/*.csv")):
         frame = pd.read_csv(path)

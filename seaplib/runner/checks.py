@@ -1,7 +1,7 @@
-"""Can the plan be carried out here? Values, sparsity, model and data, before any model is loaded.
+"""Whether a plan can be carried out on this machine: models, reachable sparsities, data.
 
-Only configurations and file headers are read. Each problem is a
-:class:`~seaplib.runner.parameters.PlanError` of one line.
+Only configurations and file headers are read, before any model is loaded. Each problem is a
+:class:`~seaplib.runner.parameters.PlanError` of one line that names profile and notebook.
 """
 
 from .. import paths, settings
@@ -13,10 +13,10 @@ from .plan import Plan
 
 
 def check(plan: Plan, dry: bool = False) -> Plan:
-    """The plan itself, if everything it asks for exists and is possible.
+    """The plan itself, if every model, sparsity and task in it exists and is possible.
 
-    ``dry``: only to be looked at. Nothing is asked of the hub then that its cache or
-    :data:`seaplib.shapes.PUBLISHED` can tell.
+    ``dry``: the plan is only looked at. Then the hub is not asked for what its cache or
+    :data:`seaplib.models.shapes.PUBLISHED` can tell.
     """
     data = paths.data_dir()
     if data is not None and not data.is_dir():
@@ -50,7 +50,7 @@ def _dense_config(name: str, where: str, offline: bool, dry: bool) -> dict:
 
 
 def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
-    """Every requested sparsity must be within what the unprotected layers can give."""
+    """Every requested sparsity must be reachable by the unprotected layers."""
     from ..pruning.allocation import check_reachable
 
     record = ARCHITECTURES[config["model_type"]]

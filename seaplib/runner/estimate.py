@@ -1,13 +1,13 @@
-"""Time and memory of a run before it starts, from the model's configuration and the notebooks' parameters.
+"""Time and memory of a run before its start, from the model's configuration and the notebooks' parameters.
 
     FLOPs = 2·tokens·(kept projections) + 2·tokens·length·layers·heads·d_head + 2·(tokens asked)·hidden·vocabulary
     seconds = FLOPs / (utilisation · peak) + steps · bytes read / (utilisation · bandwidth) + overheads
     memory = weights + pruned copies + statistics + activations of one batch + KV cache + logits
 
-Causal attention looks at half a text on average: scores and values then cost 2·length·heads·d_head
-a token and layer. Decoding reads every weight once a step. The shape is that of the model built
-without memory (torch's meta device), so that every parameter counts. Counts are arithmetic; the
-utilisations are assumptions, stated with every estimate.
+Causal attention reaches half of a text on average: scores and values then cost
+2·length·heads·d_head per token and layer. Decoding reads every weight once per step. The shape is
+that of the model built on torch's meta device, so every parameter counts. The counts are arithmetic,
+the utilisations are assumptions that every estimate states.
 """
 
 import json
@@ -27,13 +27,13 @@ from .plan import Notebook, Plan
 from .workload import Pass
 
 GIB = 2**30
-LOGITS_AT_ONCE = 2**25  # as in likelihood, which cannot be imported without torch
+LOGITS_AT_ONCE = 2**25  # as in models.likelihood, which imports torch
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a device can do: bf16 multiply-adds without sparsity (a CPU: fp32), memory bandwidth, memory."""
+    """A device's dense bf16 throughput (of a CPU: fp32), memory bandwidth and memory."""
 
     name: str
     tflops: float
@@ -72,7 +72,7 @@ def _geometry(config: str) -> Geometry:
 
 
 def geometry(config: dict) -> Geometry:
-    """Shape of the model that a configuration (``config.json``) describes; no weight is made."""
+    """Shape of the model that a configuration (``config.json``) describes, without making a weight."""
     return _geometry(json.dumps(config, sort_keys=True))
 
 
@@ -100,12 +100,12 @@ def _gib(value: float) -> str:
 
 
 def activation_bytes(g: Geometry, tokens: int, width: int, statistics: bool = False) -> float:
-    """Bytes of activations alive at once while ``tokens`` pass through a layer, without gradients.
+    """Bytes of the activations alive at once while ``tokens`` pass through a layer, without gradients.
 
-    ``width``: bytes of a number. Always there: the embeddings, the layer's input, the residual and the
-    normed stream. Beside them the larger of the attention's and the MLP's worst moment: queries, keys and
-    their rotation; gate, up and product; with ``statistics`` the MLP's product and a copy of it in
-    fp32 or better.
+    ``width``: bytes of a number. Embeddings, the layer's input, the residual and the normed stream are
+    always alive; beside them the larger of the worst moments of attention (queries, keys and their
+    rotation) and MLP (gate, up and product; with ``statistics`` the product and a copy of the product
+    in fp32 or fp64).
     """
     queries, keys = g.heads * g.head_dim, g.kv_heads * g.head_dim
     attention = 4 * queries + 2 * keys
@@ -121,7 +121,7 @@ def statistics_bytes(g: Geometry, corpora: int) -> float:
 
 
 def covariance_bytes(g: Geometry) -> int:
-    """Sums of the units' covariances while they are collected, float64, as many layers' as one pass takes."""
+    """Bytes of the sums of covariances while they are collected, float64, for the layers of one pass."""
     widest = max(g.heads * g.head_dim, g.channels)
     whole = 8 * g.layers * ((g.heads * g.head_dim) ** 2 + g.channels**2)
     return max(min(whole, MATRIX_BYTES), 8 * widest**2)
@@ -131,23 +131,23 @@ def kv_bytes(g: Geometry, tokens: int, width: int) -> float:
     return 2 * tokens * g.layers * g.kv_heads * g.head_dim * width
 
 
-def flops(g: Geometry, one: Pass) -> float:
-    attention = g.layers * g.heads * g.head_dim * one.length
-    head = g.hidden * g.vocabulary * one.head
-    each = g.projection_parameters * one.kept + attention * one.kept + head
-    return 2 * one.tokens * each + 2 * one.steps * (g.projection_parameters * one.kept + g.hidden * g.vocabulary)
+def flops(g: Geometry, work: Pass) -> float:
+    attention = g.layers * g.heads * g.head_dim * work.length
+    head = g.hidden * g.vocabulary * work.head
+    each = g.projection_parameters * work.kept + attention * work.kept + head
+    return 2 * work.tokens * each + 2 * work.steps * (g.projection_parameters * work.kept + g.hidden * g.vocabulary)
 
 
 def memory(g: Geometry, notebook: Notebook, found: list[Pass], width: int, device: Device) -> Memory:
-    """What a notebook holds at its worst moment, with the default batches."""
+    """A notebook's memory at the worst moment, with the default batches."""
     p, cpu = notebook.parameters, device is DEVICES["CPU"]
-    calibrates = any(one.key[0] == "statistics" for one in found)
+    calibrates = any(work.key[0] == "statistics" for work in found)
     tokens = max(Calibration().batch_tokens, Evaluation().batch_tokens) if not cpu or calibrates else 1024
-    runs = any(one.tokens for one in found)
-    corpora = len({one.key[1:] for one in found if one.key[0] == "statistics"})
-    decodes = any(one.steps for one in found)
+    runs = any(work.tokens for work in found)
+    corpora = len({work.key[1:] for work in found if work.key[0] == "statistics"})
+    decodes = any(work.steps for work in found)
     length = (p.get("prompt_tokens") or 50) + p["new_tokens"] if decodes else 0
-    asked = max((one.tokens * one.head for one in found), default=0)
+    asked = max((work.tokens * work.head for work in found), default=0)
     return Memory(
         weights=g.model_parameters * width,
         copies=workload.copies(notebook.name, p) * g.projection_parameters * width,
@@ -159,12 +159,12 @@ def memory(g: Geometry, notebook: Notebook, found: list[Pass], width: int, devic
 
 
 def seconds(g: Geometry, found: list[Pass], width: int, device: Device) -> float:
-    """How long a notebook's passes take, and what comes on top of them."""
-    computed = sum(flops(g, one) for one in found if not one.steps)
-    prefilled = sum(flops(g, Pass(one.key, one.tokens, one.length, one.kept)) for one in found if one.steps)
+    """Seconds of a notebook's passes, of loading, and of the work around both."""
+    computed = sum(flops(g, work) for work in found if not work.steps)
+    prefilled = sum(flops(g, Pass(work.key, work.tokens, work.length, work.kept)) for work in found if work.steps)
     weights = g.model_parameters - g.projection_parameters
-    read = sum(one.steps * (weights + g.projection_parameters * one.kept) * width for one in found)
-    variants = len({one.key[2:] for one in found if one.key[0] in ("items", "perplexity")})
+    read = sum(work.steps * (weights + g.projection_parameters * work.kept) * width for work in found)
+    variants = len({work.key[2:] for work in found if work.key[0] in ("items", "perplexity")})
     loading = g.model_parameters * width / (LOAD_BANDWIDTH * 1e9)
     total = (computed + prefilled) / (device.compute_share * device.tflops * 1e12)
     total += read / (device.bandwidth_share * device.bandwidth * 1e9)
@@ -172,10 +172,10 @@ def seconds(g: Geometry, found: list[Pass], width: int, device: Device) -> float
 
 
 def report(plan: Plan, notebooks: list[Notebook], gpu: str | None = None) -> str:
-    """The estimate of these notebooks as text, a section for every model but the bundled one; "" if there is none.
+    """The estimate of the notebooks as text, a section for every model but the bundled model; "" without a section.
 
     ``gpu`` names one of :data:`DEVICES`; by default an H100, for models below 10⁹ parameters a CPU.
-    Raises :class:`~seaplib.runner.parameters.PlanError` for a device that is not known.
+    Raises :class:`~seaplib.runner.parameters.PlanError` for an unknown device.
     """
     if gpu is not None and gpu.upper() not in DEVICES:
         raise PlanError(f"there is no device {gpu!r}{suggestion(gpu.upper(), DEVICES)}")
@@ -197,10 +197,10 @@ def _section(plan: Plan, name: str, notebooks: list[Notebook], gpu: str | None) 
         if found is None or not workload.loads_model(notebook.name):
             rows.append([notebook.name, *4 * ["?" if found is None else "–"]])
             continue
-        new = list({one.key: one for one in found if one.key not in seen}.values())
-        seen |= {one.key for one in new}
+        new = list({work.key: work for work in found if work.key not in seen}.values())
+        seen |= {work.key for work in new}
         held, took = memory(g, notebook, found, width, device), seconds(g, new, width, device)
-        totals = [sum(one.tokens + one.steps for one in new), sum(flops(g, one) for one in new), took]
+        totals = [sum(work.tokens + work.steps for work in new), sum(flops(g, work) for work in new), took]
         sums = [a + b for a, b in zip(sums, totals, strict=True)]
         if worst is None or held.total > worst[0].total:
             worst = held, notebook.name
@@ -227,7 +227,7 @@ def _written(tokens: float, operations: float) -> list[str]:
 
 
 def _tasks(notebooks: list[Notebook]) -> list[str]:
-    """The tasks and how many items of each are answered."""
+    """Lines with the tasks and the number of items answered of each."""
     asked: dict[str, int] = {}
     for p in (n.parameters for n in notebooks if "items" in n.parameters):
         for task in [*(p.get("tasks") or ()), *(p[k] for k in ("first_task", "second_task") if p.get(k))]:

@@ -1,10 +1,10 @@
-"""Products and freshness: what a profile has produced, from what, and whether it still stands.
+"""Products and freshness: a profile's products, their ingredients, and whether both are unchanged.
 
 Two files, written atomically. ``figures/<profile>/manifest.json`` is evidence, kept with the
-products: their hashes, what they were made from, and how many seconds each notebook took when it
-made them (less if the store held some results); a run that makes the same again leaves it unchanged.
-``data/runs/<profile>/record.json`` is local: when each notebook ran, for how long, how it ended, and
-the hashes by which the next call knows what is fresh.
+products: hashes of the products and of their ingredients, and the seconds that each notebook took to
+make them (fewer if the store held some results). A run that makes the same products again leaves the
+manifest unchanged. ``data/runs/<profile>/record.json`` is local: when each notebook ran, for how
+long, how the run ended, and the hashes by which the next call knows which notebooks are fresh.
 """
 
 import importlib
@@ -24,7 +24,7 @@ VERSIONS = ("seaplib", "torch", "transformers", "lm-eval", "datasets", "numpy", 
 VERSIONS += ("matplotlib",)
 PACKAGE = Path(__file__).resolve().parent.parent
 BUNDLED = ("model", "tasks", "lm_eval")
-#: Where a notebook's set-up cell tells the runner what it runs on.
+#: The variable with the file in which a notebook's set-up cell tells the runner its device.
 NOTE_VARIABLE = "SEAP_PROVENANCE_FILE"
 
 
@@ -43,7 +43,7 @@ def write_json(path: Path, content) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """The content, or {} if the file is absent or damaged: then everything counts as never run."""
+    """The content, or {} for an absent or damaged file, by which every notebook counts as never run."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict:
 
 
 class Ledger:
-    """The state of one profile: its plan against its record and its files."""
+    """The state of a profile: the plan compared with the record and the files."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -71,7 +71,7 @@ class Ledger:
         return {"python": platform.python_version()} | store.versions(VERSIONS)
 
     def ingredients(self, notebook: Notebook) -> dict[str, str]:
-        """What a notebook's products are made from: name → hash."""
+        """Ingredient of a notebook's products → hash."""
         cells = [[cell["cell_type"], cell["source"]] for cell in notebook.cells]
         return {
             "notebook": store.digest(cells),
@@ -84,7 +84,7 @@ class Ledger:
         }
 
     def _inputs(self, notebook: Notebook) -> list:
-        """The bundled world by content; a model of one's own by its files or revision; local data by size and time."""
+        """The bundled world by content, other models by files or revision, local data by size and time."""
         inputs = [self._identity(paths.bundled_dir() / part) for part in BUNDLED]
         inputs.append(self._identity(paths.published_dir()))
         for model in (notebook.parameters.get("model"), *notebook.parameters.get("other_models", ())):
@@ -106,7 +106,7 @@ class Ledger:
         return self._identities[path]
 
     def hashes(self, notebook: Notebook) -> dict[str, str | None]:
-        """File → hash of every declared product; None for one that is missing."""
+        """File of a declared product → hash, None for a missing file."""
         files = [self.directory / name for names in notebook.files.values() for name in names]
         return {file.name: store.file_hash(file) if file.is_file() else None for file in files}
 
@@ -130,7 +130,7 @@ class Ledger:
         return "fresh", ""
 
     def forecast(self, chosen: list[Notebook], forced: set[str] = frozenset()) -> dict[str, tuple[str, str]]:
-        """Notebook → (state, why) as of now; whatever needs a notebook that must run counts as stale."""
+        """Notebook → (state, why) as of now; a notebook that needs a stale notebook counts as stale."""
         states: dict[str, tuple[str, str]] = {}
         for notebook in chosen:
             waiting = [need for need in notebook.needs if states[need][0] != "fresh"]
@@ -144,7 +144,7 @@ class Ledger:
         return store.digest(self.record.get(name, {}).get("products"))
 
     def finish(self, notebook: Notebook, status: str, **facts) -> None:
-        """Write down how a run ended: "done" or "failed"."""
+        """Record the end of a run: "done" or "failed"."""
         entry = {"status": status, **facts}
         if status == "done":
             entry["ingredients"] = self.ingredients(notebook)
@@ -157,9 +157,9 @@ class Ledger:
     def write_manifest(
         self, notebook: Notebook | None = None, device: str | None = None, seconds: float | None = None
     ) -> None:
-        """Enter a notebook's products; drop whatever is no longer declared or no longer as it was.
+        """Enter a notebook's products; drop products that are no longer declared or have been changed.
 
-        ``seconds`` is the wall time of the run, which counts only if it made something new.
+        ``seconds`` is the wall time of the run, which counts only if the run made something new.
         """
         path = self.directory / "manifest.json"
         before = read_json(path)
@@ -198,9 +198,9 @@ class Ledger:
 
 
 def provenance(profile: str | None = None, model: str | None = None, notebook: str | None = None):
-    """What a notebook runs on, as a data frame to show in its set-up cell: versions, device, source, data.
+    """Versions, device, source and data that a notebook runs on, as a data frame for the set-up cell.
 
-    Under the runner the device also goes to the manifest.
+    Under the runner, the device is also entered in the manifest.
     """
     import pandas as pd
 
@@ -230,7 +230,7 @@ def _device() -> str:
 
 
 def _commit() -> str:
-    """ ", commit 1a2b3c4" where the source is a git checkout, with a word if it has been changed since."""
+    """ ", commit 1a2b3c4" where the source is a git checkout, " with changes" if it differs from the commit."""
     git = ["git", "-C", str(PACKAGE)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10)

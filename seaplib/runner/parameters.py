@@ -1,8 +1,8 @@
-"""Every notebook parameter, declared once: what the value is, its bounds and choices, and which tasks it names.
+"""Every notebook parameter, declared once: type, bounds, choices, and the kind of tasks that it names.
 
 A parameter that is named like a field of a settings dataclass is declared by that field
-(:func:`setting`), so that the dataclass's own check decides. Whatever a profile or a notebook's cell
-gives is checked against :class:`Parameters`; each problem is a :class:`PlanError` of one line.
+(:func:`setting`), so that the dataclass's own check decides. The values of a profile and of a
+notebook's cell are checked against :class:`Parameters`; each problem is a :class:`PlanError` of one line.
 """
 
 import re
@@ -71,7 +71,7 @@ def _without_class(error: ValueError) -> str:
 def setting(name: str):
     """The type of the settings field ``name``, checked as the dataclasses that have the field check it.
 
-    Where several have it, a value that is possible in one of them will do.
+    Where several dataclasses have the field, a value that one of them accepts will do.
     """
     groups = [group for group in GROUPS if name in {field.name for field in fields(group)}]
 

@@ -64,16 +64,16 @@ class Declared(BaseModel):
 
 @dataclass(frozen=True)
 class Notebook:
-    """One notebook under one profile: what it takes and what it must leave behind."""
+    """A notebook under a profile: parameters, needed notebooks, and the products it must write."""
 
     name: str
     title: str
     figures: tuple[str, ...]
     tables: tuple[str, ...]
     needs: tuple[str, ...]
-    parameters: dict = field(hash=False)  # all of them, as the notebook will see them
-    given: tuple[str, ...] = ()  # those that do not come from its own cell
-    alone: bool = False  # whether it measures time and wants the machine for itself
+    parameters: dict = field(hash=False)  # all parameters, as the notebook will see them
+    given: tuple[str, ...] = ()  # names of the parameters that do not come from the notebook's cell
+    alone: bool = False  # whether the notebook measures time, so that no other may run beside it
 
     @property
     def path(self) -> Path:
@@ -85,7 +85,7 @@ class Notebook:
 
     @property
     def files(self) -> dict[str, tuple[str, ...]]:
-        """Product → the files it consists of; a figure and the table it shows may share a name."""
+        """Product → its files; a figure and the table that it shows may share a name."""
         files: dict[str, tuple[str, ...]] = {}
         for stems, suffixes in ((self.figures, FIGURE_FILES), (self.tables, TABLE_FILES)):
             for stem in stems:
@@ -95,7 +95,7 @@ class Notebook:
 
 @dataclass(frozen=True)
 class Plan:
-    """A profile, and its notebooks in an order in which they can run."""
+    """A profile, and the profile's notebooks in an order in which they can run."""
 
     profile: str
     description: str
@@ -105,7 +105,7 @@ class Plan:
     notebooks: tuple[Notebook, ...]
 
     def select(self, only: Iterable[str] | None) -> tuple[list[Notebook], set[str]]:
-        """The notebooks to look at (those named, and what they need), and the names asked for."""
+        """The notebooks named and the notebooks that these need, and the full names of those asked for."""
         known = {notebook.name: notebook for notebook in self.notebooks}
         asked = {resolve(name, known, f"profile {self.profile}") for name in only or known}
         wanted = set(asked)
@@ -115,7 +115,7 @@ class Plan:
 
 
 def resolve(name, known: Iterable[str], where: str) -> str:
-    """The notebook that ``name`` means: its full name, its file, or its number."""
+    """The notebook that ``name`` means: a full name, a file or a number."""
     text = f"{name:02d}" if isinstance(name, int) else Path(str(name)).name.removesuffix(".ipynb")
     matches = [candidate for candidate in known if candidate == text or candidate.split("_")[0] == text]
     if len(matches) != 1:
@@ -124,7 +124,7 @@ def resolve(name, known: Iterable[str], where: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once: of two, the last would win and the other be lost without a word."""
+    """YAML in which a key may stand only once: of two, PyYAML would drop the first without a word."""
 
 
 def _once(loader: _Loader, node: yaml.MappingNode) -> dict:
@@ -141,7 +141,7 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _once)
 
 
 def read() -> tuple[dict[str, Profile], dict[str, Declared]]:
-    """The ``profiles`` and ``notebooks`` of ``papermill_runs.yaml``, their shape checked."""
+    """The ``profiles`` and ``notebooks`` of ``papermill_runs.yaml``, keys and kinds of values checked."""
     path = paths.root() / "papermill_runs.yaml"
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 (a safe loader)
@@ -178,13 +178,13 @@ def _entries(section: str, model: type[BaseModel], content) -> dict:
 
 
 def load(profile: str | None = None) -> Plan:
-    """The plan of one profile; by default of the file's first. Raises :class:`PlanError`."""
+    """The plan of a profile, by default of the first in the file. Raises :class:`PlanError`."""
     plans = load_all(profile)
     return plans[profile or next(iter(plans))]
 
 
 def load_all(expected: str | None = None) -> dict[str, Plan]:
-    """The plans of all profiles, so that a slip in any of them is found whichever is run."""
+    """The plans of all profiles, so that a mistake in any profile is found whichever profile is run."""
     profiles, declared = read()
     if not profiles or (expected and expected not in profiles):
         raise PlanError(f"there is no profile {expected!r}{suggestion(expected, profiles)}")
@@ -275,7 +275,7 @@ def _inherit(name: str, profiles: dict[str, Profile], seen: tuple = ()) -> Profi
 
 
 def _order(notebooks: dict[str, Notebook], skip: set[str]) -> tuple[Notebook, ...]:
-    """Needed notebooks first, otherwise as declared; a skipped notebook is nobody's need."""
+    """Needed notebooks first, otherwise in declared order; a skipped notebook counts as not needed."""
     order, visiting = {}, []
 
     def visit(name):

@@ -1,8 +1,8 @@
 """Numbers in the README and the cards come from files: their marked blocks are copies of tables.
 
 A block begins with the line ``<!-- from figures/embedded/scorecard.md -->`` and ends with the line
-``<!-- end -->``; between them stands the named file, seen from the project's root: a text as it is, a
-``.csv`` as a Markdown table.
+``<!-- end -->``. Between the two lines stands the content of the named file, whose path starts at the
+project's root: a text unchanged, a ``.csv`` as a Markdown table.
 """
 
 import re
@@ -11,19 +11,19 @@ from pathlib import Path
 from .. import paths
 
 FILES = ("README.md", "data/bundled/DATA_CARD.md", "data/bundled/MODEL_CARD.md")
-# A block holds no other marker, so that one without its end cannot take in the prose up to the next one's.
+# A block holds no other marker, so that a block without an end cannot swallow the prose up to the next block's end.
 BLOCK = re.compile(
     r"^(?P<begin><!-- from (?P<file>\S+) -->\n)(?:(?!<!--\s*(?:from|end)\b).)*?(?P<end>^<!-- end -->)$",
     re.DOTALL | re.MULTILINE,
 )
-# Any line that is meant as a marker, be it written well or not.
+# Any line that is meant as a marker, also a misspelt marker.
 MARKER = re.compile(r"^[ \t]*<!--\s*(?:from|end)\b.*", re.MULTILINE | re.IGNORECASE)
 INTEGER = r"-?(0|[1-9]\d*)"  # 06.51 is no number
 NUMBER = INTEGER + r"(\.\d+)?(e[+-]?\d+)?"
 
 
 def refreshed(text: str, root: Path | None = None, name: str = "text") -> str:
-    """``text`` with every marked block replaced by its file's content; errors speak of ``name`` and a line in it.
+    """``text`` with every marked block replaced by the named file's content; errors give ``name`` and line.
 
     Raises ``FileNotFoundError`` where a named file is missing, ``ValueError`` for a marker that is not
     half of a block and for a file that is no table.
@@ -53,13 +53,13 @@ def refreshed(text: str, root: Path | None = None, name: str = "text") -> str:
 
 
 def refresh() -> dict[str, bool]:
-    """Rewrite the blocks of all ``FILES`` in place, or of none; returns which of them changed.
+    """Rewrite the blocks of all ``FILES`` in place, or of none; returns file → whether it changed.
 
-    Raises ``FileNotFoundError`` where one of them is missing, and what :func:`refreshed` does.
+    Raises ``FileNotFoundError`` where one of the files is missing, and as :func:`refreshed` does.
     """
     root = paths.root()
     if missing := [name for name in FILES if not (root / name).is_file()]:
-        raise FileNotFoundError(f"{root} has no {', '.join(missing)}; work in a checkout, or name one in SEAP_ROOT")
+        raise FileNotFoundError(f"{root} has no {', '.join(missing)}; work in a checkout, or set SEAP_ROOT to it")
     before = {name: (root / name).read_text("utf-8") for name in FILES}
     after = {name: refreshed(text, root, name) for name, text in before.items()}
     changed = {name: after[name] != before[name] for name in FILES}
@@ -85,7 +85,7 @@ def _content(path: Path) -> str:
 
 
 def _column(name: str, cells) -> list[str]:
-    """A column as it is shown: three decimals where it has numbers and not whole ones alone, else as it is."""
+    """A column as shown: three decimals for numbers that are not all whole, other cells unchanged."""
     written = [cell for cell in cells if cell]
     if name.endswith("_id") or all(re.fullmatch(INTEGER, cell) for cell in written):
         return list(cells)

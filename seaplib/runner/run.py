@@ -1,8 +1,8 @@
-"""``papermill_runs.yaml`` carried out: what is stale is executed, the rest is left alone.
+"""``papermill_runs.yaml`` carried out: stale notebooks are executed, fresh notebooks left alone.
 
 Each notebook runs in a worker process of its own, so that neither a kernel nor papermill can take
-the runner down; a notebook succeeds if its worker says so, its kernel outlived its last cell, and
-it has written every product it declares. A failure stops only what depends on it.
+the runner down. A notebook succeeds if the worker says so, the kernel outlived the last cell, and
+every declared product has been written. A failure stops only the notebooks that depend on it.
 """
 
 import json
@@ -32,7 +32,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_
 
 @dataclass
 class Outcome:
-    """How one notebook ended: "done", "failed", "fresh" or "skipped", and why."""
+    """The end of a notebook: "done", "failed", "fresh" or "skipped", and the reason."""
 
     status: str
     why: str = ""
@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclass
 class Worker:
-    """One notebook being executed."""
+    """A notebook that is being executed."""
 
     notebook: Notebook
     ledger: Ledger
@@ -53,7 +53,7 @@ class Worker:
     processes: list[psutil.Process] = field(default_factory=list)
 
     def run(self) -> Outcome:
-        """Execute the notebook and look at what it left behind."""
+        """Execute the notebook and look at the products that it wrote."""
         started, before = time.monotonic(), self._marks()
         note = self.ledger.runs / f".{self.notebook.name}.json"
         note.unlink(missing_ok=True)
@@ -67,7 +67,7 @@ class Worker:
         return Outcome("failed" if error else "done", error, round(time.monotonic() - started, 1), device)
 
     def _execute(self, note: Path) -> str:
-        """Run the worker process to its end; the error in one line, or ""."""
+        """Run the worker process to the end; the error in one line, or ""."""
         output = self.ledger.runs / f"{self.notebook.name}.ipynb"
         job = {
             "notebook": str(self.notebook.path),
@@ -99,7 +99,7 @@ class Worker:
                     if "title" in event:
                         self.cell, self.cells = event["title"], self.cells + 1
             except (BrokenPipeError, ValueError):
-                pass  # it died at once, or in the middle of a line; its exit status says so
+                pass  # the worker died at once or in the middle of a line; the exit status says so
             code = process.wait()
         self.kill()  # a worker that was killed may have left its kernel
         if error or code:
@@ -120,7 +120,7 @@ class Worker:
         return settings | dict(os.environ) | (OFFLINE if self.ledger.plan.offline else {})
 
     def _marks(self) -> dict[str, tuple | None]:
-        """What changes about a product's file when it is written again, even with the same bytes."""
+        """File → modification time and inode, which change when the file is written again with the same bytes."""
         marks = {}
         for names in self.notebook.files.values():
             for name in names:
@@ -130,7 +130,7 @@ class Worker:
         return marks
 
     def kill(self) -> None:
-        """End the worker, its kernel and whatever they started."""
+        """End the worker, the kernel and all processes that they started."""
         self.stopped = True
         for process in self.processes:
             try:
@@ -143,9 +143,9 @@ class Worker:
 def prepare(
     profile: str | None = None, only=None, jobs: int | None = None, dry: bool = False
 ) -> tuple[Ledger, list[Notebook], set[str]]:
-    """A checked profile's state, the notebooks to look at and those asked for. Raises PlanError.
+    """The state of a checked profile, the chosen notebooks and the names of those asked for. Raises PlanError.
 
-    ``dry``: only to be looked at, so that a model on the hub need not be within reach.
+    ``dry``: the plan is only looked at, so that a model on the hub need not be within reach.
     """
     if jobs is not None and jobs < 1:
         raise PlanError(f"jobs must be at least 1, got {jobs}")
@@ -160,12 +160,12 @@ def reproduce(
     jobs: int | None = None,
     gpu: str | None = None,
 ) -> tuple[Ledger, dict[str, Outcome]]:
-    """Bring a profile up to date and say how each notebook ended.
+    """Bring a profile up to date; returns the profile's state and notebook → outcome.
 
-    ``only`` names notebooks (what they need is brought up to date too), ``force`` executes those
-    asked for even if they are fresh, ``jobs`` is how many run at a time. What a real model will take
-    in time and memory is printed first (on ``gpu``, a name of :data:`seaplib.estimate.DEVICES`). Whatever
-    is wrong with the request is a :class:`~seaplib.runner.parameters.PlanError` before anything is executed.
+    ``only`` names notebooks (needed notebooks are brought up to date too), ``force`` executes the named
+    notebooks even if they are fresh, ``jobs`` notebooks run at a time. The time and memory that a real
+    model will take on ``gpu`` (a name of :data:`seaplib.runner.estimate.DEVICES`) are printed first.
+    An impossible request is a :class:`~seaplib.runner.parameters.PlanError` before anything is executed.
     """
     ledger, chosen, asked = prepare(profile, only, jobs)
     jobs = ledger.plan.jobs if jobs is None else jobs
@@ -176,7 +176,7 @@ def reproduce(
     except filelock.Timeout as error:
         raise PlanError(f"profile {ledger.plan.profile} is being reproduced by another process; wait for it") from error
     try:
-        ledger = Ledger(ledger.plan)  # as it is now that nobody else writes
+        ledger = Ledger(ledger.plan)  # read again, now that no other process writes
         forced = asked if force else set()
         if text := estimate(ledger, chosen, forced, gpu):
             print(text, file=sys.stderr)
@@ -186,7 +186,7 @@ def reproduce(
 
 
 def estimate(ledger: Ledger, chosen: list[Notebook], forced: set[str] = frozenset(), gpu: str | None = None) -> str:
-    """Time and memory of what is not fresh, as text; "" for the bundled model, which needs little of both."""
+    """Time and memory of the stale notebooks, as text; "" for the bundled model, which needs little of both."""
     if gpu is None and {notebook.parameters.get("model", "bundled") for notebook in chosen} <= {"bundled"}:
         return ""
     stale = [notebook for notebook in chosen if ledger.forecast(chosen, forced)[notebook.name][0] != "fresh"]
@@ -198,7 +198,7 @@ def estimate(ledger: Ledger, chosen: list[Notebook], forced: set[str] = frozense
 
 
 def _run_all(ledger: Ledger, chosen: list[Notebook], forced: set[str], jobs: int) -> dict[str, Outcome]:
-    """Execute what is not fresh, needed notebooks first, up to ``jobs`` at a time."""
+    """Execute the stale notebooks, needed notebooks first, up to ``jobs`` at a time."""
     outcomes: dict[str, Outcome] = {}
     pending, running = list(chosen), {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -233,7 +233,7 @@ def _run_all(ledger: Ledger, chosen: list[Notebook], forced: set[str], jobs: int
 
 
 def _settled(ledger: Ledger, notebook: Notebook, outcomes: dict[str, Outcome], forced: bool) -> Outcome | None:
-    """The outcome of a notebook that need not, or cannot, be executed; None as long as that is open."""
+    """The outcome of a notebook that need not or cannot be executed; None while that is open."""
     broken = [need for need in notebook.needs if need in outcomes and outcomes[need].status in ("failed", "skipped")]
     if broken:
         return Outcome("skipped", f"needs {broken[0]}")
@@ -243,14 +243,14 @@ def _settled(ledger: Ledger, notebook: Notebook, outcomes: dict[str, Outcome], f
 
 
 def _has_room(notebook: Notebook, running: dict, jobs: int) -> bool:
-    """Whether a notebook can start now; one that measures time runs alone."""
+    """Whether a notebook can start now; a notebook that measures time runs alone."""
     if notebook.alone or any(worker.notebook.alone for worker in running.values()):
         return not running
     return len(running) < jobs
 
 
 class _Progress:
-    """One bar over all code cells, and beside it what is running and the title of its cell."""
+    """A bar over all code cells, and beside it the running notebooks with the titles of their cells."""
 
     def __init__(self, profile: str, notebooks: list[Notebook]):
         self.cells = {n.name: sum(cell["cell_type"] == "code" for cell in n.cells) for n in notebooks}

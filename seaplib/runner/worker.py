@@ -1,8 +1,8 @@
-"""Executes one notebook with papermill, in a process of its own: ``python -m seaplib.runner.worker``.
+"""Executes a notebook with papermill, in a process of its own: ``python -m seaplib.runner.worker``.
 
-The job arrives as one line of JSON on standard input; events leave as lines of JSON on standard
-output: the kernel's process id, each cell as it starts, and how it ended. Standard input stays
-open as a lifeline: when it closes, whoever asked is gone, and so is this process with its kernel.
+The job arrives as a line of JSON on standard input; events leave as lines of JSON on standard
+output: the kernel's process id, each cell as it starts, and the end or the error. Standard input
+stays open as a lifeline: when the runner is gone it closes, and this process ends with its kernel.
 """
 
 import json
@@ -25,7 +25,7 @@ KERNEL_COMMAND = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection
 
 
 class OwnKernelManager(AsyncKernelManager):
-    """Starts this very Python, whatever kernels a user has installed under the same name."""
+    """Starts this very Python, whichever kernels a user has installed under the same name."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -33,7 +33,7 @@ class OwnKernelManager(AsyncKernelManager):
 
 
 class Client(PapermillNotebookClient):
-    """Papermill's client, which also tells which cell it is in and checks that the kernel outlived it."""
+    """Papermill's client, which also reports each cell and checks that the kernel outlived the last."""
 
     def papermill_execute_cells(self) -> None:
         self.events({"kernel": self.km.provisioner.pid})
@@ -48,7 +48,7 @@ class Client(PapermillNotebookClient):
 
 
 class Engine(NBClientEngine):
-    """Papermill's engine, with that client and that kernel manager."""
+    """Papermill's engine with :class:`Client` and :class:`OwnKernelManager`."""
 
     events = staticmethod(print)
 
@@ -61,7 +61,7 @@ class Engine(NBClientEngine):
 
 
 def title(cells: list, index: int) -> str:
-    """The first line of the last text before a cell, without its marks."""
+    """The first line of the last text before a cell, without Markdown's marks."""
     for cell in reversed(cells[:index]):
         lines = [line.strip("#*_` \t") for line in cell.source.splitlines() if line.strip()]
         if cell.cell_type == "markdown" and lines:
@@ -71,7 +71,7 @@ def title(cells: list, index: int) -> str:
 
 def main() -> int:
     events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an event
+    os.dup2(2, 1)  # a library's output must not be taken for an event
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_runner, daemon=True).start()
     Engine.events = staticmethod(lambda event: print(json.dumps(event), file=events))

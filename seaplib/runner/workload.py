@@ -1,28 +1,29 @@
-"""What each notebook sends through a model, counted from its parameters: the basis of an estimate.
+"""The work that each notebook gives a model, counted from the notebook's parameters: the basis of an estimate.
 
-A :class:`Pass` is so many tokens through the decoder under one variant. Passes with equal keys are
-one piece of work, which the store keeps. Token counts come from the sizes of the data sets and a
-mean length of their texts in characters, measured on the data sets' own rows in the wordings of
-:mod:`seaplib.tasks` and lm-eval (400 rows of each; the rows of ARC-Easy were not at hand, its
-lengths are taken as four fifths of ARC-Challenge's).
+A :class:`Pass` is a number of tokens through the decoder under one variant. Passes with equal keys are
+the same work, which the store keeps. Token counts come from the sizes of the data sets and the mean
+length of their texts in characters, measured on 400 rows of each data set in the wordings of
+:mod:`seaplib.texts.formats` and lm-eval. The rows of ARC-Easy were not at hand: its lengths are four
+fifths of ARC-Challenge's.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..texts import tasks as registry
+from ..settings import PRESETS
+from ..texts.tasks import experts
 
 CHARACTERS = 4.0  # per token; English text under vocabularies of 30,000 to 150,000 types
-OUTPUTS = 1 / 3  # share of a Llama-like layer's projections that its output projections have, at most
-ASKED = 0.2  # share of an item's tokens that are an answer's, so that the LM head is needed
+OUTPUTS = 1 / 3  # largest share of a Llama-like layer's projections that belongs to the output projections
+ASKED = 0.2  # share of an item's tokens that belong to an answer, so that the LM head is computed
 
 
 @dataclass(frozen=True)
 class Size:
-    """A data set: test items, characters of an item (shared beginnings once) and of a calibration text, texts."""
+    """A data set's test items and calibration texts, and their mean lengths."""
 
     items: int
-    item_characters: float
+    item_characters: float  # a beginning that several answers share counts once
     text_characters: float
     texts: int
 
@@ -37,26 +38,22 @@ SIZES = {
     "winogrande": Size(1267, 136, 106, 40398),
     "gsm8k": Size(1319, 257, 467, 7473),
     "mmlu": Size(14042, 539, 299, 1816),
-    "wikitext2": Size(1, 1294336, 2107, 6000),  # its test is one text
+    "wikitext2": Size(1, 1294336, 2107, 6000),  # the test is a single text
     "c4": Size(0, 0, 2114, 10**6),
 }
-UNKNOWN = Size(2000, 300, 300, 2000)  # a task that is not in the list
+UNKNOWN = Size(2000, 300, 300, 2000)  # assumed of a task that SIZES lacks
 
 
 @dataclass(frozen=True)
 class Pass:
-    """``tokens`` through a decoder of which the share ``kept`` of the projections is left.
-
-    ``length`` is the mean number of tokens of a text (for attention), ``head`` the share of tokens at
-    which the LM head is computed. ``steps`` counts decoding steps, of one token each, instead.
-    """
+    """Tokens through a decoder."""
 
     key: tuple
     tokens: float = 0.0
-    length: float = 100.0
-    kept: float = 1.0
-    head: float = 0.0
-    steps: int = 0
+    length: float = 100.0  # mean number of tokens of a text, which attention sees
+    kept: float = 1.0  # share of the projections that the variant has left
+    head: float = 0.0  # share of the tokens at which the LM head is computed
+    steps: int = 0  # decoding steps, of one token each
 
 
 def size(task: str) -> Size:
@@ -64,12 +61,12 @@ def size(task: str) -> Size:
 
 
 def items(task: str, wanted: int | None) -> int:
-    """How many test items are answered."""
+    """The number of a task's test items that are answered."""
     return size(task).items if wanted is None else min(wanted, size(task).items)
 
 
 def passes(notebook: str, parameters: dict) -> list[Pass] | None:
-    """What a notebook sends through its model; None for a notebook that has no rule here."""
+    """A notebook's passes through its model; None for a notebook without a rule in this module."""
     rule = _RULES.get(notebook)
     return None if rule is None else rule(parameters)
 
@@ -80,7 +77,7 @@ def loads_model(notebook: str) -> bool:
 
 
 def copies(notebook: str, parameters: dict) -> float:
-    """Projections held at once beside the dense model's own, as a share of them."""
+    """Projections of pruned copies held at once, as a share of the dense model's projections."""
     G = parameters.get("sparsities") or [0.5]
     if notebook[:2] in ("06", "07", "08", "10", "13"):
         refitted = OUTPUTS if parameters.get("least_squares") else 0.0
@@ -88,16 +85,11 @@ def copies(notebook: str, parameters: dict) -> float:
     if notebook[:2] == "04":  # with zeros, then pruned, then loaded again: one at a time
         return 1.0
     if notebook[:2] == "09":  # all models take turns: Wanda, FLAP twice and SEAP-gen at every sparsity
-        return sum(1 + 3 * (1 - one) for one in G)
-    if notebook[:2] == "12":  # systems with experts of their own: the general one, the true task's, the router's
+        return sum(1 + 3 * (1 - sparsity) for sparsity in G)
+    if notebook[:2] == "12":  # systems with experts of their own: general mask, true task's expert, router's expert
         rooms = [room or len(experts(parameters["tasks"])) + 1 for room in parameters["rooms"]]
         return (1 + rooms[0] + sum(rooms)) * (1 - max(G))
     return 0.0
-
-
-def experts(tasks: Iterable[str]) -> list[str]:
-    """The corpora that calibrate for ``tasks``."""
-    return list(dict.fromkeys(registry.get(task).expert for task in tasks))
 
 
 def _calibrate(corpora: Iterable[str], samples: int, seed: int, kind: str = "statistics") -> list[Pass]:
@@ -118,8 +110,6 @@ def _evaluate(tasks: Iterable[str], wanted: int | None, variant, kept: float = 1
 
 
 def _read(general: str, preset: str, window_tokens: int | None, variant, kept: float = 1.0) -> Pass:
-    from ..settings import PRESETS
-
     shape, whole = PRESETS[preset], size(general).item_characters / CHARACTERS or 300_000
     tokens = shape.random * shape.window if shape.random else whole
     tokens = min(tokens, window_tokens or tokens)
@@ -129,6 +119,12 @@ def _read(general: str, preset: str, window_tokens: int | None, variant, kept: f
 
 def _corpora(p: dict) -> list[str]:
     return list(dict.fromkeys([*experts(p["tasks"]), p["general"]]))
+
+
+def _calibrate_all(p: dict, seed: int) -> list[Pass]:
+    """The statistics of experts and general text, and the running statistics of the general text for FLAP."""
+    found = _calibrate(_corpora(p), p["samples"], seed)
+    return found + _calibrate([p["general"]], p["samples"], seed, "running statistics")
 
 
 def _kept(p: dict, sparsity: float) -> float:
@@ -154,15 +150,14 @@ def _remove_tests(p: dict) -> list[Pass]:
 
 
 def _pruning(p: dict) -> list[Pass]:
-    return [one for seed in (p["seed"], p["seed"] + 1) for one in _calibrate(_corpora(p), p["samples"], seed)]
+    return [work for seed in (p["seed"], p["seed"] + 1) for work in _calibrate(_corpora(p), p["samples"], seed)]
 
 
-def _scored(p: dict, recipes_of, **extra) -> list[Pass]:
+def _scored(p: dict, recipes_of) -> list[Pass]:
     """Calibration and evaluation of methods: ``recipes_of(seed)`` gives (methods, sparsities) pairs."""
     found = _evaluate(p["tasks"], p["items"], "dense")
     for seed in p["seeds"]:
-        found += _calibrate(_corpora(p), p["samples"], seed)
-        found += _calibrate([p["general"]], p["samples"], seed, "running statistics")
+        found += _calibrate_all(p, seed)
         if p.get("least_squares"):
             found += _calibrate(_corpora(p), p["samples"], seed, "covariances")
         for methods, sparsities in recipes_of(seed):
@@ -170,7 +165,7 @@ def _scored(p: dict, recipes_of, **extra) -> list[Pass]:
                 for G in sparsities:
                     variant = (method, G, seed, p["samples"])
                     found += _evaluate(p["tasks"], p["items"], variant, _kept(p, G))
-    return list({one.key: one for one in found}.values())  # a recipe may stand in two tables
+    return list({work.key: work for work in found}.values())  # a recipe may stand in two tables
 
 
 def _zero_shot(p: dict) -> list[Pass]:
@@ -178,17 +173,17 @@ def _zero_shot(p: dict) -> list[Pass]:
 
     varied = methods.COMPENSATED + methods.UNPROTECTED + methods.FLOOR if p["variations"] else ()
     varied += methods.REFITTED if p["variations"] and p["least_squares"] else ()
-    first, main, own = (
-        p["seeds"][0],
-        methods.PAPER + methods.CONTROLS + methods.OWN,
-        _without_least_squares(methods.BEYOND, p),
-    )
-    rules = lambda seed: [(main + (varied if seed == first else ()), p["sparsities"]), (own, p["own_sparsities"])]  # noqa: E731
-    return _scored(p, rules)
+    main, own = methods.PAPER + methods.CONTROLS + methods.OWN, _without_least_squares(methods.BEYOND, p)
+
+    def recipes(seed: int) -> list[tuple]:
+        at_first = varied if seed == p["seeds"][0] else ()
+        return [(main + at_first, p["sparsities"]), (own, p["own_sparsities"])]
+
+    return _scored(p, recipes)
 
 
 def _without_least_squares(methods: tuple, p: dict) -> tuple:
-    return tuple(one for one in methods if p["least_squares"] or one.compensation != "least squares")
+    return tuple(method for method in methods if p["least_squares"] or method.compensation != "least squares")
 
 
 def _settings(p: dict) -> list[Pass]:
@@ -204,8 +199,7 @@ def _settings(p: dict) -> list[Pass]:
 def _perplexity(p: dict) -> list[Pass]:
     from ..pruning import methods
 
-    found = _calibrate(_corpora(p), p["samples"], p["seed"])
-    found += _calibrate([p["general"]], p["samples"], p["seed"], "running statistics")
+    found = _calibrate_all(p, p["seed"])
     read = p.get("text_task") or p["general"]
     for preset in p["presets"]:
         found.append(_read(read, preset, p["window_tokens"], "dense"))
@@ -213,15 +207,12 @@ def _perplexity(p: dict) -> list[Pass]:
             for G in p["sparsities"]:
                 for task in experts(p["tasks"]) if method.calibration == "task" else [None]:
                     variant = (method, G, p["seed"], task)
-                    found.append(
-                        _read(p.get("text_task") or p["general"], preset, p["window_tokens"], variant, _kept(p, G))
-                    )
+                    found.append(_read(read, preset, p["window_tokens"], variant, _kept(p, G)))
     return found
 
 
 def _speed(p: dict) -> list[Pass]:
-    found = _calibrate(_corpora(p), p["samples"], p["seed"])
-    found += _calibrate([p["general"]], p["samples"], p["seed"], "running statistics")
+    found = _calibrate_all(p, p["seed"])
     turns = p["rounds"] + p["warmup"]
     for kept in [1.0, *(share for G in p["sparsities"] for share in (1.0, 1 - G, 1 - G, 1 - G))]:
         key = ("speed", len(found), kept)
@@ -254,11 +245,13 @@ def _routing(p: dict) -> list[Pass]:
 
 
 def _sparse_inputs(p: dict) -> list[Pass]:
-    """Every rule answers, reads and (where it has to) is calibrated."""
+    """Every rule is calibrated, answers the items and reads the general text."""
     patterns = [*p["patterns"], *p["ratios"]]
-    rules = [(of, one) for one in patterns for of in ("activations", "weights")]
-    rules += [(kind, one) for kind in ("repairs", "criteria", "neighbours") for one in p[kind]]
-    rules += [(of, where, one) for where in p["targets"] for one in p["target_patterns"] for of in ("act", "wt")]
+    rules = [(of, pattern) for pattern in patterns for of in ("activations", "weights")]
+    rules += [(kind, choice) for kind in ("repairs", "criteria", "neighbours") for choice in p[kind]]
+    rules += [
+        (of, where, pattern) for where in p["targets"] for pattern in p["target_patterns"] for of in ("act", "wt")
+    ]
     found = []
     for rule in ["dense", *rules]:
         if rule != "dense":
@@ -269,7 +262,7 @@ def _sparse_inputs(p: dict) -> list[Pass]:
 
 
 def _open_questions(p: dict) -> list[Pass]:
-    """Calibration by tokens and by size, synthesis, and the masks of every study on its tasks."""
+    """Calibration by tokens and by size, synthesis, and every study's masks on the study's tasks."""
     corpora, G, seeds = experts(p["tasks"]), max(p["sparsities"]), p["seeds"]
     count, found = len(corpora) + 1, _evaluate(p["tasks"], p["items"], "dense")
     for seed in seeds:
@@ -285,16 +278,16 @@ def _open_questions(p: dict) -> list[Pass]:
     for name in corpora:
         length, texts = size(name).text_characters / CHARACTERS, min(p["pool"], size(name).texts)
         found.append(Pass(("statistics", name, "parts", texts), texts * length, length))
-    studies = [("text", kind, one) for kind in range(4) for one in p["sparsities"]]
-    studies += [("cell", cell, one) for cell in range(10) for one in p["sparsities"]]
+    studies = [("text", kind, sparsity) for kind in range(4) for sparsity in p["sparsities"]]
+    studies += [("cell", cell, sparsity) for cell in range(10) for sparsity in p["sparsities"]]
     studies += [("texts", n, G) for n in p["sizes"]] + [("out", row, G) for row in range(count + 2)]
-    for study, level, one in studies:
+    for study, level, sparsity in studies:
         for seed in seeds:
-            found += _evaluate(p["tasks"], p["items"], (study, level, one, seed), _kept(p, one))
+            found += _evaluate(p["tasks"], p["items"], (study, level, sparsity, seed), _kept(p, sparsity))
     for x0 in p["x0_grid"]:
         for k in p["k_grid"]:
-            for one in p["grid_sparsities"]:
-                found += _evaluate(p["tasks"], p["grid_items"], ("curve", x0, k, one), _kept(p, one))
+            for sparsity in p["grid_sparsities"]:
+                found += _evaluate(p["tasks"], p["grid_items"], ("curve", x0, k, sparsity), _kept(p, sparsity))
     for layer in range(p["layers"]):
         for seed in seeds:
             kept = 1 - p["remove_ratio"] / p["layers"]
@@ -306,7 +299,7 @@ def _open_questions(p: dict) -> list[Pass]:
     return found
 
 
-#: a notebook → what it sends through a model
+#: notebook → the function that counts its passes
 _RULES = {
     "00_task_corpora": lambda p: [],
     "01_hidden_state_clustering": _hidden_states,

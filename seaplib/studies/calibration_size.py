@@ -1,9 +1,9 @@
 """How much calibration text is enough: masks and accuracy as corpora grow, and the smallest that is stable.
 
-Every corpus runs through the model once, in parts (``partial_statistics``). A calibration seed is an order of the
-parts; a corpus of n texts is the first n of them, so that for one seed smaller corpora are contained in larger ones.
-Masks are compared with those of the largest corpus under *other* seeds, because with its own it shares texts by
-construction. All draws come from one pool: two draws of n texts share n / pool of them on average, which is stated.
+Every corpus runs through the model once, in parts (``activations.chunks``). A calibration seed is an order of the
+parts; a corpus of n texts is the first n of them, so that under a seed larger corpora contain the smaller ones.
+Masks are compared with masks of the largest corpus under *other* seeds, because under its own seed a mask shares texts
+by construction. All draws come from the same pool: two draws of n texts share n / pool of them on average.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,11 +27,11 @@ def order(parts: int, seed: int) -> np.ndarray:
 
 
 def possible(sizes: Iterable[int], parts: Mapping[str, PartialStats]) -> list[int]:
-    """Those of ``sizes`` (texts) that every corpus has in whole parts. ValueError for one that is no multiple."""
+    """The ``sizes`` (texts) that every corpus has in whole parts. ValueError for a size between them."""
     size = next(iter(parts.values())).size
     if wrong := [n for n in sizes if n % size or n < size]:
         raise ValueError(f"statistics were kept for every {size} texts, so a corpus of {wrong[0]} texts cannot be made")
-    least = min(sum(n == size for n in one.texts) for one in parts.values()) * size
+    least = min(sum(n == size for n in part.texts) for part in parts.values()) * size
     return sorted(n for n in sizes if n <= least)
 
 
@@ -58,14 +58,14 @@ def variants(
 
 
 def overlaps(made: Sequence[Variant]) -> pd.DataFrame:
-    """Overlap of every mask with those of its corpus' largest size under the other seeds.
+    """Overlap of every mask with the masks of the same corpus at its largest size under the other seeds.
 
     Columns: corpus, texts, calibration_seed, heads, channels (Jaccard index of the kept units, mean over the other
-    seeds), heads_chance, channels_chance. Empty with one seed.
+    seeds), heads_chance, channels_chance. Empty with a single seed.
     """
-    largest = max(one.label["texts"] for one in made)
+    largest = max(variant.label["texts"] for variant in made)
     keys = ("corpus", "texts", "calibration_seed")
-    masks = {tuple(one.label[key] for key in keys): one.mask for one in made}
+    masks = {tuple(variant.label[key] for key in keys): variant.mask for variant in made}
     rows = []
     for (corpus, texts, seed), mask in masks.items():
         others = [other for (of, n, s), other in masks.items() if (of, n) == (corpus, largest) and s != seed]
@@ -108,14 +108,15 @@ def accuracy_curve(answers: bootstrap.Results, draws: int = 2000, seed: int = 0)
 def smallest_stable(overlap: pd.DataFrame, accuracies: Iterable[pd.DataFrame], needed: float, allowed: float) -> int:
     """The smallest corpus that is as good as the largest, in texts.
 
-    From it on, (a) masks overlap with the largest corpus' at least ``needed`` times as far beyond chance as two of
-    the largest do among themselves, and (b) by every measure of ``accuracies`` the interval's lower end of the
-    difference to the largest is at least −``allowed`` (a share). The largest itself where no smaller one qualifies.
+    From this size on, (a) the overlap with masks of the largest corpus exceeds chance at least ``needed`` times as far
+    as the overlap of two such masks does, and (b) by every measure of ``accuracies`` the lower end of the interval of
+    the difference to the largest corpus is at least −``allowed`` (a share). The largest itself where no smaller
+    size qualifies.
     """
     curve = overlap.set_index("texts")
     beyond = (curve["overlap"] - curve["chance"]) / (curve["overlap"] - curve["chance"]).iloc[-1]
     stable = beyond >= needed
-    for one in accuracies:
-        stable &= (one.set_index("texts")["difference_low"] >= -allowed).reindex(stable.index)
+    for accuracy in accuracies:
+        stable &= (accuracy.set_index("texts")["difference_low"] >= -allowed).reindex(stable.index)
     stable.iloc[-1] = True  # by definition
     return int(stable.index[stable.to_numpy()[::-1].cumprod()[::-1].astype(bool)][0])

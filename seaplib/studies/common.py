@@ -1,8 +1,8 @@
-"""What the studies of notebook 13 share: one recipe, calibration text by tokens, and masks named by their cell.
+"""Shared by the studies of notebook 13: masks named by their cell, and statistics of calibration text by tokens.
 
-A study varies the text that a mask is calibrated on and nothing else. Its masks follow one
-:class:`~seaplib.methods.Method` (score, allocation, budget), and their result rows carry the study's own columns
-beside the usual ones.
+A study varies the text that a mask is calibrated on and nothing else. All its masks follow the same
+:class:`~seaplib.pruning.methods.Method` (score, allocation, budget); result rows carry the study's columns beside the
+usual columns.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ def variant(
 
 
 def draws(names: Iterable[str], seeds: Iterable[int]) -> dict[tuple[str, int], Corpus]:
-    """Whole training corpora in the order of each calibration seed: (corpus, seed) → the same as ``corpus`` draws.
+    """Whole training corpora in the order of each calibration seed: (corpus, seed) → texts as ``corpus`` draws them.
 
     Every corpus is read once.
     """
@@ -67,7 +67,7 @@ def by_tokens(
     """Statistics of the first so many tokens of every draw: (corpus, tokens, seed) → statistics.
 
     ``drawn`` is that of :func:`draws`; ``tokens`` maps every corpus to ascending numbers. A draw runs through the model
-    once: the longer beginnings are merged from the shorter ones and what follows them.
+    once: the longer beginnings are merged from the shorter beginnings and the texts that follow.
     """
     pieces = {}
     for (name, seed), texts in drawn.items():

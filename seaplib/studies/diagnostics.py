@@ -7,8 +7,8 @@
 | masks change with the calibration seed | where they differ, the scores are noise | more calibration text |
 | routed experts answer no better than the general mask | there is nothing to route for | the general mask alone |
 
-Every rule returns one row per method, score and sparsity, whether it fires or not: that nothing
-fired is a finding too.
+Every rule returns a row per method, score and sparsity, whether it fires or not: that no rule fires is a finding
+too.
 """
 
 from itertools import combinations
@@ -25,16 +25,18 @@ COLUMNS = ("diagnostic", *KEYS, "measured", "threshold", "unit", "fires", "advic
 
 
 def mask_stability(runs: list[list]) -> pd.DataFrame:
-    """How alike the masks of different calibration seeds are; ``runs`` holds one list of variants per seed.
+    """How alike masks of different calibration seeds are; ``runs`` holds a list of variants per seed.
 
     The lists come from the same recipes, so that variants at the same place differ in the seed alone
-    (ValueError otherwise). One row per variant: method, score, requested_sparsity, allocation, budget,
-    task (whose expert it is, or "all"), heads and channels (Jaccard index of the kept units, mean over
+    (ValueError otherwise). A row per variant: method, score, requested_sparsity, allocation, budget,
+    task (the expert's, or "all"), heads and channels (Jaccard index of the kept units, mean over
     pairs of seeds), their ``_chance`` (for independent masks of these sizes), seeds.
     """
     shown, rows = [*KEYS, "allocation", "budget"], []
     for same in zip(*runs, strict=True):
-        names = [{k: one.label[k] for k in shown} | {"task": "+".join(one.tasks or ["all"])} for one in same]
+        names = [
+            {k: variant.label[k] for k in shown} | {"task": "+".join(variant.tasks or ["all"])} for variant in same
+        ]
         if any(name != names[0] for name in names):
             raise ValueError(f"variants at the same place must differ in the seed alone, got {names}")
         pairs = [a.mask.overlap(b.mask) for a, b in combinations(same, 2)]
@@ -46,8 +48,8 @@ def mask_stability(runs: list[list]) -> pd.DataFrame:
 def accuracy_drops(results: pd.DataFrame, drop: float) -> pd.DataFrame:
     """Fires where the average over tasks lies more than ``drop`` points below the dense model's.
 
-    ``results`` is notebook 06's table. Only where a row without protected layers stands beside does the
-    advice speak of protecting layers: it says what protecting the last ones did.
+    ``results`` is notebook 06's table. The advice speaks of protected layers only
+    where a row without them stands beside: it says what protecting the last layers did.
     """
     averages, dense = _averages(plain(results)), _averages(results[results["requested_sparsity"] == 0])
     bare = results[results["allocation"].astype(str).str.endswith("protect 0+0")]
@@ -98,7 +100,7 @@ def unstable_masks(stability: pd.DataFrame, overlap: float) -> pd.DataFrame:
 
 
 def idle_routing(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """Fires where routed experts are not shown to be more accurate than one general mask on the tasks they know.
+    """Fires where routed experts are not shown to be more accurate than the general mask on the tasks they know.
 
     ``comparisons`` is notebook 12's table of paired differences.
     """
@@ -141,7 +143,7 @@ def diagnose(
 
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Pruned rows without those that repeat a method with another budget, protection or compensation."""
+    """Pruned rows, without repetitions of a method under another budget, protection or compensation."""
     allocation, method = frame["allocation"].astype(str), frame["method"].astype(str)
     again = allocation.str.contains("protect") | method.str.contains("+", regex=False) | (frame["budget"] == "floor")
     return frame[~again & (frame["requested_sparsity"] > 0)]

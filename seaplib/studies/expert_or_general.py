@@ -2,11 +2,11 @@
 
 Every cell of the design is a mask for each task: how much text it is calibrated on (*amount*: the tokens of one
 corpus, or of as many corpora as there are), whether that text is the task's own or a mixture (*variety*), and in the
-mixture how Eq. 15 adds up the corpora: with the published weights or equal ones (*alpha*), of the scores as they are
-or each scaled to mean 1 per layer and module (*scale*). One text alone has no weights and no scale: of a single
-corpus' scores any multiple ranks alike. So a cell is an amount and one of five mixtures, and the variation between
-cells splits into nine orthogonal contrasts of one degree of freedom each: the variety contrast sets one task against
-the mean of the four mixed cells, alpha and scale are contrasts among these.
+mixture how Eq. 15 adds up the corpora: with published or equal weights (*alpha*), of scores as they are or each scaled
+to mean 1 per layer and module (*scale*). A single corpus has neither weights nor scale, since any multiple of its
+scores ranks alike. So a cell is an amount and one of five mixtures, and the variation between cells splits into nine
+orthogonal contrasts of one degree of freedom each: the variety contrast sets a single task against the mean of the
+four mixed cells; alpha and scale are contrasts among the mixed cells.
 
 With y[cell, task, seed] and a contrast a (differences of means: its positive parts sum to 1, its negative to −1),
 
@@ -14,8 +14,8 @@ With y[cell, task, seed] and a contrast a (differences of means: its positive pa
     SS(factor) = T·S·effect²/‖a‖²,   SS(factor × task) = S·Σ_t (z̄_t − z̄)²/‖a‖²,
     SS(noise) = Σ_ts (z_ts − z̄_t)²/‖a‖²   (and the seeds' own differences),
 
-which add up exactly to the variation of y within tasks: how much each factor carries, how much of it depends on the
-task, and how much is nothing but which texts were drawn.
+which add up exactly to the variation of y within tasks: the part of each factor, the part that depends on the task,
+and the part that comes from the drawn texts alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,8 +56,8 @@ def scaled(scores: Scores) -> Scores:
 
 
 def cell_scores(stats: Mapping[str, ActivationStats], mixture: str, general: str, name: str = "s_F") -> Scores:
-    """The scores of one cell. ``stats``: corpus → its statistics; of ONE, the task's own alone."""
-    each = {corpus: score(one, name) for corpus, one in stats.items()}
+    """The scores of a cell. ``stats``: corpus → statistics; for ONE, the task's own corpus alone."""
+    each = {corpus: score(own, name) for corpus, own in stats.items()}
     if mixture == ONE:
         if len(each) != 1:
             raise ValueError(f"{ONE!r} takes the statistics of one corpus, got {', '.join(each)}")
@@ -66,14 +66,14 @@ def cell_scores(stats: Mapping[str, ActivationStats], mixture: str, general: str
         raise ValueError(f"the mixture is one of {', '.join(MIXTURES)}, got {mixture!r}")
     alpha, scale = MIXED[mixture]
     chosen = weights(each, general) if alpha == "published" else dict.fromkeys(each, 1.0)
-    return aggregate({corpus: scaled(one) if scale else one for corpus, one in each.items()}, chosen)
+    return aggregate({corpus: scaled(own) if scale else own for corpus, own in each.items()}, chosen)
 
 
 def amounts(corpora: Sequence[str], general: str, tokens: int) -> dict[str, list[int]]:
-    """How many tokens of each corpus' draw the design needs (``study.by_tokens``).
+    """How many tokens of each corpus' draw the design needs (``common.by_tokens``).
 
-    ``tokens`` is the share of one corpus. Equal amounts are ``tokens`` in all: of one task, or a part of every corpus;
-    more is that times the number of corpora (the general text is one).
+    ``tokens`` is the share of a corpus. Equal amounts are ``tokens`` in all, of a single task or a part of every
+    corpus; more is that times the number of corpora, the general text included.
     """
     count = len(corpora) + 1
     return {name: [tokens // count, tokens, tokens * count] for name in corpora} | {general: [tokens // count, tokens]}
@@ -128,7 +128,8 @@ def contrasts() -> dict[str, np.ndarray]:
 def squares(y: np.ndarray, vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Sums of squares of ``y`` [..., cells, tasks, seeds] within tasks, by source: contrasts, BY_TASK, NOISE.
 
-    ``vectors`` are orthogonal contrasts that span all differences between cells; what they carry adds up to the whole.
+    ``vectors`` are orthogonal contrasts that span all differences between cells, so that their sums of squares
+    add up to the whole.
     """
     cells, tasks, seeds = y.shape[-3:]
     found, by_task, noise = {}, 0.0, 0.0
@@ -147,13 +148,13 @@ def squares(y: np.ndarray, vectors: Mapping[str, np.ndarray]) -> dict[str, np.nd
 def analyse(
     answers: bootstrap.Results, vectors: Mapping[str, np.ndarray] | None = None, draws: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """What every factor does and how much it carries: one row per contrast, and one each for BY_TASK and NOISE.
+    """Effect of every factor and its share of the variation: a row per contrast, and a row each for BY_TASK and NOISE.
 
-    ``answers``' cells are ``CELLS`` in that order (of other designs: those of ``vectors``). Columns: source, effect,
-    low, high (a difference of means, with its 95% interval over items and seeds), p_value, share, share_low,
+    The cells of ``answers`` are ``CELLS`` in that order (in other designs: the cells of ``vectors``). Columns: source,
+    effect, low, high (a difference of means, with its 95% interval over items and seeds), p_value, share, share_low,
     share_high (of the variation within tasks), by_noise: the share that calibration seeds alone would give a source of
-    as many degrees of freedom. Items are the same in all cells and seeds, so that their chance is not part of the
-    noise; it is in the intervals, and in what seems to depend on the task, whose items are its own.
+    as many degrees of freedom. All cells and seeds answer the same items, so that the choice of items is not part of
+    the noise. It is part of the intervals, and of ``factor × task``, because every task has items of its own.
     """
     if vectors is None:
         vectors = contrasts()
@@ -181,7 +182,7 @@ def analyse(
 
 
 def between(levels: Sequence) -> dict[str, np.ndarray]:
-    """Orthogonal contrasts among ``levels`` without names of their own (Helmert's): for one factor of many levels."""
+    """Orthogonal contrasts among ``levels`` without names of their own (Helmert's): for a factor of many levels."""
     n, found = len(levels), {}
     for k in range(1, n):
         vector = np.concatenate([np.full(k, -1 / k), [1.0], np.zeros(n - k - 1)])

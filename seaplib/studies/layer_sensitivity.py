@@ -1,4 +1,4 @@
-"""The layer-sensitivity curve (remove tests, Figs. 5 and 6) over tasks and calibration seeds: is it one curve?
+"""The layer-sensitivity curve (remove tests, Figs. 5 and 6) over tasks and calibration seeds: is it the same curve?
 
     d[ℓ, τ, s] = dense(τ) − pruned(ℓ, τ, s)
 
@@ -38,14 +38,14 @@ def variants(
     ``stats``: (corpus, seed) → statistics.
     """
     served = experts(tasks)
-    scores = {key: score(one, name) for key, one in stats.items() if key[0] in served}
+    scores = {key: score(own, name) for key, own in stats.items() if key[0] in served}
     layers = next(iter(scores.values())).geometry.layers
     out = []
     for layer in range(layers):
-        for (corpus, seed), one in scores.items():
+        for (corpus, seed), own in scores.items():
             label = {"method": "remove test", "score": name, "budget": "floor", "calibration": "task"}
             label |= {"allocation": f"layer {layer}", "calibration_seed": seed, "layer": layer}
-            mask = selection.single_layer(one, layer, ratio)
+            mask = selection.single_layer(own, layer, ratio)
             out.append(Variant(label, mask, mode, tasks=served[corpus]))
     return out
 
@@ -70,14 +70,14 @@ def agreement(curves: np.ndarray, weight: np.ndarray | None = None) -> dict[str,
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Rank correlation along the layers of [..., layers, n] → [..., n]."""
-    x, y = (rankdata(one, axis=-2) for one in (np.round(a, 12), np.round(b, 12)))
-    x, y = (one - one.mean(-2, keepdims=True) for one in (x, y))
+    x, y = (rankdata(values, axis=-2) for values in (np.round(a, 12), np.round(b, 12)))
+    x, y = (ranks - ranks.mean(-2, keepdims=True) for ranks in (x, y))
     size = np.sqrt((x**2).sum(-2) * (y**2).sum(-2))
     return np.where(size > 0, (x * y).sum(-2) / np.where(size > 0, size, 1), 0.0)
 
 
 def stability(answers: bootstrap.Results, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """How far the curve is one: rows of rank correlations and of shares of variance, with 95% intervals.
+    """How far curves agree: rows of rank correlations and of shares of variance, with 95% intervals.
 
     ``answers``' cells are layers. Columns: quantity, measured, low, high, p_value (of a correlation, against 0).
     The dense model's own results are not needed: they shift a task's curve and change neither ranks nor variation.
@@ -86,11 +86,11 @@ def stability(answers: bootstrap.Results, draws: int = 1000, seed: int = 0) -> p
     rows = []
     resampled = agreement(-answers.drawn(draws, seed, seeds=False), answers.seed_weights(draws, seed))
     for name, value in agreement(curves).items():
-        numbers = resampled[name][~np.isnan(resampled[name])]  # a draw of one seed alone has no pair
+        numbers = resampled[name][~np.isnan(resampled[name])]  # a draw of a single seed has no pair
         found = bootstrap.estimate(value, numbers) if len(numbers) else {}
         rows.append({"quantity": f"rank correlation {name}"} | found)
     vectors = expert_or_general.between(answers.cells)
-    both = (expert_or_general.squares(one, vectors) for one in (curves, drawn))
+    both = (expert_or_general.squares(values, vectors) for values in (curves, drawn))
     for name, (value, of_draws) in _shares(*both).items():
         row = {"quantity": f"share of the variation: {name}"} | bootstrap.estimate(value, of_draws)
         rows.append(row | {"p_value": np.nan})  # a share is never below 0
@@ -98,7 +98,7 @@ def stability(answers: bootstrap.Results, draws: int = 1000, seed: int = 0) -> p
 
 
 def _shares(whole: Mapping, drawn: Mapping) -> dict[str, tuple]:
-    """Shares of layer, layer × task and seeds, of one data set and of those drawn from it."""
+    """Shares of layer, layer × task and seeds, of a data set and of the data sets drawn from it."""
     both = []
     for found in (whole, drawn):
         named = (expert_or_general.BY_TASK, expert_or_general.NOISE)

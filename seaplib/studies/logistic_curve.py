@@ -1,7 +1,7 @@
-"""A setting chosen on some items and judged on others.
+"""Settings of the logistic curve, chosen on validation items and judged on test items.
 
-The best of many settings looks better than it is on the items by which it was chosen. So each task's items are
-parted at random: the validation items choose, the test items report.
+On the items that chose it, the best of many settings looks better than it is. So the items of each task are parted at
+random: validation items choose, test items report.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ VALIDATION, TEST = "validation", "test"
 
 
 def parted(items: pd.DataFrame, share: float = 0.5, seed: int = 0) -> pd.DataFrame:
-    """``items`` with a column ``part``: within every task, the ``share`` of its items that validate, and the others.
+    """``items`` with a column ``part``: the ``share`` of every task's items is for validation, the rest for test.
 
-    An item is on the same side in all its rows. ValueError where a side of some task would be empty.
+    An item is on the same side in all its rows. ValueError where a task would have no items on a side.
     """
     side = {}
     for task, names in items.groupby("task")["doc_id"].unique().items():
@@ -40,10 +40,10 @@ def table(items: pd.DataFrame, by: Sequence[str], metric: str = "primary") -> pd
 def judge(
     items: pd.DataFrame, by: Sequence[str], usual: Mapping, metric: str = "primary", draws: int = 2000
 ) -> tuple[dict, dict]:
-    """The setting that is best on validation items, and its difference to the ``usual`` one on test items.
+    """The setting that is best on validation items, and its difference to the ``usual`` setting on test items.
 
-    Of equally good settings the usual one counts as best, then the first. The second dictionary is
-    :func:`seaplib.comparison.compare`'s.
+    Of equally good settings the usual setting counts as best, then the first. The second dictionary is
+    :func:`seaplib.evaluation.comparison.compare`'s.
     """
     found = table(items, by, metric)
     best = found[found[VALIDATION] >= found[VALIDATION].max() - 1e-12]

@@ -1,7 +1,7 @@
 """The comparison at the heart of the paper on any model: task-calibrated, general and general-text masks, and chance.
 
 Every model goes through the same steps with the same texts, items and seeds: calibration on each task and on general
-text; expert, general (Eq. 15), general-text-only and random masks at one sparsity; all items answered by all of them.
+text; expert, general (Eq. 15), general-text-only and random masks at the same sparsity; all masks answer all items.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from ..settings import Calibration, Evaluation
 from ..texts.tasks import experts
 
 METHODS = (methods.SEAP_F, methods.GENERAL_F, methods.FLAP, methods.RANDOM)
-#: what is compared: a is better than b
+#: pairs (a, b) of the comparisons "a is better than b"
 PAIRS = (
     (methods.SEAP_F, methods.FLAP),
     (methods.GENERAL_F, methods.FLAP),
@@ -53,7 +53,7 @@ def answers(
 
 
 def compared(items: pd.DataFrame, name: str, draws: int = 2000, protect_last: int | None = None) -> pd.DataFrame:
-    """``PAIRS`` on one model's items, over all tasks: columns model, architecture, and ``comparison.contrasts``'s."""
+    """``PAIRS`` on a model's items, over all tasks: columns model, architecture, and ``comparison.contrasts``'s."""
     pairs = [tuple(replace(side, protect_last=protect_last) for side in pair) for pair in PAIRS]
     found = comparison.contrasts(items, pairs, draws=draws)
     found = found[found["task"] == "all"].drop(columns="p_mcnemar")
@@ -70,7 +70,7 @@ def _mean(items: pd.DataFrame, metric: str) -> float:
 
 
 def on_models(names: Iterable[str], draws: int = 2000, dtype: str = "auto", device_map=None, **options) -> pd.DataFrame:
-    """The protocol on each named model in turn, one in memory at a time; ``options`` as in :func:`answers`."""
+    """The protocol on each named model in turn, each alone in memory; ``options`` as in :func:`answers`."""
     frames = []
     for name in names:
         model, tokenizer = loading.load(name, dtype=dtype, device_map=device_map)

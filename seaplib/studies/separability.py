@@ -37,13 +37,13 @@ def prompt_values(
     """Silhouette and nearest-neighbour success of every prompt: layer, measure, prompt, task, value, influence.
 
     Euclidean distances of standardised states. Silhouette s = (b − a)/max(a, b), with a the mean
-    distance to prompts of the same task and b to those of the nearest other task: −1 to 1.
+    distance to prompts of the same task and b to prompts of the nearest other task: −1 to 1.
     ``knn_accuracy`` is 1 where the vote of the ``neighbours`` nearest prompts of the other folds
     (stratified cross-validation) is the prompt's task, else 0.
 
     ``influence`` is the prompt's jackknife pseudo-value n·s̄ − (n−1)·s̄₋ᵢ of the mean silhouette: a
     prompt counts in its neighbours' silhouettes too, so the spread of ``value`` alone would give
-    intervals that are too narrow. For the accuracy it is the value.
+    intervals that are too narrow. The influence on the accuracy is the value itself.
     """
     labels, counts = states.labels, np.unique(states.labels, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < folds:
@@ -78,7 +78,7 @@ def _silhouettes(distances: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
         return np.divide(nearest - own, larger, out=np.zeros(n), where=larger > 0)
 
     values = silhouettes(sums, counts)
-    without = np.empty(n)  # the mean silhouette of all prompts but one
+    without = np.empty(n)  # entry i: the mean silhouette of all prompts but i
     for i in rows:
         fewer, left = sums.copy(), counts.copy()
         fewer[:, task[i]] -= distances[:, i]
@@ -90,7 +90,7 @@ def _silhouettes(distances: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
 def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Mean of each measure by layer with its 95% interval: layer, measure, value, low, high, chance, n.
 
-    Takes states, or what ``prompt_values`` made of them. The silhouette's interval is a bootstrap
+    Takes states, or the frame of ``prompt_values``. The silhouette's interval is a bootstrap
     over prompts within tasks (of their influences), the accuracy's Wilson's. ``chance``: 0, and the
     largest task's share.
     """
@@ -113,10 +113,10 @@ def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: i
 def trend(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Does separation grow with depth? Mean of the deeper half of the layers minus that of the shallower.
 
-    One row per measure: shallower, deeper, value (their difference), its 95% bootstrap interval
+    A row per measure: shallower, deeper, value (their difference), its 95% bootstrap interval
     over prompts within tasks (all layers of a prompt are drawn together), a two-sided ``p_value``
     (t-test of the prompts' influences), and Spearman's rank correlation of layer and mean. With an
-    odd number of layers the middle one counts for neither half.
+    odd number of layers the middle layer counts for neither half.
     """
     values = prompt_values(values) if isinstance(values, HiddenStates) else values
     rows = []
@@ -152,8 +152,8 @@ class NormProfiles:
     provenance: dict = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        one = next(iter(self.norms.values()))
-        return f"NormProfiles({', '.join(self.norms)}: {len(one) // 2} tasks, 2 × {self.prompts} prompts each)"
+        profiles = next(iter(self.norms.values()))
+        return f"NormProfiles({', '.join(self.norms)}: {len(profiles) // 2} tasks, 2 × {self.prompts} prompts each)"
 
     def save(self, directory: Path) -> None:
         keys = [(module, *key) for module, profiles in self.norms.items() for key in profiles]
@@ -211,21 +211,21 @@ def norm_correlations(
 ) -> pd.DataFrame:
     """Correlation over dimensions of half 0 and half 1: of the same task (within) and of two tasks (between).
 
-    ``profiles[task, half]`` is [layers, dims], one module's. Columns layer, within, between,
-    value (within − between), low, high, p_value, tasks; one row per layer, or one for the mean
-    over layers. ``low``-``high``: 95% bootstrap interval over tasks. The p-value is one-sided, of
-    a permutation test that gives the second halves to the tasks at random (all T! assignments
-    where those are no more than ``permutations``); the null is that a half says nothing about its
-    task. ``method`` is ``spearman`` (ranks; a few massive dimensions cannot decide) or ``pearson``.
+    ``profiles[task, half]`` is [layers, dims], of a single module. Columns layer, within, between, value (within −
+    between), low, high, p_value, tasks; a row per layer, or a single row for the mean over layers.
+    ``low``-``high``: 95% bootstrap interval over tasks. The p-value is one-sided, of a permutation test that gives
+    the second halves to the tasks at random (all T! assignments where T! is at most ``permutations``); the null is
+    that a half says nothing about its task. ``method`` is ``spearman`` (ranks; a few massive dimensions cannot
+    decide) or ``pearson``.
     """
     if method not in ("spearman", "pearson"):
         raise ValueError(f"method is 'spearman' or 'pearson', got {method!r}")
     tasks = list(dict.fromkeys(task for task, _ in profiles))
     count = len(tasks)
     if count < 2 or {(task, half) for task in tasks for half in (0, 1)} != set(profiles):
-        raise ValueError("norm correlations need halves 0 and 1 of at least two tasks")
-    one, two = (np.stack([np.asarray(profiles[task, half], np.float64) for task in tasks], axis=1) for half in (0, 1))
-    matrices = np.stack([_correlate(a, b, method) for a, b in zip(one, two, strict=True)])  # [layers, tasks, tasks]
+        raise ValueError("norm correlations need both halves (0, 1) of at least two tasks")
+    halves = (np.stack([np.asarray(profiles[task, half], np.float64) for task in tasks], axis=1) for half in (0, 1))
+    matrices = np.stack([_correlate(a, b, method) for a, b in zip(*halves, strict=True)])  # [layers, tasks, tasks]
     rng = np.random.default_rng(seed)
     exact = math.factorial(count) <= permutations
     if exact:
@@ -247,8 +247,8 @@ def norm_correlations(
     return pd.DataFrame(rows)
 
 
-def _correlate(one: np.ndarray, two: np.ndarray, method: str) -> np.ndarray:
-    """Correlations over dimensions of every row of ``one`` with every row of ``two``: [tasks, tasks]."""
+def _correlate(a: np.ndarray, b: np.ndarray, method: str) -> np.ndarray:
+    """Correlations over dimensions of every row of ``a`` with every row of ``b``: [tasks, tasks]."""
     if method == "spearman":
-        one, two = rankdata(one, axis=1), rankdata(two, axis=1)
-    return np.corrcoef(one, two)[: len(one), len(one) :]
+        a, b = rankdata(a, axis=1), rankdata(b, axis=1)
+    return np.corrcoef(a, b)[: len(a), len(a) :]

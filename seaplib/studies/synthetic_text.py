@@ -1,7 +1,7 @@
-"""More calibration text out of little: the model's own continuations, and training items recombined.
+"""More calibration text from little: continuations by the model itself, and recombined training items.
 
 A text is cut in the middle of its words. *Continued*: the model writes on from the first half, sampled from
-p(x_t | x_<t), until it ends the text. *Recombined*: the first half of one text and the second half of another.
+p(x_t | x_<t), until it ends the text. *Recombined*: the first half of a text and the second half of another text.
 *Real*: further training items, the upper bound (where the training set is a generator's, so are they). Corpora
 are compared at equal numbers of tokens: :func:`enlarged` adds texts as long as they fit.
 """
@@ -19,14 +19,14 @@ from ..models.passes import partition
 from ..texts.corpora import Corpus
 
 KINDS = ("real", "recombined", "continued")
-ROUNDS = 16  # of new texts, after which a kind counts as not able to fill its budget
-BATCH_TOKENS = 8192  # of prompts and what is written after them, padding included
+ROUNDS = 16  # of new texts; a kind that has not filled its budget by then is refused
+BATCH_TOKENS = 8192  # of prompts and new tokens, padding included
 
 
 def halves(text: str) -> tuple[str, str]:
     """A text's first and second half by words, with the space between them at the second's beginning.
 
-    The first has the middle word of an odd number; a text of one word has no second half.
+    The first has the middle word of an odd number; a text of a single word has no second half.
     """
     words = text.split(" ")
     middle = (len(words) + 1) // 2
@@ -35,13 +35,13 @@ def halves(text: str) -> tuple[str, str]:
 
 
 def recombine(corpus: Corpus, seed: int) -> Corpus:
-    """As many texts as ``corpus`` has: the first half of each, and the second half of another one.
+    """As many texts as ``corpus`` has: the first half of each, and the second half of another text.
 
     ValueError for fewer than two texts.
     """
     n = len(corpus)
     if n < 2:
-        raise ValueError(f"{corpus.task}: one text alone cannot be recombined; calibrate on two or more")
+        raise ValueError(f"{corpus.task}: a single text cannot be recombined; calibrate on two or more")
     order = np.random.default_rng([seed, 1]).permutation(n)  # a cycle through all texts: none meets itself
     other = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
     parts = [halves(text) for text in corpus.texts]
@@ -53,7 +53,7 @@ def recombine(corpus: Corpus, seed: int) -> Corpus:
 def continue_texts(
     model, tokenizer, corpus: Corpus, seed: int, new_tokens: int = 40, temperature: float = 1.0
 ) -> Corpus:
-    """As many texts as ``corpus`` has: the first half of each, and what the model writes after it.
+    """As many texts as ``corpus`` has: the first half of each, continued by the model.
 
     Sampled with ``seed``, at most ``new_tokens`` tokens, from the store if there. ValueError where a first half
     leaves no room for them in the model's context.
@@ -98,11 +98,11 @@ def _continue(model, tokenizer, corpus: Corpus, seed: int, new_tokens: int, temp
 
 
 def _until(ids: list[int], stops: set) -> list[int]:
-    return next((ids[:place] for place, one in enumerate(ids) if one in stops), ids)
+    return next((ids[:place] for place, token in enumerate(ids) if token in stops), ids)
 
 
 def lengths(tokenizer, corpus: Corpus) -> list[int]:
-    """Tokens of every text, special ones included."""
+    """Tokens of every text, special tokens included."""
     return [len(ids) for ids in tokenizer(list(corpus.texts), verbose=False)["input_ids"]]
 
 
@@ -113,8 +113,8 @@ def enlarged(
 
     ``drawn`` is a whole training corpus in the order of a calibration seed; ``seed`` is that of the synthesis.
 
-    Returns the base and what is added to it. New texts are taken as they come, those left out that would exceed the
-    budget, until none of a whole round fits. A text may come twice where the model repeats itself. ValueError for an
+    Returns the base and the added texts. New texts are taken as they come, except texts that would exceed the budget,
+    until no text of a whole round fits. A text may come twice where the model repeats itself. ValueError for an
     unknown kind, and where new texts leave more than a tenth of the budget (and than a text of the base) unused.
     """
     if kind not in KINDS:
@@ -143,7 +143,7 @@ def enlarged(
 def _rounds(
     model, tokenizer, drawn: Corpus, base: Corpus, kind: str, seed: int, new_tokens: int, copies: int
 ) -> Iterator[Corpus]:
-    """New texts of a kind: first ``copies`` times as many as the base has (the model writes them in one batch)."""
+    """New texts of a kind: first ``copies`` times as many as the base has (the model writes them in a single batch)."""
     if kind == "real":
         for start in range(len(base), len(drawn), copies * len(base)):
             part = slice(start, start + copies * len(base))
@@ -156,5 +156,5 @@ def _rounds(
             yield continue_texts(model, tokenizer, again, number, new_tokens)
         else:
             made = [recombine(base, number * copies + copy) for copy in range(copies)]
-            texts, ids = (tuple(one for part in made for one in getattr(part, name)) for name in ("texts", "ids"))
+            texts, ids = (tuple(entry for part in made for entry in getattr(part, name)) for name in ("texts", "ids"))
             yield Corpus(base.task, texts, ids, made[0].source)

@@ -1,8 +1,8 @@
 """Masks on tasks that they were not calibrated on: the leave-one-task-out matrix.
 
-Rows are calibration texts, columns are tasks. An expert answers every task, not only its own; the general mask
-(Eq. 15) is made of all corpora, and for every task once more of all but that task's; the general text alone knows
-none of them. Off the diagonal everything is out of distribution.
+Rows are calibration texts, columns are tasks. Every expert answers all tasks. The general mask (Eq. 15) is made once
+of all corpora, and once per task without that task's corpus. A mask of the general text alone has seen no task.
+Off the diagonal everything is out of distribution.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,10 +36,10 @@ def variants(
     method: Method,
     mode: str = "remove",
 ) -> list[Variant]:
-    """All masks of the matrix for one calibration seed; column ``calibrated_on`` names the row.
+    """All masks of the matrix for a calibration seed; column ``calibrated_on`` names the row.
 
     ``stats``: every expert's corpus, and ``general``, to its statistics. ValueError where a task's corpus is the
-    general text, or is the only one there is.
+    general text, or is the only corpus.
     """
     served = experts(tasks)
     if general in served or len(served) < 2:
@@ -52,14 +52,14 @@ def variants(
     out = [mask(each[name], expert(name), None) for name in served]
     out.append(mask(each[general], TEXT, None))
     for row, without in ((ALL, None), *((WITHOUT, name) for name in served)):
-        chosen = {name: one for name, one in each.items() if name != without}
+        chosen = {name: own for name, own in each.items() if name != without}
         answered = served[without] if without else None
         out.append(mask(aggregate(chosen, weights(chosen, general)), row, answered))
     return out
 
 
 def matrix(items: pd.DataFrame, metric: str = bootstrap.PRIMARY, draws: int = 1000) -> pd.DataFrame:
-    """One row per calibration text and task: calibrated_on, task, value, low, high (95%, items and seeds), own.
+    """A row per calibration text and task: calibrated_on, task, value, low, high (95%, items and seeds), own.
 
     ``items`` are item results of :func:`variants`. ``own`` says whether the task's own corpus is part of the text.
     """
@@ -84,7 +84,7 @@ def with_others(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def ordered(rows: Sequence[str], corpora: Sequence[str]) -> list[str]:
-    """Rows of the matrix from the most to the least that is known of a task."""
+    """Rows of the matrix, from masks that know most of a task to masks that know least."""
     order = [ALL, WITHOUT, *map(expert, corpora), TEXT, DENSE]
     return [name for name in order if name in set(rows)]
 

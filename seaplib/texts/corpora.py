@@ -1,10 +1,9 @@
-"""Task corpora: a task's rows, and the calibration texts made of them.
+"""Task corpora: calibration texts made of a task's rows.
 
-``rows`` reads a task's rows in one role; ``corpus`` words the training rows as in Table 5 (those of a
-task that is lm-eval's alone by its own templates) and draws from them; ``questions`` are the prompts
-without their answers. No calibration item is an evaluation
-item: the few training rows whose question and right answer are in the test too (MMLU 35,
-OpenBookQA 15, PIQA 5, ARC-Challenge 1) are left out, and counted in ``Corpus.source``.
+``corpus`` words a task's training rows as in Table 5 (a stock lm-eval task by the templates in
+lm-eval's file) and draws from the texts; ``questions`` draws prompts without their answers. No
+calibration item is an evaluation item: training rows whose question and right answer are in the test
+too (MMLU 35, OpenBookQA 15, PIQA 5, ARC-Challenge 1) are left out, and counted in ``Corpus.source``.
 """
 
 import json
@@ -17,12 +16,12 @@ import pandas as pd
 
 from .. import store
 from . import lm_eval, tasks
-from .rows import Rows, _from_file, documents, read_rows
+from .rows import Rows, documents, read_file, read_rows
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts of one task, the ids of the rows they were made from, and the source they came from."""
+    """Texts of one task, the ids of their rows, and their source."""
 
     task: str
     texts: tuple[str, ...]
@@ -39,11 +38,11 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the task's name, any text, their order or an id."""
+        """Hash of the task's name, the texts in their order and the ids."""
         return store.digest([self.task, self.texts, self.ids])
 
     def first(self, n: int) -> "Corpus":
-        """The first ``n`` texts (all, if there are fewer); a smaller draw of the same seed."""
+        """The first ``n`` texts, or all of fewer: a smaller draw by the same seed."""
         return Corpus(self.task, self.texts[:n], self.ids[:n], self.source | {"samples": min(n, len(self))})
 
     def head(self, n: int = 5) -> pd.DataFrame:
@@ -63,12 +62,13 @@ class Corpus:
 def corpus(name_or_path: str | Path, samples: int | None = None, seed: int = 0) -> Corpus:
     """Calibration texts of a task, or of a file with columns ``question`` and ``answer`` (or ``text``).
 
-    ``samples`` texts are drawn without replacement by ``seed``: the same ones every time, and a
-    smaller draw is the beginning of a larger one; all, in the drawn order, if None or too many.
-    Files may be parquet, csv, json or jsonl.
+    ``samples`` texts are drawn without replacement by ``seed``; None, or more than there are: all
+    texts in drawn order. The same seed draws the same texts, and a smaller draw is the beginning of a
+    larger draw. Files are parquet, csv, json or jsonl. Raises ValueError and FileNotFoundError for
+    unknown tasks, damaged rows and missing files.
     """
     if isinstance(name_or_path, Path) or Path(name_or_path).suffix[1:].isalpha():
-        return _draw(*_from_file(Path(name_or_path)), samples, seed)
+        return _draw(*read_file(Path(name_or_path)), samples, seed)
     task = tasks.get(name_or_path)
     found = read_rows(task.name)
     source = found.source | {"wording": "Table 5" if task.plain or task.pair else "lm-eval's templates"}
@@ -76,23 +76,24 @@ def corpus(name_or_path: str | Path, samples: int | None = None, seed: int = 0) 
         return _draw(task.name, documents(found), source, samples, seed)
     seen = _evaluated(task)
     worded = _worded(task, found)
-    items = [(one.id, one.text) for one in worded if one.pair not in seen]
+    items = [(item.id, item.text) for item in worded if item.pair not in seen]
     if not items:
         raise ValueError(f"{task.name}: all {len(found)} training rows are test items too, so none may calibrate")
     return _draw(task.name, items, source | {"left_out": len(worded) - len(items)}, samples, seed)
 
 
 def questions(name: str, samples: int | None = None, seed: int = 0, split: str = "train") -> Corpus:
-    """Prompts of a task without their answers, drawn as ``corpus`` draws, from its "train" or "test" rows.
+    """Prompts of a task without their answers, drawn as ``corpus`` draws, from the "train" or "test" rows.
 
-    They classify and do not calibrate, so that no row is left out.
+    Prompts are classified and do not calibrate, so no row is left out.
     """
     task = tasks.get(name)
     found = read_rows(name, split)
     source = found.source | {"wording": "question without answer"}
     if task.plain:
         return _draw(name, documents(found), source, samples, seed)
-    return _draw(name, [(one.id, one.pair[0]) for one in _worded(task, found, whole=False)], source, samples, seed)
+    prompts = [(item.id, item.pair[0]) for item in _worded(task, found, whole=False)]
+    return _draw(name, prompts, source, samples, seed)
 
 
 class _Item(NamedTuple):
@@ -102,9 +103,9 @@ class _Item(NamedTuple):
 
 
 def _worded(task: tasks.Task, found: Rows, whole: bool = True) -> list[_Item]:
-    """Every row of a task in words, the ``whole`` text too (test rows may lack what it needs).
+    """Every row of a task in words; ``whole``: with the calibration text, whose columns test rows may lack.
 
-    ValueError that names the row whose right answer cannot be told.
+    ValueError that names the row whose right answer cannot be found.
     """
     if task.pair is None:
         return [_Item(found.ids[row], (q, a), text) for row, q, a, text in lm_eval.rendered(task, found.table)]
@@ -118,16 +119,16 @@ def _worded(task: tasks.Task, found: Rows, whole: bool = True) -> list[_Item]:
 
 
 def _evaluated(task: tasks.Task) -> set:
-    """The items that may not calibrate: those of the task's test, and of any test its corpus serves.
+    """(question, right answer) of the test items of the task and of every task that its corpus serves.
 
-    Where there are no test rows at hand, there is nothing that could meet.
+    These may not calibrate. A test whose rows are not at hand has no items here.
     """
     registered = map(tasks.get, tasks.names(scored=True))
     served = {task.name: task} | {other.name: other for other in registered if task.name == other.expert}
     items = set()
     for other in served.values():
         try:
-            items |= {one.pair for one in _worded(other, read_rows(other.name, "test"), whole=False)}
+            items |= {item.pair for item in _worded(other, read_rows(other.name, "test"), whole=False)}
         except (FileNotFoundError, ConnectionError):
             continue
     return items

@@ -1,6 +1,6 @@
-"""Table 5's wordings: functions of one row in the hub's schema, (question, right answer) or a whole text.
+"""Table 5's wordings: each function takes a row in the hub's schema and returns (question, right answer) or a text.
 
-A label that names none of a row's options is a ValueError: no other option is taken in its place.
+A label that names none of a row's options is a ValueError.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def option(options: Sequence[str], label) -> str:
-    """The option that ``label``, a whole number from 0, names. ValueError where there is none (unlabelled rows: -1)."""
+    """The option at position ``label``, counted from 0. ValueError where there is none (unlabelled rows: -1)."""
     try:
         number = int(label)
     except (TypeError, ValueError):
@@ -70,7 +70,7 @@ def openbookqa_text(row: dict) -> str:
 
 
 def boolq(row: dict) -> tuple[str, str]:
-    # SuperGLUE puts "Title -- " before the passage; Table 5 has the passage alone
+    # SuperGLUE puts "Title -- " before the passage; Table 5 shows the passage without title
     passage = row["passage"].partition(" -- ")[2] or row["passage"]
     question = row["question"].strip().removesuffix("?") + "?"
     return f"{passage} {question}", option(("False", "True"), row["label"])

@@ -1,4 +1,7 @@
-"""A task's rows in one role: found (bundled, on this disk, on the hub), checked, read."""
+"""A task's rows in one role: found (bundled, on this disk or on the hub), checked and read.
+
+A plan and a reader look at the same headers: :func:`check` stops there, :func:`read_rows` reads on.
+"""
 
 import csv
 import io
@@ -15,10 +18,12 @@ import pyarrow.parquet as pq
 from .. import hub, paths, store
 from . import tasks
 
+_HEADING = re.compile(r"=.*[^=\s].*=")
+
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one role, their ids (the data set's own, else split and number), and where they are from."""
+    """Rows of one role, their ids (the data set's own, or else split and number) and their origin."""
 
     table: pa.Table
     ids: tuple[str, ...]
@@ -39,8 +44,8 @@ def documents(found: Rows) -> list[tuple[str, str]]:
     """(id, text) of every document in rows of plain text.
 
     WikiText's rows are lines. A document is a section: a heading (``= Title =``, ``= = Part = =``)
-    and the paragraphs up to the next one; headings without a paragraph go to the section after them,
-    and blank rows count for nothing. Rows without any heading are documents already.
+    and the paragraphs up to the next heading. A heading without a paragraph belongs to the section
+    that follows, and blank rows are dropped. Where no row is a heading, every row is a document.
     """
     lines = [(name, row["text"].strip()) for name, row in zip(found.ids, found, strict=True)]
     if not any(_HEADING.fullmatch(line) for _, line in lines):
@@ -57,16 +62,11 @@ def documents(found: Rows) -> list[tuple[str, str]]:
     return sections
 
 
-# --- reading ------------------------------------------------------------------------------------
-
-_HEADING = re.compile(r"=.*[^=\s].*=")
-
-
 def _lines(file: Path) -> list[str]:
     return [line for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
 
 
-# values as the file has them: a data frame would make 1.0 of an answer 1, and nothing of an answer NA
+# values as the file has them: a data frame would turn the answer 1 into 1.0, and the answer NA into a missing value
 _READERS = {
     ".parquet": lambda file: pq.read_table(file).to_pylist(),
     ".csv": lambda file: list(csv.DictReader(io.StringIO(file.read_text("utf-8-sig")))),
@@ -75,14 +75,18 @@ _READERS = {
 }
 
 
-def _from_file(file: Path) -> tuple[str, list[tuple[str, str]], dict]:
+def read_file(file: Path) -> tuple[str, list[tuple[str, str]], dict]:
+    """Name, (id, text) items and source of a file with columns ``question`` and ``answer`` (or ``text``).
+
+    Raises FileNotFoundError where there is no file, ValueError for a damaged file and for other columns.
+    """
     if file.suffix not in _READERS:
         raise ValueError(f"{file}: a corpus file is one of {', '.join(_READERS)}")
     if not file.exists():
         raise FileNotFoundError(f"no corpus file {file}")
     try:
         found = [dict(row) for row in _READERS[file.suffix](file)]
-    except Exception as error:  # each reader has its own classes for "this is not such a file"
+    except Exception as error:  # each reader has its own error classes for a file of another kind
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} cannot be read as {file.suffix[1:]}: {reason}") from None
     if not found:
@@ -93,17 +97,17 @@ def _from_file(file: Path) -> tuple[str, list[tuple[str, str]], dict]:
     if nested := [c for c in columns if any(isinstance(row.get(c), list | dict) for row in found)]:
         raise ValueError(f"{file}: column {nested[0]} holds lists or records; it needs texts")
     cells = [[str(row[column]).strip() for column in columns if row.get(column) is not None] for row in found]
-    # A row that lacks a cell would be calibrated on as half a text: it is left out, and counted.
+    # A row that lacks a cell would be half a calibration text: the row is left out, and counted.
     items = [(str(i), " ".join(row)) for i, row in enumerate(cells) if len(row) == len(columns) and all(row)]
     source = {"dataset": file.name, "data": "file", "files": {file.name: store.file_hash(file)}, "rows": len(found)}
     return file.stem, items, source | {"wording": " + ".join(columns), "left_out": len(found) - len(items)}
 
 
 def check(name: str, ask_hub: bool = True) -> None:
-    """That a task has rows to calibrate on and, if it has a test, rows to score, by the files' headers alone.
+    """Whether a task's rows are there, training and test, by the headers of the files alone.
 
-    ``ask_hub``: of a data set that is neither local nor in the hub's cache, ask the hub for it.
-    Raises as :func:`read_rows` does.
+    ``ask_hub``: a data set that is neither local nor in the hub's cache must be on the hub. A task
+    without training rows is refused. Raises as :func:`read_rows` does.
     """
     task = tasks.get(name)
     for source in (_source(task, "train"), task.test):
@@ -138,7 +142,7 @@ def read_rows(name: str, role: str = "train") -> Rows:
         else:
             table = _joined(f"{name}: {split}", [_read(name, file) for file in found])
             files |= {file.relative_to(folder).as_posix(): store.file_hash(file) for file in found}
-        # lm-eval would word an empty cell as "None"; in a schema that is not ours a template may expect it
+        # lm-eval would word an empty cell as "None"; the templates of a stock task may expect empty cells
         empty = [column for column in source.columns if table[column].null_count] if task.plain or task.pair else []
         if empty:
             raise ValueError(f"{name}: {split} has {table[empty[0]].null_count} empty cells in {empty[0]}")
@@ -172,7 +176,7 @@ def _folder(task: tasks.Task) -> Path | None:
 
 
 def _located(task: tasks.Task, source: tasks.Source, folder: Path) -> dict[str, list[Path]]:
-    """Split → its parquet files below ``folder``, whose headers have rows and the columns that the task needs."""
+    """Split → parquet files below ``folder``, once their headers show rows and the columns that the task needs."""
     located, rows = {}, 0
     for split in source.splits:
         located[split] = _local_files(task.name, source, split, folder)
@@ -236,16 +240,16 @@ def _read(name: str, file: Path) -> pa.Table:
 
 @lru_cache
 def _ask_hub(path: str) -> None:
-    """Whether the hub has a data set; its client's error where it has not, or cannot be reached."""
+    """Raises the client's error where the hub lacks a data set or cannot be reached; asks once for each data set."""
     hub.files(path, "dataset")
 
 
 def _from_hub(name: str, source: tasks.Source, split: str) -> pa.Table:
-    from datasets import load_dataset  # slow to import, and not needed for local data
+    from datasets import load_dataset  # slow to import, and unused for local data
 
     try:
         data = load_dataset(source.path, source.config, split=split, **source.options)
-    except Exception as error:  # the hub client raises a dozen unrelated classes
+    except Exception as error:  # the client's classes have no common base
         raise _not_on_hub(name, source, error) from None
     return data.with_format("arrow")[:]
 
@@ -259,9 +263,9 @@ def _not_on_hub(name: str, source: tasks.Source, error: Exception) -> Connection
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The parquet file of a split in a data set's folder, or all its shards in order; empty where it has none.
+    """The parquet file of a split in a data set's folder, or all shards in order; empty where there is neither.
 
-    ValueError where a shard is missing or is there twice: some of the rows would pass for all of them.
+    ValueError where a shard is missing or present twice: a part of the rows would pass for all rows.
     """
     whole = folder / f"{split}.parquet"
     if whole.exists():

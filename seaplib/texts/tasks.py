@@ -1,23 +1,23 @@
-"""The task registry: where a task's rows are, how they are worded, how lm-eval scores them.
+"""The task registry: the sources of a task's rows, their wording, and the lm-eval configuration that scores them.
 
 A task has two roles, each with its own source. The rows of ``train`` make calibration texts in the
-formats of the paper's Table 5; the rows of ``test`` are what lm-eval scores. Rows come from the
-bundled world (``mini_`` tasks), else from ``SEAP_DATA_DIR`` if that is set (one folder per data set,
-a folder per config below it, ``<split>.parquet``), else from the Hugging Face hub or its cache.
+formats of the paper's Table 5; lm-eval scores the rows of ``test``. Rows come from the bundled world
+(``mini_`` tasks), else from ``SEAP_DATA_DIR`` if that is set (a folder per data set, in it a folder
+per config, in that ``<split>.parquet``), else from the Hugging Face hub or its cache.
 
-Any other lm-eval task is found by its name, without registration: scored as lm-eval's file says
-(zero-shot), and worded for calibration by its own templates, where it has a training split.
+Any other lm-eval task is found by its name, without registration: scored zero-shot as lm-eval's file
+says, and worded for calibration by the templates in that file, where it has a training split.
 
-- Hub: its ``dataset_path``, ``dataset_name`` and ``dataset_kwargs``. On this disk: the folder named
-  by the last part of ``dataset_path``, and in it the one named ``dataset_name`` if there is one
-  (``allenai/sciq`` → ``sciq``; ``nyu-mll/glue``, ``cola`` → ``glue/cola``). Where ``dataset_path``
-  is a file format (json, csv, parquet, text), the folder has the task's name.
+- Hub: the task's ``dataset_path``, ``dataset_name`` and ``dataset_kwargs``. On this disk: the folder
+  named by the last part of ``dataset_path``, and in it the folder ``dataset_name`` if the task has
+  one (``allenai/sciq`` → ``sciq``; ``nyu-mll/glue``, ``cola`` → ``glue/cola``). Where
+  ``dataset_path`` is a file format (json, csv, parquet, text), the folder has the task's name.
 - Calibration rows: ``training_split``. Test rows: ``test_split``, else ``validation_split``.
-- Metric: of those in its ``metric_list``, the first of acc_norm, acc, exact_match.
-- Groups and tags are refused with their members, so that no average hides what was run; ``mmlu`` is
-  registered and stands for its 57 subjects, over the one config ``all``.
+- Metric: the first of acc_norm, acc, exact_match that ``metric_list`` has.
+- Groups and tags are refused, and their members named, so that no average hides the tasks that were
+  run; ``mmlu`` is registered and stands for its 57 subjects, over the single config ``all``.
 
-To add a task of your own, ``register`` a ``Task``; nothing else names tasks.
+To add a task of your own, ``register`` a ``Task``; no other module names tasks.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,27 +33,27 @@ from .lm_eval import METRICS
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one role: a hub data set, its config and splits, and the same thing on this disk."""
+    """Rows of one role: a hub data set with config and splits, and the same data set on this disk."""
 
     path: str  # hub id; "bundled" for the generated world
     config: str | None
     splits: tuple[str, ...]
-    local: tuple[str, ...]  # folders to look in, the first that has the split counts
-    columns: tuple[str, ...] = ("text",)  # what the wording needs
-    options: dict = field(default_factory=dict)  # for load_dataset: one file of a large data set, say
+    local: tuple[str, ...]  # folders to look in; the first folder that has the split counts
+    columns: tuple[str, ...] = ("text",)  # that the wording needs
+    options: dict = field(default_factory=dict)  # for load_dataset: a single file of a large data set, say
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task: two sources, its wording, and its lm-eval configuration.
+    """A task: two sources, a wording and an lm-eval configuration.
 
     ``train`` is None for a task without a training split, which can be scored and not calibrated on.
     ``pair(row)`` is (question, right answer), which also identifies an item; ``wording(row)`` is
-    Table 5's format where that is more than question + answer. ``metric`` is the one the paper's
-    tables report (design: WinoGrande, BoolQ, ARC-easy acc; OpenBookQA, HellaSwag, PIQA, ARC-challenge
-    acc_norm). ``expert`` names the task whose corpus makes this task's expert mask. A task without
-    ``pair`` is worded by its lm-eval configuration (``prompts``). A task without either is plain text:
-    its ``text`` column holds its documents, and it has a perplexity instead of an accuracy.
+    Table 5's format where that is more than question + answer. ``metric`` is the metric of the paper's
+    tables (WinoGrande, BoolQ, ARC-easy acc; OpenBookQA, HellaSwag, PIQA, ARC-challenge acc_norm).
+    ``expert`` names the task whose corpus makes this task's expert mask. A task without ``pair`` is
+    worded by its lm-eval configuration. A task without either is plain text: the ``text`` column holds
+    documents, which have a perplexity instead of an accuracy.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Task:
     pair: Callable[[dict], tuple[str, str]] | None = None
     wording: Callable[[dict], str] | None = None
     lm_eval: str | None = None  # YAML below lm-eval's task directory (bundled: data/bundled/lm_eval)
-    changes: dict = field(default_factory=dict)  # what differs from that YAML
+    changes: dict = field(default_factory=dict)  # entries that replace those of the YAML
     metric: str | None = None  # "acc", "acc_norm" or "exact_match"
-    expert: str = ""  # itself, where nothing is said
+    expert: str = ""  # by default the task itself
 
     def __post_init__(self):
         object.__setattr__(self, "expert", self.expert or self.name)
@@ -74,12 +74,12 @@ class Task:
         return self.wording(row) if self.wording else " ".join(self.pair(row))
 
     def question(self, row: dict) -> str:
-        """The prompt without its answer."""
+        """The prompt without the answer."""
         return self.pair(row)[0]
 
     @property
     def plain(self) -> bool:
-        """Whether this is running text."""
+        """Whether the task is running text."""
         return self.lm_eval is None
 
     @property
@@ -87,7 +87,7 @@ class Task:
         return (self.train or self.test).path == "bundled"
 
     def config_file(self) -> Path:
-        """The YAML by which lm-eval scores this task. ValueError for plain text."""
+        """The YAML by which lm-eval scores the task. ValueError for plain text."""
         if self.plain:
             raise ValueError(f"{self.name} is plain text: it has a perplexity, not an accuracy")
         if self.bundled:
@@ -110,19 +110,19 @@ def register(task: Task) -> Task:
 
 
 def names(scored: bool | None = None) -> list[str]:
-    """Names of all registered tasks; only of those that lm-eval scores, or only of plain texts, if asked."""
+    """Names of the registered tasks; ``scored``: of those that lm-eval scores (True) or of plain texts (False)."""
     return [name for name, task in _REGISTRY.items() if scored is None or scored != task.plain]
 
 
 def get(name: str) -> Task:
-    """The registered task of that name, or else lm-eval's. ValueError with the nearest right name if there is none."""
+    """The registered task of that name, or else lm-eval's. ValueError with the nearest known name for neither."""
     if name in _REGISTRY:
         return _REGISTRY[name]
     if name in lm_eval.index().tasks:
         return stock(name)
     if (members := lm_eval.members(name)) or name in lm_eval.index().groups:
         shown = ": " + ", ".join(members[:5]) + (f", … ({len(members)})" if len(members) > 5 else "") if members else ""
-        raise ValueError(f"{name!r} is a group of lm-eval's, not one task; name its tasks{shown}")
+        raise ValueError(f"{name!r} is a group of lm-eval tasks; name its tasks{shown}")
     if near := nearest(name, _REGISTRY) or nearest(name, lm_eval.index().tasks):
         raise ValueError(f"unknown task {name!r}; did you mean {near!r}?")
     raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(_REGISTRY)}, and lm-eval's")
@@ -130,7 +130,7 @@ def get(name: str) -> Task:
 
 @lru_cache(maxsize=256)
 def stock(name: str) -> Task:
-    """lm-eval's task of that name, by the rules above. ValueError where seaplib cannot score it, saying why."""
+    """lm-eval's task of that name, by the rules above. ValueError with the reason where seaplib cannot score it."""
     file = lm_eval.index().tasks[name]
     config = lm_eval.config(file)
     offered = lm_eval.metrics(config)
@@ -204,7 +204,7 @@ _SCORED = (
         metric="acc_norm",
     ),
     Task(
-        "openbookqa",  # calibrated on the config that has the fact, tested on the one that has not
+        "openbookqa",  # calibrated on the config with the fact, tested on the config without
         Source("allenai/openbookqa", "additional", ("train",), ("openbookqa/additional",), (*_OPENBOOKQA, "fact1")),
         Source("allenai/openbookqa", "main", ("test",), ("openbookqa/main",), _OPENBOOKQA),
         pair=formats.openbookqa,
@@ -296,7 +296,7 @@ register(Task("c4", Source("allenai/c4", None, ("train",), ("c4_sample",), optio
 
 
 def experts(tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Corpus of an expert → the tasks it answers, in the order given."""
+    """Corpus of an expert mask → the tasks that the expert answers, in the order given."""
     served: dict[str, tuple[str, ...]] = {}
     for task in tasks:
         name = get(task).expert

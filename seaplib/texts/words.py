@@ -1,7 +1,7 @@
-"""Words of texts: how many, which ones two corpora share, and which belong to a task's template.
+"""Words of texts: their number, the words that two corpora share, and the words of a task's template.
 
-A word is a run of letters, digits or underscores without regard to case. Every other mark is a word
-of its own, so that a template's question mark counts too.
+A word is a run of letters, digits or underscores, in lower case. Every other mark is a word of its
+own, so that the question mark of a template counts too.
 """
 
 import re
@@ -23,15 +23,15 @@ def words(text: str) -> list[str]:
 
 
 def types(texts: Iterable[str]) -> set[str]:
-    """The different words of some texts."""
+    """The word types of some texts: every word once."""
     return {word for text in texts for word in words(text)}
 
 
 def describe(corpora: Mapping[str, Corpus], tokenizer, context: int | None = None) -> pd.DataFrame:
-    """One row per corpus: its texts, their length in tokens and words, and its vocabulary.
+    """One row per corpus: the number of texts, their lengths in tokens and words, and the word types.
 
-    ``available`` counts the rows it was drawn from, ``left_out`` those of them that the test repeats,
-    ``truncated`` the texts longer than ``context`` tokens.
+    ``available`` counts the rows that texts were drawn from, ``left_out`` the rows that the test
+    repeats, ``truncated`` the texts longer than ``context`` tokens.
     """
     rows = []
     for task, corpus in corpora.items():
@@ -60,7 +60,7 @@ def describe(corpora: Mapping[str, Corpus], tokenizer, context: int | None = Non
 def overlap(corpora: Mapping[str, Iterable[str]]) -> pd.DataFrame:
     """Jaccard index |A ∩ B| / |A ∪ B| of the word types of every two corpora (task → texts).
 
-    Columns task_a, task_b, overlap. It grows with the number of texts, so compare equal numbers.
+    Columns task_a, task_b, overlap. The index grows with the number of texts, so compare equal numbers of texts.
     """
     found = {task: types(texts) for task, texts in corpora.items()}
     rows = [
@@ -70,7 +70,7 @@ def overlap(corpora: Mapping[str, Iterable[str]]) -> pd.DataFrame:
 
 
 def template_words(texts: Mapping[str, Iterable[str]], share: float) -> dict[str, set[str]]:
-    """Task → the words that at least ``share`` of its texts contain: what its template has put there."""
+    """Task → the words that at least ``share`` of the task's texts contain: the words of its template."""
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {share}")
     found = {}
@@ -82,5 +82,5 @@ def template_words(texts: Mapping[str, Iterable[str]], share: float) -> dict[str
 
 
 def without(text: str, removed: set[str]) -> str:
-    """``text`` without the words in ``removed``, single spaces between what remains."""
+    """``text`` without the words in ``removed``, single spaces between the remaining words."""
     return " ".join(_WORD.sub(lambda match: " " if match[0].lower() in removed else match[0], text).split())

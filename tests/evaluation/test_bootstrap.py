@@ -62,11 +62,11 @@ def test_p_and_interval_by_hand():
 
 def test_holes_and_doubles_are_refused():
     items = frame()
-    with pytest.raises(ValueError, match="piqa: every cell needs the same items"):
+    with pytest.raises(ValueError, match="piqa"):
         bootstrap.results(
             items.drop(items[items["task"] == "piqa"].index[0]).query("metric == 'acc'"), ["method"], "acc"
         )
-    with pytest.raises(ValueError, match="two results in one cell"):
+    with pytest.raises(ValueError, match="metric"):
         bootstrap.results(items, ["metric"], "acc")
-    with pytest.raises(ValueError, match="no item results by f1"):
+    with pytest.raises(ValueError, match="f1"):
         bootstrap.results(items, ["method"], "f1")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from seaplib.evaluation.comparison import POOLED, compare, compare_all, crossed, holm, verdict
+from seaplib.evaluation.comparison import POOLED, compare, crossed, holm, verdict
 
 pytestmark = pytest.mark.unit
 A, B, DENSE = {"method": "seap"}, {"method": "flap"}, {"method": "dense"}
@@ -132,7 +132,7 @@ def test_primary_metric_is_each_tasks_own():
     )
     assert compare(items, A, B)["difference"] == 1.0
     assert compare(items, A, B, metric="acc")["difference"] == 0.0
-    with pytest.raises(ValueError, match="no items of method=seap"):
+    with pytest.raises(ValueError, match="method=seap"):
         compare(items, A, B, metric="exact_match")
 
 
@@ -147,14 +147,14 @@ def test_reproducible_and_independent_of_row_order():
 
 def test_ambiguous_or_empty_sides_are_errors():
     items = pd.concat([frame({"a": 1}, "boolq", "seap", budget=budget) for budget in ("floor", "parameters")])
-    with pytest.raises(ValueError, match="method=seap is more than one variant; they differ in budget"):
+    with pytest.raises(ValueError, match="budget"):
         compare(items, A, A | {"budget": "floor"})
-    with pytest.raises(ValueError, match="no column metod; they have: "):
+    with pytest.raises(ValueError, match="metod"):
         compare(items, {"metod": "seap"}, A)
     twice = pd.concat([items, items.assign(variant="again")])  # the same results from two calls are one variant
     assert compare(twice, A | {"budget": "floor"}, A | {"budget": "parameters"})["n"] == 1
     other = frame({"b": 1}, "boolq", "flap", budget="floor")
-    with pytest.raises(ValueError, match="no item in common"):
+    with pytest.raises(ValueError, match="method=flap"):
         compare(pd.concat([items, other]), A | {"budget": "floor"}, B)
 
 
@@ -171,13 +171,6 @@ def test_holm():
     assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
     adjusted = holm([0.01, math.nan, 0.03])
     assert adjusted[[0, 2]].tolist() == pytest.approx([0.02, 0.03]) and math.isnan(adjusted[1])
-
-
-def test_compare_all():
-    items = made({("seap", "boolq"): 0.9, ("flap", "boolq"): 0.2, ("random", "boolq"): 0.2})
-    table = compare_all(items, {"SEAP over FLAP": (A, B), "FLAP over random": (B, {"method": "random"})}, draws=500)
-    assert table.claim.tolist() == ["SEAP over FLAP", "FLAP over random"]
-    assert table.verdict[0] == "holds" and (table.p_holm >= table.p).all()
 
 
 def grid() -> pd.DataFrame:

@@ -101,5 +101,5 @@ def test_summary_by_hand():
 def test_a_prompt_that_leaves_no_room_is_refused(tiny_model, tiny_tokenizer):
     """Learned positions (GPT-2, OPT) would run out of their table, rotary ones go where nobody trained them."""
     model = tiny_model(max_position_embeddings=16)
-    with pytest.raises(ValueError, match="8 new tokens exceed the model's context of 16"):
+    with pytest.raises(ValueError, match="8.*16"):
         generation.generate(model, tiny_tokenizer, ["A kettle is used to boil water."], new_tokens=8, progress=False)

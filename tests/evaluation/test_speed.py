@@ -116,13 +116,13 @@ def test_threads_are_those_asked_for_and_given_back(tiny_model, monkeypatch):
 
 def test_impossible_requests_are_refused(tiny_model):
     models = {"dense": tiny_model()}
-    with pytest.raises(ValueError, match="do not fit the context of 256"):
+    with pytest.raises(ValueError, match="256"):
         speed.time_rounds(models, 250, 10)
-    with pytest.raises(ValueError, match="needs cache='static'"):
+    with pytest.raises(ValueError, match="static"):
         speed.time_rounds(models, 4, 2, compiled=True)
-    with pytest.raises(ValueError, match="cache is one of dynamic, static"):
+    with pytest.raises(ValueError, match="statik"):
         speed.generate(models["dense"], prompt(models["dense"]), 2, "statik")
-    with pytest.raises(ValueError, match="the reference is one of dense, got 'dens'"):
+    with pytest.raises(ValueError, match="'dens'"):
         speed.compare_speed(models, "dens", prompt_tokens=4, new_tokens=1, rounds=1, warmup=0, progress=False)
 
 

@@ -17,9 +17,9 @@ def test_classes_are_balanced_and_prompts_have_no_answer(tiny_data_dir):
     assert classifier.prompts(CLASSES, per_class=5)["task"].value_counts().eq(5).all()
     assert frame[frame["task"] == "winogrande"]["text"].str.contains("_").all()
     assert not frame[frame["task"] == "piqa"]["text"].str.contains("use").any()
-    with pytest.raises(ValueError, match="two classes"):
+    with pytest.raises(ValueError, match="classes"):
         classifier.prompts(["piqa"], 5)
-    with pytest.raises(ValueError, match="did you mean 'piqa'"):
+    with pytest.raises(ValueError, match="'piqa'"):
         classifier.prompts(["piqua", "arc_easy"], 5)
 
 
@@ -30,7 +30,7 @@ def test_no_held_out_prompt_is_trained_on():
     assert len(test) == 20 and not set(train["text"]) & set(test["text"])
     assert set(train["text"]) | set(test["text"]) == set(texts)
     copies = pd.DataFrame({"task": ["a"] * 20 + ["b"] * 20, "text": ["same"] * 20 + list(map(str, range(20)))})
-    with pytest.raises(ValueError, match="no training prompts are left of a"):
+    with pytest.raises(ValueError, match=" a;"):
         classifier.split(copies)
 
 
@@ -68,7 +68,7 @@ def test_random_tables_and_a_vocabulary_of_the_prompts_own(tiny_tokenizer):
     learnt = classifier.vocabulary_of(texts, 280)
     assert 256 < len(learnt) <= 280 and len(learnt.tokenize("the otter in the river")) < 10
     assert learnt.decode(learnt("é 😀")["input_ids"]) == "é 😀", "every byte has a type"
-    with pytest.raises(ValueError, match="at least 256 types, got 100"):
+    with pytest.raises(ValueError, match="256.*100"):
         classifier.vocabulary_of(texts, 100)
     prompts = pd.DataFrame({"task": ["a"] * 5 + ["b"] * 5, "text": texts})
     report = classifier.measure(classifier.random_table(len(learnt), 16), learnt, prompts, prompts)

@@ -97,7 +97,7 @@ def test_memory_stays_within_its_budget_and_the_least_recently_used_goes(experts
     assert cache.built == {"piqa": 1, "winogrande": 2, GENERAL: 1}
     cache.budget_bytes = max(cache.sizes.values())
     assert cache.held == ["winogrande"]
-    with pytest.raises(ValueError, match="a budget of 10 bytes is smaller than one expert: .* takes"):
+    with pytest.raises(ValueError, match="10 bytes"):
         cache.budget_bytes = 10
     assert cache.budget_bytes == max(cache.sizes.values())
 
@@ -156,11 +156,11 @@ def test_a_cache_stays_with_its_expert(experts, tiny_tokenizer):
                 step = experts(ids[:, place, None], past_key_values=past).logits
             whole = experts.expert(name)(ids).logits
             torch.testing.assert_close(step[:, -1], whole[:, -1], rtol=1e-4, atol=1e-5)
-        with pytest.raises(ValueError, match="neither one cache nor one loss"):
+        with pytest.raises(ValueError, match="piqa"):
             experts(ids.repeat(2, 1), experts=["piqa", GENERAL], past_key_values=DynamicCache(config=experts.config))
         foreign = DynamicCache(config=experts.config)
         experts.dense(ids, past_key_values=foreign)
-        with pytest.raises(ValueError, match="filled by another model"):
+        with pytest.raises(ValueError, match="cache"):
             experts(ids, past_key_values=foreign)
 
 
@@ -196,11 +196,11 @@ def test_saved_and_loaded_it_is_the_same(experts, tiny_tokenizer, tmp_path):
         assert torch.equal(again(**inputs).logits, made(**inputs).logits)
         assert torch.equal(again(**inputs, experts="piqa").logits, made(**inputs, experts="piqa").logits)
         assert not torch.equal(again(**inputs, experts="piqa").logits, experts(**inputs, experts="piqa").logits)
-    with pytest.raises(ValueError, match="this model has other weights"):
+    with pytest.raises(ValueError, match="weights"):
         ExpertModel.load(tmp_path / "experts", model.to(torch.bfloat16), tokenizer)
     halved = ExpertModel.load(tmp_path / "experts", model, tokenizer, verify=False)
     assert halved.cache.sizes["piqa"] * 2 == again.cache.sizes["piqa"]
-    with pytest.raises(ValueError, match="holds no experts.json"):
+    with pytest.raises(ValueError, match="experts.json"):
         ExpertModel.load(tmp_path / "dense")
 
 
@@ -220,13 +220,13 @@ def test_least_squares_compensation_is_saved_too(experts, tiny_tokenizer, tmp_pa
         assert torch.equal(again(**inputs, experts="piqa").logits, pruned(**inputs).logits)
         assert not torch.equal(pruned(**inputs).logits, experts(**inputs, experts="piqa").logits)
     mixed = covariances.WeightedCovariances({"mine": spread}, {"mine": 1.0})
-    with pytest.raises(ValueError, match="piqa: covariances of several corpora are not saved"):
+    with pytest.raises(ValueError, match="piqa"):
         ExpertModel(experts.dense, tiny_tokenizer, experts.masks, None, budget, {"piqa": mixed}).save(tmp_path / "no")
 
 
 def test_experts_are_built_of_task_calibrated_recipes_without_compensation(experts, tiny_tokenizer):
     for method in (methods.FLAP, methods.RANDOM, replace(methods.SEAP_F, compensation="mean")):
-        with pytest.raises(ValueError, match="calibrated on their tasks and built without compensation"):
+        with pytest.raises(ValueError, match=method.name):
             variants.build(experts.dense, tiny_tokenizer, ["piqa"], "wikitext2", method=method)
 
 
@@ -242,25 +242,25 @@ def test_bad_input_is_refused_before_anything_is_cut(tiny_model, tiny_tokenizer,
     model, other = experts.dense, tiny_model("gqa", num_hidden_layers=3)
     good, router = experts.masks, experts.router
     for match, build in {
-        "'piqa' was made for another model": lambda: ExpertModel(model, tiny_tokenizer, {"piqa": mask_of(other, 0)}),
-        "at least one mask": lambda: ExpertModel(model, tiny_tokenizer, {}),
-        "'dense' is the model itself": lambda: ExpertModel(model, tiny_tokenizer, {"dense": good["piqa"]}),
-        "may answer general, winogrande": lambda: ExpertModel(model, tiny_tokenizer, {"piqa": good["piqa"]}, router),
-        "compensation for arc": lambda: ExpertModel(model, tiny_tokenizer, good, compensation={"arc": {}}),
-        "smaller than one expert": lambda: ExpertModel(model, tiny_tokenizer, good, router, 100),
-        "already pruned": lambda: ExpertModel(seaplib.prune(model, good["piqa"]), tiny_tokenizer, good),
-        "no expert 'boolq'; known: dense, piqa": lambda: experts.expert("boolq"),
-        "named for 4 prompts": lambda: experts(**batch(tiny_tokenizer), experts=["piqa"]),
-        "there is no expert 'x'": lambda: experts(**batch(tiny_tokenizer), experts="x"),
-        "no router: name the experts": lambda: ExpertModel(model, tiny_tokenizer, good)(**batch(tiny_tokenizer)),
-        "a decoder for each expert": lambda: models.decoder_layers(experts),
-        "cannot be the name of a folder": lambda: ExpertModel(model, tiny_tokenizer, {"a/b": good["piqa"]}).save("x"),
-        "a route goes by one of router": lambda: variants.Route(experts, "oracle"),
+        "'piqa'": lambda: ExpertModel(model, tiny_tokenizer, {"piqa": mask_of(other, 0)}),
+        "mask": lambda: ExpertModel(model, tiny_tokenizer, {}),
+        "'dense'": lambda: ExpertModel(model, tiny_tokenizer, {"dense": good["piqa"]}),
+        "general, winogrande": lambda: ExpertModel(model, tiny_tokenizer, {"piqa": good["piqa"]}, router),
+        "arc": lambda: ExpertModel(model, tiny_tokenizer, good, compensation={"arc": {}}),
+        "100": lambda: ExpertModel(model, tiny_tokenizer, good, router, 100),
+        "pruned": lambda: ExpertModel(seaplib.prune(model, good["piqa"]), tiny_tokenizer, good),
+        "'boolq'.*piqa": lambda: experts.expert("boolq"),
+        "1.*4": lambda: experts(**batch(tiny_tokenizer), experts=["piqa"]),
+        "'x'": lambda: experts(**batch(tiny_tokenizer), experts="x"),
+        "router": lambda: ExpertModel(model, tiny_tokenizer, good)(**batch(tiny_tokenizer)),
+        "decoder": lambda: models.decoder_layers(experts),
+        "a/b": lambda: ExpertModel(model, tiny_tokenizer, {"a/b": good["piqa"]}).save("x"),
+        "oracle": lambda: variants.Route(experts, "oracle"),
     }.items():
         with pytest.raises(ValueError, match=match):
             build()
     wide = tiny_model("gqa", hidden_size=64, head_dim=8)
-    with pytest.raises(ValueError, match="reads 32 dimensions, the model's embeddings have 64"):
+    with pytest.raises(ValueError, match="32.*64"):
         ExpertModel(wide, tiny_tokenizer, masks_of(wide), router)
-    with pytest.raises(ValueError, match="give both the model and its tokenizer"):
+    with pytest.raises(ValueError, match="tokenizer"):
         ExpertModel.load("x", model)

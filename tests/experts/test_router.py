@@ -64,7 +64,7 @@ def test_the_threshold_is_the_largest_that_still_routes_the_wanted_share():
     assert routing.threshold_at(confidence, 0.6) == 0.7
     assert routing.threshold_at(confidence, 0.61) == 0.6
     for coverage in (0, 1.1):
-        with pytest.raises(ValueError, match="coverage must lie in"):
+        with pytest.raises(ValueError, match="coverage"):
             routing.threshold_at(confidence, coverage)
     features, names = cloud(each=200)
     new, _ = cloud(each=400, seed=1)
@@ -117,20 +117,20 @@ def test_saved_and_loaded_it_is_bit_equal(tmp_path):
 
 def test_bad_input_is_refused():
     features, names = cloud()
-    with pytest.raises(ValueError, match="at least two experts, got a"):
+    with pytest.raises(ValueError, match="got a"):
         routing.fit(features[:40], names[:40])
-    with pytest.raises(ValueError, match="b has 2 prompts; a router needs 5"):
+    with pytest.raises(ValueError, match="b has 2.*5"):
         routing.fit(features[:42], names[:42])
     router = routing.fit(features, names)
-    with pytest.raises(ValueError, match="made for 6 dimensions, got 7"):
+    with pytest.raises(ValueError, match="6.*7"):
         router.probabilities(np.zeros((1, 7)))
-    with pytest.raises(ValueError, match="a threshold is a probability"):
+    with pytest.raises(ValueError, match="threshold"):
         router.at(1.5)
-    with pytest.raises(ValueError, match="it cannot be a class"):
+    with pytest.raises(ValueError, match="general"):
         routing.fit(features, np.where(names == "a", routing.GENERAL, names))
-    with pytest.raises(ValueError, match="weight has shape"):
+    with pytest.raises(ValueError, match="weight"):
         routing.Router(("a", "b"), np.zeros(2), np.ones(2), np.eye(3), np.zeros(2), 1.0, 0.0)
-    with pytest.raises(ValueError, match="wording is one of"):
+    with pytest.raises(ValueError, match="wording"):
         routing.asked(["piqa"], wording="poem")
 
 
@@ -175,7 +175,7 @@ def test_building_makes_a_mask_for_every_expert_and_a_router_between_them(built)
     right = np.array(built.choose(held["text"], always=True)) == held["expert"]
     assert right.mean() > 0.9, "three templates are not hard to tell apart"
     assert (paths.store_dir() / "router").is_dir()
-    with pytest.raises(ValueError, match="at least one task"):
+    with pytest.raises(ValueError, match="task"):
         variants.build(built.dense, built.tokenizer, [], "wikitext2")
 
 
@@ -222,11 +222,11 @@ def test_ways_that_are_controls(built):
     prints = [variants.Route(built, way).fingerprint for way in (*variants.WAYS, "dense", "piqa", routing.GENERAL)]
     assert len(set(prints)) == len(prints)
     silent = ExpertModel(built.dense, built.tokenizer, built.masks)
-    with pytest.raises(ValueError, match="no router, so there is no way 'forced'"):
+    with pytest.raises(ValueError, match="forced"):
         variants.Route(silent, "forced")
-    with pytest.raises(ValueError, match="no other to choose by mistake"):
+    with pytest.raises(ValueError, match="expert"):
         variants.Route(ExpertModel(built.dense, built.tokenizer, {"piqa": built.masks["piqa"]}), "random")
-    with pytest.raises(ValueError, match="cut from another model"):
+    with pytest.raises(ValueError, match="experts"):
         route.apply(built.expert("piqa"))
 
 

@@ -4,10 +4,13 @@ import json
 import re
 import shlex
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import seaplib
 from seaplib import __main__
@@ -24,17 +27,62 @@ MADE_LATER = (".venv", "data/store", "data/runs")
 FILE_SUFFIXES = (".md", ".py", ".yaml", ".yml", ".toml", ".csv", ".ipynb", ".cff", ".pdf", ".png", ".json", ".tex")
 
 
-def test_every_dependency_is_pinned():
-    requirements = PROJECT["dependencies"] + [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
-    assert all(re.fullmatch(r"[A-Za-z0-9_.\-]+==[0-9][0-9A-Za-z.]*", requirement) for requirement in requirements)
-    names = [requirement.partition("==")[0] for requirement in requirements]
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    return [Requirement(line) for line in PROJECT["dependencies"] + [line for extra in extras for line in extra]]
+
+
+def locked() -> dict[str, str]:
+    """Package → version of requirements.lock."""
+    lines = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
+    found = [line for line in lines if not line.startswith("#")]
+    # versions only: no address, no path, no hash, no build of one machine (+cpu)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.\-]+==[0-9][0-9A-Za-z.]*", line) for line in found)
+    versions = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in found}
+    assert len(versions) == len(found)
+    return versions
+
+
+def test_every_dependency_has_a_range_that_holds_its_locked_version():
+    lock = locked()
+    for requirement in requirements():
+        bounds = {bound.operator for bound in requirement.specifier}
+        assert bounds == {">=", "<"} and not requirement.url and not requirement.marker, requirement
+        assert lock[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+    names = [canonicalize_name(requirement.name) for requirement in requirements()]
     assert len(names) == len(set(names))
 
 
-def test_conda_environment_takes_the_same_pins():
+def test_the_lock_holds_what_the_dependencies_need_in_turn():
+    """And so on, as far as it is installed here: platforms and extras that are not do not count."""
+    lock, todo, done = locked(), requirements(), set()
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        key = name, frozenset(requirement.extras)
+        if key in done or name.startswith(("nvidia", "cuda", "triton")):
+            continue
+        done.add(key)
+        assert name in lock and lock[name] in requirement.specifier, requirement
+        try:
+            needs = [Requirement(line) for line in metadata.requires(requirement.name) or ()]
+        except metadata.PackageNotFoundError:
+            continue
+        extras = [*requirement.extras, ""]
+        todo += [need for need in needs if not need.marker or any(need.marker.evaluate({"extra": e}) for e in extras)]
+    assert len(done) > 100, "nothing is installed: this test sees nothing"
+    assert not {"pip", "seaplib"} & set(lock)
+
+
+def test_make_and_conda_install_from_the_lock():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    installs = [line for line in makefile.splitlines() if "pip install" in line]
+    own = [line for line in installs if "-lock/" not in line]  # make lock itself must not be held by the lock
+    assert own and all("--constraint requirements.lock" in line for line in own)
+    assert re.search(r"^\$\(VENV\)/installed: .*requirements\.lock", makefile, re.MULTILINE)
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
     *conda, last = environment["dependencies"]
-    assert last == {"pip": ["-e .[test]"]}, "the versions stand in pyproject.toml alone"
+    assert last == {"pip": ["-c requirements.lock", "-e .[test]"]}, "the versions stand in the lock alone"
     assert [re.split("[=<>]", name)[0] for name in conda] == ["python", "pip"]
     version = tuple(map(int, conda[0].partition("=")[2].split(".")))
     lowest = tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))

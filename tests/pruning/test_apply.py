@@ -235,7 +235,7 @@ def test_dtype_and_tied_embeddings_survive(tiny_model, ids):
 
 
 def test_a_mask_of_another_model_is_refused(tiny_model):
-    with pytest.raises(ValueError, match="the mask was made for another model"):
+    with pytest.raises(ValueError, match="Geometry"):
         prune(tiny_model("gqa"), random_mask(tiny_model("mha")))
 
 
@@ -244,13 +244,13 @@ def test_a_pruned_model_is_refused(tiny_model):
     mask = random_mask(model)
     mask.channels[1, 0] = not mask.channels[1, 0]
     for one in (mask, selection.single_layer(Scores(mask.geometry, torch.rand(2, 32), torch.rand(2, 48)), 0, 1.0)):
-        with pytest.raises(ValueError, match="already pruned"):
+        with pytest.raises(ValueError, match="pruned"):
             prune(prune(model, one), one)
 
 
 def test_unknown_modes_are_refused(tiny_model):
     model = tiny_model()
-    with pytest.raises(ValueError, match="mode is one of remove, zero, mask, got 'drop'"):
+    with pytest.raises(ValueError, match="drop"):
         prune(model, random_mask(model), "drop")
 
 

@@ -170,20 +170,20 @@ def test_load_refuses_a_checkpoint_that_is_not_whole(cases, tiny_tokenizer, tmp_
     weights = safetensors.torch.load(whole)  # a copy: the file will be overwritten
 
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(models.ModelError, match="cannot load"):
+    with pytest.raises(models.ModelError, match="pruned"):
         models.load(path)
 
     bias = "model.layers.1.self_attn.o_proj.bias"
     save_file({key: tensor for key, tensor in weights.items() if key != bias}, file, {"format": "pt"})
-    with pytest.raises(models.ModelError, match=f"missing keys: {bias}"):
+    with pytest.raises(models.ModelError, match=bias):
         models.load(path)
 
     save_file(weights | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(3)}, file, {"format": "pt"})
-    with pytest.raises(models.ModelError, match="unexpected keys: model.layers.0.self_attn.q_proj.bias"):
+    with pytest.raises(models.ModelError, match="model.layers.0.self_attn.q_proj.bias"):
         models.load(path)
 
     file.unlink()
-    with pytest.raises(models.ModelError, match="cannot load"):
+    with pytest.raises(models.ModelError, match="pruned"):
         models.load(path)
 
     file.write_bytes(whole)
@@ -209,5 +209,5 @@ def test_a_pruned_checkpoint_is_known_by_its_config_alone(cases, tiny_tokenizer,
 def test_a_loaded_pruned_model_is_not_pruned_again(cases, tiny_tokenizer, tmp_path):
     path = checkpoints.save_pretrained(cases["emptied"], tiny_tokenizer, tmp_path / "pruned")
     model, _ = models.load(path, device="cpu")
-    with pytest.raises(models.ModelError, match="already pruned"):
+    with pytest.raises(models.ModelError, match="pruned"):
         prune(model, random_mask(cases["dense"]))

@@ -182,11 +182,11 @@ def test_a_layer_that_writes_little_for_its_stream_goes_first():
 
 def test_what_cannot_be_is_refused(tiny_model, tiny_tokenizer):
     one = drawn(shape())
-    with pytest.raises(UnreachableSparsity, match="largest possible is 0.4"):
+    with pytest.raises(UnreachableSparsity, match=r"0\.4"):
         selection.select(one, allocation.energy(0.6, protect_last=2))
-    with pytest.raises(ValueError, match="round_to needs"):
+    with pytest.raises(ValueError, match="round_to"):
         selection.select(one, allocation.energy(0.5), round_to=8)
-    with pytest.raises(ValueError, match="needs the residual stream's size"):
+    with pytest.raises(ValueError, match="energy"):
         selection.select(Scores(one.geometry, one.attention, one.channels), allocation.energy(0.5))
     assert str(seaplib.energy(0.5)) == "energy(0.5, protect 0+0)"
 
@@ -219,5 +219,5 @@ def test_methods_allocate_by_energy_and_are_refitted(tiny_model, tiny_tokenizer)
     fused = replace(methods.FUSED_F, allocation="energy")
     (one,) = methods.variants([fused], stats, [0.4], ["piqa"], "wikitext2")
     assert one.mask.achieved == pytest.approx(0.4, abs=0.005)
-    with pytest.raises(ValueError, match="needs the covariances of piqa"):
+    with pytest.raises(ValueError, match="piqa"):
         methods.variants(recipes[4:5], stats, [0.2], ["piqa"], "wikitext2")

@@ -123,7 +123,7 @@ def test_what_cannot_be_reached_is_an_error_and_what_is_named_can(g, kv_unit):
 
 
 def test_adaptive_out_of_reach_is_an_error():
-    with pytest.raises(allocation.UnreachableSparsity, match="largest possible is 0.666"):
+    with pytest.raises(allocation.UnreachableSparsity, match=r"0\.666"):
         select(random_scores(MHA), allocation.adaptive(0.7, protect_last=2))
 
 
@@ -203,9 +203,9 @@ def test_by_query_every_group_loses_the_same_number_of_its_lowest():
 
 
 def test_by_query_needs_groups():
-    with pytest.raises(ValueError, match="use 'group'"):
+    with pytest.raises(ValueError, match="group"):
         select(random_scores(MHA), allocation.uniform(0.5), kv_unit="query")
-    with pytest.raises(ValueError, match="use kv_unit='group'"):
+    with pytest.raises(ValueError, match="group"):
         select(random_scores(GQA), allocation.adaptive(0.5), kv_unit="query")
 
 
@@ -216,7 +216,7 @@ def test_kept_channels_are_rounded(round_to):
     assert set((mask.channels.sum(1) % round_to).tolist()) == {0}
     assert mask.achieved == pytest.approx(0.3, abs=0.005)
     for refused in ({"budget": "floor"}, {"sparsity": allocation.adaptive(0.3)}):
-        with pytest.raises(ValueError, match="round_to needs"):
+        with pytest.raises(ValueError, match="round_to"):
             select(random_scores(g), **({"sparsity": 0.3, "round_to": round_to} | refused))
 
 
@@ -226,7 +226,7 @@ def test_a_bare_number_is_the_papers_allocation():
 
 
 def test_unknown_choices_are_refused():
-    with pytest.raises(ValueError, match="budget is 'parameters' or 'floor', got 'flops'"):
+    with pytest.raises(ValueError, match="flops"):
         select(random_scores(MHA), 0.3, budget="flops")
 
 
@@ -236,7 +236,7 @@ def test_the_remove_test_prunes_one_layer():
     assert bool(mask.heads[[0, 1, 3, 4, 5]].all()) and bool(mask.channels[[0, 1, 3, 4, 5]].all())
     assert int((~mask.kv_heads[2]).sum()) == int(0.7 * 3) and int((~mask.channels[2]).sum()) == int(0.7 * 48)
     assert not bool(selection.single_layer(scores, 2, 1.0).heads[2].any())
-    with pytest.raises(ValueError, match=r"ratio must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match="ratio"):
         selection.single_layer(scores, 2, 1.1)
 
 
@@ -316,16 +316,14 @@ def test_wrong_shapes_are_refused():
         (good.heads[:, :8], good.channels, "heads"),
         (good.heads, good.channels[:3], "channels"),
     ):
-        with pytest.raises(ValueError, match=f"mask {what} have shape .*, the model needs"):
+        with pytest.raises(ValueError, match=what):
             PruningMask(GQA, heads, channels)
 
 
 def test_uneven_groups_are_refused():
     heads = masks.keep_all(GQA).heads
     heads[3, 0] = False
-    with pytest.raises(
-        ValueError, match=r"layer 3: kept KV groups must keep equally many query heads, got \[3, 4, 4\]"
-    ):
+    with pytest.raises(ValueError, match=r"layer 3.*\[3, 4, 4\]"):
         PruningMask(GQA, heads, masks.keep_all(GQA).channels)
     heads[3, :4] = False  # a whole group may go
     assert PruningMask(GQA, heads, masks.keep_all(GQA).channels).kv_heads[3].tolist() == [False, True, True]

@@ -194,7 +194,7 @@ def test_compensation_uses_the_means_of_the_calibration_text(collect, model):
 
 def test_flap_as_published_needs_its_own_statistics(collect):
     stats, published = collect(), collect("flap")
-    with pytest.raises(ValueError, match="FLAP as published needs .* estimator='flap'"):
+    with pytest.raises(ValueError, match="flap"):
         make(stats, methods.FLAP_PUBLISHED)
     (one,) = make(stats, methods.FLAP_PUBLISHED, published={"wikitext2": published["wikitext2"]})
     from seaplib.pruning.baselines.flap import flap
@@ -234,19 +234,19 @@ def test_a_method_may_have_a_general_text_of_its_own(collect, tiny_model, tiny_t
     (compensated,) = make(stats, replace(methods.FLAP.on("c4"), compensation="mean"))
     assert compensated.compensation is stats["c4"].mean
     published = {"wikitext2": collect("flap")["wikitext2"]}
-    with pytest.raises(ValueError, match="estimator='flap'"):
+    with pytest.raises(ValueError, match="flap"):
         make(stats, methods.FLAP_PUBLISHED.on("c4"), published=published)
     del stats["c4"]
-    with pytest.raises(ValueError, match="no statistics for c4"):
+    with pytest.raises(ValueError, match="c4"):
         make(stats, methods.WANDA_SP.on("c4"))
-    with pytest.raises(ValueError, match="a general text of its own"):
+    with pytest.raises(ValueError, match="general"):
         methods.SEAP_F.on("c4")
 
 
 def test_missing_statistics_are_named(collect):
     stats = collect()
     del stats["piqa"], stats["wikitext2"]
-    with pytest.raises(ValueError, match="no statistics for piqa, wikitext2; calibrate on them first"):
+    with pytest.raises(ValueError, match="piqa, wikitext2"):
         make(stats, methods.FLAP)
 
 
@@ -256,7 +256,7 @@ def test_unknown_tasks_are_refused(collect):
 
 
 def test_an_unreachable_sparsity_is_refused(collect):
-    with pytest.raises(UnreachableSparsity, match="largest possible"):
+    with pytest.raises(UnreachableSparsity, match="sparsity"):
         make(collect(), methods.SEAP_F, sparsities=(0.9,))
 
 
@@ -307,7 +307,7 @@ def test_presets_are_the_published_configurations(tiny_model, tiny_tokenizer):
     expected = authors_code.authors_mask(authors_code.authors_score(stats["authors"]["piqa"]), 0.3)
     assert authors["piqa"].fingerprint == expected.fingerprint
     assert authors["piqa"].heads[:2].all() and authors["piqa"].channels[-2:].all()
-    with pytest.raises(ValueError, match="'paper' or 'authors_code'"):
+    with pytest.raises(ValueError, match="authors"):
         methods.preset("authors", stats["exact"], 0.3, "wikitext2")
 
 

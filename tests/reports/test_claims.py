@@ -40,7 +40,7 @@ def test_the_verdict_follows_from_the_interval_and_the_null(low, high, null, dir
 
 
 def test_a_direction_is_one_or_minus_one():
-    with pytest.raises(ValueError, match="direction is 1 or -1, got 0"):
+    with pytest.raises(ValueError, match="0"):
         row(direction=0)
 
 
@@ -64,7 +64,7 @@ def test_gathered_claims_are_sorted_and_corrected_over_all_tested_ones():
 
 
 def test_nothing_to_gather_is_an_error():
-    with pytest.raises(FileNotFoundError, match="profile empty has no claims yet"):
+    with pytest.raises(FileNotFoundError, match="empty"):
         claims.gather("empty")
 
 
@@ -130,7 +130,7 @@ def test_perplexities_are_compared_on_the_same_windows():
     assert found["n"] == 40 and found["p"] < 0.01
     same = perplexity.compare(windows(), {"method": "flap"}, {"method": "flap"})
     assert same["ratio"] == same["low"] == same["high"] == same["p"] == 1
-    with pytest.raises(ValueError, match="no windows of"):
+    with pytest.raises(ValueError, match="wanda"):
         perplexity.compare(windows(), {"method": "wanda"}, {"method": "flap"})
 
 
@@ -150,7 +150,7 @@ def test_mask_stability_is_the_mean_overlap_of_pairs_of_seeds():
     assert found["channels"][0] == pytest.approx((1 + 1 / 3 + 1 / 3) / 3)
     assert found["channels_chance"][0] == pytest.approx(1 / 3)
     assert diagnostics.mask_stability([[variant(0, masks[0])]]).empty  # one seed: nothing to compare
-    with pytest.raises(ValueError, match="differ in the seed alone"):
+    with pytest.raises(ValueError, match="boolq"):
         diagnostics.mask_stability([[variant(0, masks[0], ("piqa",))], [variant(1, masks[1], ("boolq",))]])
 
 

@@ -75,7 +75,7 @@ def test_summary_averages_complete_variants_of_one_model_only():
     incomplete = results().drop(index=2)
     shown = summaries.zero_shot(incomplete).set_index("Method")
     assert shown.at["SEAP ($s_F$)", "Average"] == shown.at["SEAP ($s_F$)", "mini-PIQA"] == tables.MISSING
-    with pytest.raises(ValueError, match="one model at a time"):
+    with pytest.raises(ValueError, match="other"):
         summaries.summary(pd.concat([results(), results().assign(model="other")]))
     both = pd.concat([results().assign(primary=True), results().assign(value=0.0, metric="acc_norm", primary=False)])
     pd.testing.assert_frame_equal(summaries.summary(both), summaries.summary(results()))
@@ -134,7 +134,7 @@ def test_published_speedups_and_settings_follow_from_the_other_tables():
 
 
 def test_an_unknown_published_table_is_named_with_the_nearest():
-    with pytest.raises(FileNotFoundError, match="did you mean 'table1_zero_shot'"):
+    with pytest.raises(FileNotFoundError, match="table1_zero_shot"):
         published.published("table1_zeroshot")
 
 

@@ -81,7 +81,7 @@ def test_a_pruned_model_is_not_pruned_again(tiny_model, ranked, mode):
         pruning.prune(pruning.prune(model, mask, mode), mask, mode)
 
 
-def test_unknown_reduction_and_method(tiny_model):
+def test_a_method_of_unknown_parts(tiny_model):
     with pytest.raises(ValueError, match="allocation is one of"):
         seaplib.Method("mine", "s_F", "task", allocation="linear")
     with pytest.raises(ValueError, match="calibration is one of"):

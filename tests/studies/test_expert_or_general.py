@@ -98,7 +98,7 @@ def test_pure_noise_is_called_noise():
 
 def test_a_design_with_other_cells_is_refused():
     answers = bootstrap.Results(("a", "b"), ("piqa",), (0,), {"piqa": np.zeros((2, 1, 3))})
-    with pytest.raises(ValueError, match="the design's cells are"):
+    with pytest.raises(ValueError, match="'a', 'b'"):
         expert_or_general.analyse(answers)
 
 
@@ -134,7 +134,7 @@ def test_of_one_corpus_weights_and_scale_change_no_mask(stats):
 
 
 def test_cells_that_do_not_exist_are_refused(stats):
-    with pytest.raises(ValueError, match="the mixture is one of"):
+    with pytest.raises(ValueError, match="half"):
         expert_or_general.cell_scores(stats, "half", "general")
-    with pytest.raises(ValueError, match="takes the statistics of one corpus"):
+    with pytest.raises(ValueError, match="wikitext2"):
         expert_or_general.cell_scores(stats, expert_or_general.ONE, "general")

@@ -96,7 +96,7 @@ def test_repeats_exactly_and_takes_states_as_well(growing):
 
 def test_too_few_prompts_are_refused():
     few = HiddenStates(np.zeros((6, 2, 3), np.float32), np.array(list("aaabbb")), np.arange(6).astype(str))
-    with pytest.raises(ValueError, match="at least 5 prompts each"):
+    with pytest.raises(ValueError, match="5"):
         prompt_values(few)
 
 
@@ -134,7 +134,7 @@ def test_permutation_test_finds_what_is_there_and_nothing_else():
 def test_incomplete_halves_are_refused():
     given = profiles(0.5)
     del given["t0", 1]
-    with pytest.raises(ValueError, match="halves 0 and 1"):
+    with pytest.raises(ValueError, match="0, 1"):
         norm_correlations(given)
 
 

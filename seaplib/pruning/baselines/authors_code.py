@@ -1,6 +1,8 @@
-"""SEAP's published code (@c6bce61), which is not the paper: its scores, its masks, its running variance."""
+"""SEAP's published code (@c6bce61), which departs from the paper: in scores, masks and running variance."""
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ...activations.statistics import ActivationStats
 from ..allocation import authors_logistic, uniform
@@ -17,7 +19,7 @@ def authors_score(stats: ActivationStats, metric: str = "WIFV") -> Scores:
     if metric not in ("WIFV", "WIFN"):
         raise ValueError(f"metric is 'WIFV' or 'WIFN', got {metric!r}")
 
-    def of(module: str) -> torch.Tensor:
+    def of(module: str) -> Float[Tensor, "layers dims"]:
         factor = stats.var[module] if metric == "WIFV" else stats.second_moment[module].sqrt()
         return factor * stats.weight_l2sq[module]
 
@@ -25,20 +27,19 @@ def authors_score(stats: ActivationStats, metric: str = "WIFV") -> Scores:
     return Scores(stats.geometry, of("attention"), of("mlp"), "mean", provenance)
 
 
-def authors_mask(
-    scores: Scores, sparsity: float, allocation: str = "UL-LD", k: float = 0.8, x0: float = 0.3
-) -> PruningMask:
+def authors_mask(scores: Scores, sparsity: float, allocation: str = "UL-LD") -> PruningMask:
     """A mask of SEAP's published code: ``UL-UM`` uniform, ``UL-LD`` logistic, ``AL-AM`` adaptive.
 
-    UL-LD protects the first and last two layers and averages over the others, so that less than the
+    UL-LD protects the first and last two layers and averages over the other layers, so that less than the
     request goes. AL-AM standardises each layer by median and inter-quartile range, clips at ±3, and
-    removes from below while the cost does not exceed the request.
+    removes from below while the cost does not exceed the request. Raises ``ValueError`` for another name,
+    and for AL-AM on grouped queries.
     """
     g = scores.geometry
     if allocation == "UL-UM":
         return select(scores, uniform(sparsity), budget="floor")
     if allocation == "UL-LD":
-        return select(scores, authors_logistic(sparsity, x0, k), budget="floor")
+        return select(scores, authors_logistic(sparsity), budget="floor")
     if allocation != "AL-AM":
         raise ValueError(f"allocation is 'UL-UM', 'UL-LD' or 'AL-AM', got {allocation!r}")
     if g.queries_per_group != 1:
@@ -51,7 +52,7 @@ def authors_mask(
     return PruningMask(g, kept_heads, kept_channels, provenance)
 
 
-def _robust(metric: torch.Tensor) -> torch.Tensor:
+def _robust(metric: Float[Tensor, "layers units"]) -> Float[Tensor, "layers units"]:
     """(x − median)/IQR per layer, clipped at ±3; the median is the lower one of an even count."""
     quartiles = torch.quantile(metric, torch.tensor([0.25, 0.75], dtype=metric.dtype), dim=1, keepdim=True)
     return ranked_across(
@@ -62,7 +63,7 @@ def _robust(metric: torch.Tensor) -> torch.Tensor:
 def authors_code(
     stats: dict[str, ActivationStats], sparsity: float, general: str, metric: str = "WIFV", allocation: str = "UL-LD"
 ) -> dict[str, PruningMask]:
-    """Preset ``authors_code``: task → its expert mask, and ``"general"`` → the aggregated one."""
-    each = {task: authors_score(one, metric) for task, one in stats.items()}
+    """Preset ``authors_code``: task → its expert's mask, and ``"general"`` → the mask of the aggregated scores."""
+    each = {task: authors_score(of_task, metric) for task, of_task in stats.items()}
     each["general"] = aggregate(dict(each), weights(stats, general))
-    return {name: authors_mask(one, sparsity, allocation) for name, one in each.items()}
+    return {name: authors_mask(scores, sparsity, allocation) for name, scores in each.items()}

@@ -1,12 +1,15 @@
 """FLAP (arXiv 2312.11983, code @3bb57db) with its own adaptive allocation.
 
-FLAP's metric under the paper's allocation needs nothing of this module: that is
-``select(score(stats, "s_F"), logistic(...))`` on general text, as Wanda-sp is with ``"s_W"``.
+FLAP's metric under the paper's allocation is ``select(score(stats, "s_F"), logistic(...))`` on general text,
+Wanda-sp the same with ``"s_W"``; neither needs this module.
 """
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ...activations.statistics import ActivationStats
+from ..allocation import checked
 from ..masks import PruningMask
 from ..selection import attention_unit_parameters, standardise
 
@@ -15,18 +18,17 @@ def flap(stats: ActivationStats, sparsity: float, metric: str = "WIFV") -> Pruni
     """FLAP's adaptive mask as published; ``stats`` collected with ``estimator="flap"``.
 
     WIFV = fluctuation·‖w‖₂², WIFN = mean|w|·sqrt(mean square). Attention metrics are squared per
-    coordinate; all are standardised per layer over coordinates and averaged into heads; one
-    descending order over all layers and modules, a head costing 4·head_dim/3 channels; units stay
-    strictly above the threshold nearest the budget. (The published code truncates a head's cost to
-    an integer; at head_dim 128 that is 170 instead of 170⅔.) May empty modules.
+    coordinate. All metrics are standardised per layer over coordinates and averaged into heads, then put
+    into a single descending order over all layers and modules, where a head costs 4·head_dim/3 channels.
+    Units stay strictly above the threshold nearest the budget; a module may lose all its units. (The
+    published code truncates the cost of a head to an integer: 170 instead of 170⅔ at head_dim 128.)
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
+    checked(sparsity)
     if metric not in ("WIFV", "WIFN"):
         raise ValueError(f"metric is 'WIFV' or 'WIFN', got {metric!r}")
     g = stats.geometry
 
-    def of(module: str) -> torch.Tensor:
+    def of(module: str) -> Float[Tensor, "layers dims"]:
         if metric == "WIFV":
             return stats.var[module] * stats.weight_l2sq[module]
         return stats.second_moment[module].sqrt() * stats.weight_l1[module] / g.hidden

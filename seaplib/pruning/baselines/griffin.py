@@ -1,16 +1,16 @@
 """GRIFFIN: MLP channels chosen by the prompt itself, for the generation that follows it (arXiv 2404.01365).
 
-The prompt runs through the dense model. From its MLP activations Z [tokens, channels] each layer takes
+The prompt runs through the dense model. From the prompt's MLP activations Z [tokens, channels] each layer takes
 
     s = (‖Z̄_·1‖₂, …, ‖Z̄_·C‖₂),   Z̄ = Z with every token's row scaled to norm 1,
 
-and the k channels with the largest s serve all tokens generated after it. Attention is never touched.
+and the k channels with the largest s serve all tokens generated after the prompt. Attention stays whole.
 
-This is no pruned model: every prompt has channels of its own, all weights stay in memory, and the
-prompt costs what it costs. What falls is the number of *active* parameters while generating, so that
-is what is reported, and the memory saved is 0. Channels are switched off by zeroes (the same result
-as smaller matrices to rounding), so nothing here gets faster. In a batch each sequence keeps its own
-channels, as if it were alone; the published code (hdong920/GRIFFIN @48dc8ec) takes one sequence at a time.
+GRIFFIN prunes no model: every prompt has channels of its own, all weights stay in memory, and the prompt
+costs as much as under the dense model. The number of *active* parameters falls while generating; that
+number is reported, and the memory saved is 0. Channels are set to zero (the same result as smaller
+matrices, to rounding), so nothing here gets faster. In a batch each sequence keeps its own channels, as if
+the sequence were alone; the published code (hdong920/GRIFFIN @48dc8ec) takes a single sequence at a time.
 """
 
 from collections.abc import Iterator
@@ -21,22 +21,23 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from ...models import layers, likelihood, passes
 from ...models.layers import emptied
 from ...models.shapes import Geometry
 from ...models.state import note, state
+from ..allocation import checked
 
 #: how :class:`Prompted` scores, which beside Table 1's rows is another protocol
 PROTOCOL = "prompt dense; its last token and the answer with the channels that the tokens before chose"
 
 
-def statistic(activations: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """s [batch, channels] of ``activations`` [batch, tokens, channels] at the positions ``keep`` [batch, tokens].
-
-    A token without any activation counts for nothing.
-    """
+def statistic(
+    activations: Float[Tensor, "batch tokens channels"], keep: Bool[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch channels"]:
+    """s of ``activations`` at the positions ``keep``; a token whose activations are all 0 adds nothing."""
     x = activations if activations.dtype == torch.float64 else activations.float()
     norm = x.norm(dim=-1, keepdim=True)
     rows = torch.where((norm > 0) & keep.unsqueeze(-1), x / norm, 0)
@@ -49,13 +50,11 @@ def largest_sparsity(geometry: Geometry) -> float:
 
 
 def active_channels(geometry: Geometry, sparsity: float) -> int:
-    """k so that the nearest to ``sparsity`` of the projections' parameters is inactive while generating.
+    """k: with k channels a layer, the inactive share of the projections' parameters is nearest ``sparsity``.
 
-    Raises ``ValueError`` where the MLPs alone do not have so many.
+    Raises ``ValueError`` where the MLPs do not have so many parameters.
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
-    gone = round(sparsity * geometry.projection_parameters / (geometry.layers * geometry.channel_parameters))
+    gone = round(checked(sparsity) * geometry.projection_parameters / (geometry.layers * geometry.channel_parameters))
     if gone >= geometry.channels:
         raise ValueError(
             f"GRIFFIN touches MLPs only: {sparsity:.0%} cannot be inactive here, "
@@ -71,30 +70,30 @@ def inactive_share(geometry: Geometry, channels: int) -> float:
 
 
 class Selection:
-    """What :func:`griffin` yields: the channels that the current prompts chose.
+    """The channels that the current prompts chose, as :func:`griffin` yields them.
 
-    ``chosen[layer]`` is bool [batch, channels] after a prompt has run. Without ``prompt`` the first
-    pass with an empty KV cache is the prompt and what follows on the cache is generation; ``prompt``
-    [batch] instead says how many leading positions of the next passes are the prompt, and the
-    positions behind it are generation within the same pass.
+    ``chosen[layer]`` is bool [batch, channels] after a prompt has run. Without ``prompt``, the first pass
+    with an empty KV cache is the prompt, and all passes on that cache are generation. With ``prompt``
+    [batch], that many leading positions of the next passes are the prompt, and the positions behind them
+    are generation within the same pass.
     """
 
     def __init__(self, geometry: Geometry, channels: int):
         self.geometry, self.channels = geometry, channels
-        self.chosen: dict[int, torch.Tensor] = {}
-        self.prompt: torch.Tensor | None = None
+        self.chosen: dict[int, Bool[Tensor, "batch channels"]] = {}
+        self.prompt: Int[Tensor, " batch"] | None = None
         self._shape: tuple[int, int] = (0, 0)
         self._generating = False
-        self._keep: torch.Tensor | None = None
+        self._keep: Bool[Tensor, "batch tokens"] | None = None
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that a generated token is computed with; all of them stay in memory."""
+        """Parameters that a generated token is computed with; the inactive parameters stay in memory too."""
         g = self.geometry
         return g.model_parameters - g.layers * (g.channels - self.channels) * g.channel_parameters
 
-    def start(self, ids: torch.Tensor, mask: torch.Tensor | None, cache, use_cache: bool | None) -> None:
-        """Note what the pass that begins is: prompt or generation, and which positions are padding."""
+    def start(self, ids: Int[Tensor, "batch tokens"], mask, cache, use_cache: bool | None) -> None:
+        """Note whether the pass that begins is prompt or generation, and which positions are padding."""
         self._shape = tuple(ids.shape)
         places = torch.arange(ids.shape[1], device=ids.device)
         if self.prompt is not None:
@@ -114,8 +113,8 @@ class Selection:
         whole = torch.ones(self._shape, dtype=torch.bool, device=ids.device)
         self._keep = whole if mask is None else mask.bool()[:, -ids.shape[1] :]
 
-    def through(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """Activations ``x`` of one layer's MLP with the channels off that the prompt did not choose."""
+    def through(self, layer: int, x: Float[Tensor, "*positions channels"]) -> Float[Tensor, "*positions channels"]:
+        """Activations ``x`` of a layer's MLP, zero in the channels that the prompt did not choose."""
         flat = x.dim() == 2  # OPT's MLP sees all positions in one row
         x = x.unflatten(0, self._shape) if flat else x
         if self._generating:
@@ -131,12 +130,12 @@ class Selection:
 
 
 @contextmanager
-def griffin(model, channels: int) -> Iterator[Selection]:
+def griffin(model: nn.Module, channels: int) -> Iterator[Selection]:
     """While the context is open, ``model`` generates with the ``channels`` per layer that each prompt chooses.
 
     Works with ``model.generate``, and with passes on a KV cache that were begun inside the context.
-    The model is exactly as before afterwards, also after an error; its fingerprint changes with the
-    context, so nothing that is stored is mistaken for the dense model's.
+    Afterwards, also after an error, the model is exactly as before. The model's fingerprint changes with
+    the context, so stored results are never mistaken for the dense model's.
     """
     shape = layers.geometry(model)
     if not 1 <= channels <= shape.channels:
@@ -185,10 +184,12 @@ class Griffin:
 
     @property
     def channels(self) -> int:
+        """Active channels of every layer."""
         return active_channels(self.geometry, self.sparsity)
 
     @property
     def label(self) -> dict:
+        """The columns that name GRIFFIN's rows."""
         return {
             "method": "GRIFFIN",
             "score": "prompt",
@@ -201,9 +202,11 @@ class Griffin:
 
     @property
     def fingerprint(self) -> str:
+        """What is done to a model, for the store."""
         return f"griffin {self.channels}"
 
-    def apply(self, model) -> "Prompted":
+    def apply(self, model: nn.Module) -> "Prompted":
+        """``model`` under GRIFFIN. ValueError where the channels were counted for a model of another shape."""
         if (here := layers.geometry(model)) != self.geometry:
             raise ValueError(f"GRIFFIN's channels were counted for another model: {self.geometry} against {here}")
         return Prompted(model, self.channels)
@@ -230,8 +233,10 @@ class Prompted:
             return bench.measured(prepared, *option_scores(bench, prepared, selection))
 
 
-def option_scores(bench, prepared, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probability of every request, and whether it is the greedy continuation, one request a row."""
+def option_scores(
+    bench, prepared, selection: Selection
+) -> tuple[Float[np.ndarray, " requests"], Bool[np.ndarray, " requests"]]:
+    """Log-probability of every request, and whether the request is the greedy continuation; a request a row."""
     requests = bench.requests(prepared.instances)
     tokens = passes.affordable(layers.input_device(bench.model), bench.settings.batch_tokens)
     total = sum(map(len, requests))

@@ -1,6 +1,8 @@
-"""Task-aware score fusion (arXiv 2510.22489): two scores in one order over the whole model."""
+"""Task-aware score fusion (arXiv 2510.22489): the scores of a general text and of a task's in a single score."""
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ...activations.statistics import ActivationStats
 from ..scores import Scores, mixed_errors, score
@@ -9,17 +11,18 @@ from ..scores import Scores, mixed_errors, score
 def fused_scores(general: ActivationStats, task: ActivationStats, name: str = "s_F", exclusive: float = 0.5) -> Scores:
     """Scores of a general text and of a task's, fused coordinate by coordinate (after arXiv 2510.22489).
 
-    From the paper (its abstract): an existing method's importance is computed on general and on
-    task-specific text; coordinates are parted into shared and exclusive ones by the difference of their
-    activation norms on the two; the groups' scores are fused. Our reading of what the abstract leaves
-    open, with n the root mean square of a coordinate's activation (per token, so that the longer
-    corpus does not win by its length):
+    From the paper's abstract: an existing method's importance is computed on general and on task-specific
+    text; coordinates are divided into shared and exclusive coordinates by the difference of their activation
+    norms on the two texts; the scores of both groups are fused. The abstract leaves the rest open. Our
+    reading, with n the root mean square of a coordinate's activation (per token, so that the length of a
+    corpus has no weight):
 
-    - difference: |n_T − n_G| / (n_T + n_G); in each layer and module the ``exclusive`` share of the
-      coordinates with the largest is exclusive, to the corpus on which its norm is larger (ties go by index);
-    - fusion: a shared coordinate has the mean of its two scores, an exclusive one that of its corpus.
+    - difference: |n_T − n_G| / (n_T + n_G). In each layer and module the share ``exclusive`` of the coordinates,
+      those of largest difference, belongs to the corpus with the larger norm (ties go by index);
+    - fusion: a shared coordinate has the mean of both scores, an exclusive coordinate the score of its corpus.
 
-    The paper ranks single weights; here the scores are those of the units, heads by sum (Eq. 13).
+    The paper ranks single weights; here units are ranked, heads by sum (Eq. 13). Raises ``ValueError`` for a
+    share outside [0, 1] and for statistics of models of different shape.
     """
     if not 0 <= exclusive <= 1:
         raise ValueError(f"exclusive is a share between 0 and 1, got {exclusive}")
@@ -27,7 +30,9 @@ def fused_scores(general: ActivationStats, task: ActivationStats, name: str = "s
         raise ValueError("the two statistics are of models of different shape")
     both = score(general, name), score(task, name)
 
-    def fuse(module: str, of_general: torch.Tensor, of_task: torch.Tensor) -> torch.Tensor:
+    def fuse(
+        module: str, of_general: Float[Tensor, "layers dims"], of_task: Float[Tensor, "layers dims"]
+    ) -> Float[Tensor, "layers dims"]:
         n_general, n_task = (stats.second_moment[module].sqrt() for stats in (general, task))
         difference = (n_task - n_general).abs() / (n_task + n_general).clamp_min(torch.finfo(torch.float64).tiny)
         most = torch.argsort(difference, dim=1, descending=True, stable=True)

@@ -4,7 +4,7 @@ A layer's block influence is how far it turns the residual stream x,
 
     BI_ℓ = 1 − mean over tokens of cos(x_ℓ, x_ℓ₊₁).
 
-What is removed is bypassed: its output bias goes too.
+A removed layer is bypassed: its output biases go too.
 """
 
 import json
@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ... import store
 from ...models import identity, layers
@@ -20,17 +22,18 @@ from ...models.passes import batches, encode, real, residual_stream
 from ...models.shapes import Geometry
 from ...settings import Calibration
 from ...texts import corpora
+from ..allocation import checked
 from ..masks import PruningMask
 from ..selection import lowest
-from .two_ssp import _checked, _spec
+from .two_ssp import _spec
 
 
 @dataclass(frozen=True)
 class BlockInfluence:
-    """``values`` float64 [layers]: BI of every layer; ``count`` token positions were averaged."""
+    """Block influence ``values`` of every layer, float64; ``count`` token positions were averaged."""
 
     geometry: Geometry
-    values: torch.Tensor
+    values: Float[Tensor, " layers"]
     count: int
     provenance: dict = field(default_factory=dict)
 
@@ -50,9 +53,9 @@ class BlockInfluence:
 
 
 def measure_influence(
-    model, tokenizer, corpus: corpora.Corpus, calibration: Calibration | None = None, progress: bool = True
+    model: nn.Module, tokenizer, corpus: corpora.Corpus, calibration: Calibration | None = None, progress: bool = True
 ) -> BlockInfluence:
-    """Block influence of every layer on a corpus' first ``calibration.samples`` texts, in one pass.
+    """Block influence of every layer on the first ``calibration.samples`` texts of a corpus, in a single pass.
 
     Raises ``ValueError`` where hidden states are not finite, and for a post-norm model, whose layers
     are not the identity without their modules.
@@ -65,7 +68,7 @@ def measure_influence(
     encoded = encode(model, tokenizer, texts.texts, calibration.max_length, calibration.bos)
     total, before, keep = torch.zeros(shape.layers, dtype=torch.float64), None, None
 
-    def read(layer: int, x: torch.Tensor) -> None:
+    def read(layer: int, x: Float[Tensor, "batch tokens hidden"]) -> None:
         nonlocal before
         x = real(x, keep)
         x = x if x.dtype == torch.float64 else x.float()
@@ -86,7 +89,7 @@ def measure_influence(
     return BlockInfluence(shape, 1 - total / count, count, provenance | {"calibration": calibration.as_dict()})
 
 
-def influence(model, tokenizer, task: str, calibration: Calibration | None = None) -> BlockInfluence:
+def influence(model: nn.Module, tokenizer, task: str, calibration: Calibration | None = None) -> BlockInfluence:
     """:func:`measure_influence` on a task's corpus drawn as ``calibrate`` draws it, asking the store first."""
     calibration = calibration or Calibration()
     corpus = corpora.corpus(task, calibration.samples, calibration.seed)
@@ -95,13 +98,13 @@ def influence(model, tokenizer, task: str, calibration: Calibration | None = Non
 
 
 def shortgpt(block: BlockInfluence, sparsity: float) -> PruningMask:
-    """Without the layers of least influence, their number the one nearest the budget (half a layer goes up).
+    """The mask without the layers of least influence; their number is nearest the budget (half a layer goes up).
 
-    ``achieved`` is a multiple of one layer's share, so it can miss the request by half of that; one
-    layer always stays.
+    ``achieved`` is a multiple of a layer's share and can miss the request by half that share. At least one
+    layer stays.
     """
     g = block.geometry
-    count = min(int(_checked(sparsity) * g.layers + 0.5), g.layers - 1)
+    count = min(int(checked(sparsity) * g.layers + 0.5), g.layers - 1)
     stays = lowest(block.values, count)
     heads, channels = stays[:, None].repeat(1, g.heads), stays[:, None].repeat(1, g.channels)
     about = {"score": "BI", "calibration": block.provenance.get("task", "?"), "requested": sparsity}

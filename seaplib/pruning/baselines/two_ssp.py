@@ -1,19 +1,20 @@
 """2SSP (arXiv 2501.17771, FabrizioSandri/2SSP; its code as in the copy majing2019/2SSP @147c820).
 
-First, in every MLP, the channels whose activations h_j over a text are smallest,
+First go, in every MLP, the channels with the smallest activations h_j over a text,
 s_j = mean over texts of ‖h_j‖₂; then N attention modules, each time the module whose removal raises
 perplexity least, with
 
     N = round(L·G^{(|MLP| / |attention|) / α}),  α = 1.5,
 
-and the MLPs' share such that both together make the sparsity G. What is removed whole is bypassed:
-its output bias goes too. Sizes are those of the projections; the published code counts norms too.
+and the MLPs' share such that both together make the sparsity G. A module removed whole is bypassed: its
+output bias goes too. Sizes are the projections'; the published code counts norms too.
 """
 
 from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from ... import store
@@ -23,6 +24,7 @@ from ...models.passes import affordable, encode
 from ...models.shapes import Geometry
 from ...settings import Calibration
 from ...texts import corpora
+from ..allocation import checked
 from ..apply import prune
 from ..masks import PruningMask, keep_all
 from ..selection import lowest
@@ -40,24 +42,18 @@ def _spec(model, tokenizer, corpus: corpora.Corpus, calibration: Calibration) ->
     }
 
 
-def _checked(sparsity: float) -> float:
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
-    return sparsity
-
-
 def attention_modules(g: Geometry, sparsity: float, alpha: float = ALPHA) -> int:
     """How many attention modules 2SSP removes (its Eq. 5)."""
     if alpha <= 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
-    return round(g.layers * _checked(sparsity) ** (g.mlp_parameters / g.attention_parameters / alpha))
+    return round(g.layers * checked(sparsity) ** (g.mlp_parameters / g.attention_parameters / alpha))
 
 
 def first_stage(stats: ActivationStats, sparsity: float, alpha: float = ALPHA) -> PruningMask:
     """2SSP's channels: the same number in every layer; ``stats`` were collected with ``pooling="norm"``.
 
-    Its ``requested`` is the MLPs' part of the whole request. Raises ``ValueError`` where the attention
-    modules alone exceed the request, or the MLPs together cannot make up the rest of it.
+    The mask's ``requested`` is the MLPs' part of the whole request. Raises ``ValueError`` where the attention
+    modules alone exceed the request, or where the MLPs cannot make up the rest.
     """
     if stats.provenance.get("calibration", {}).get("pooling") != "norm":
         raise ValueError("2SSP ranks channels by their norms: collect the statistics with pooling='norm'")
@@ -78,7 +74,7 @@ def first_stage(stats: ActivationStats, sparsity: float, alpha: float = ALPHA) -
 
 @torch.inference_mode()
 def second_stage(
-    model,
+    model: nn.Module,
     first: PruningMask,
     count: int,
     encoded: list[list[int]],
@@ -87,9 +83,9 @@ def second_stage(
 ) -> list[int]:
     """The ``count`` layers whose attention goes, in the order in which it goes.
 
-    Each time it is the one without which the model pruned by ``first`` has the lowest perplexity on
-    the texts ``encoded`` (token ids); ties go by index. ``model`` itself is not touched; with
-    ``mode="mask"`` no weight of it is copied either.
+    Each time that attention module goes without which the model pruned by ``first`` has the lowest
+    perplexity on the texts ``encoded`` (token ids); ties go by index. ``model`` stays as it is; with
+    ``mode="mask"`` none of its weights is copied either.
     """
     pruned, gone = prune(model, first, mode), []
     context = layers.context_length(model)
@@ -112,7 +108,7 @@ def second_stage(
 
 
 def two_stage(
-    model,
+    model: nn.Module,
     tokenizer,
     stats: ActivationStats,
     corpus: corpora.Corpus,
@@ -122,9 +118,9 @@ def two_stage(
     mode: str = "remove",
     progress: bool = True,
 ) -> PruningMask:
-    """2SSP's mask: ``stats`` of ``corpus`` (``pooling="norm"``) choose channels, its first ``tokens`` tokens attention.
+    """2SSP's mask: ``stats`` of ``corpus`` (``pooling="norm"``) choose channels, the first ``tokens`` tokens attention.
 
-    The texts are taken in their order, each with its own context, until they have that many tokens.
+    Texts are taken in order, each with a context of its own, until they have so many tokens.
     ``mode`` is how the second stage applies the first (:func:`second_stage`).
     """
     first = first_stage(stats, sparsity, alpha)
@@ -143,9 +139,10 @@ def two_stage(
     return PruningMask(first.geometry, heads, first.channels, about | {"alpha": alpha, "tokens": tokens}, bypass=True)
 
 
-def _stored_two_stage(
-    model, tokenizer, general: str, calibration: Calibration, sparsity: float, mode: str
+def stored_two_stage(
+    model: nn.Module, tokenizer, general: str, calibration: Calibration, sparsity: float, mode: str
 ) -> PruningMask:
+    """:func:`two_stage` on a ``general`` text drawn as ``calibrate`` draws it, asking the store first."""
     calibration = replace(calibration, pooling="norm")
     stats = calibrate(model, tokenizer, [general], calibration)[general]
     corpus = corpora.corpus(general, calibration.samples, calibration.seed)

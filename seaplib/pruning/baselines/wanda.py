@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...activations.capture import capture
@@ -12,17 +14,19 @@ from ...models.layers import resized
 from ...models.offloading import copy_of
 from ...models.passes import batches, encode
 from ...models.state import note
+from ...texts.corpora import Corpus
+from ..allocation import checked
 
 #: role whose input a projection shares → the projections (q, k, v read the same input; so do gate, up)
 _SAME_INPUT = {"q": ("q", "k", "v"), "o": ("o",), "up": ("gate", "up"), "down": ("down",)}
 
 
 class _Reached(Exception):
-    """The forward pass has come as far as it was needed."""
+    """The forward pass has come as far as is needed."""
 
 
 @contextmanager
-def _stop_after(layer: torch.nn.Module) -> Iterator[None]:
+def _stop_after(layer: nn.Module) -> Iterator[None]:
     def stop(module, args, output):
         raise _Reached
 
@@ -33,22 +37,25 @@ def _stop_after(layer: torch.nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def wanda_pruned(weight: torch.Tensor, second_moment: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """bool like ``weight`` [out, in]: in every row the floor(sparsity·in) lowest |w|·sqrt(mean h²)."""
+def wanda_pruned(
+    weight: Float[Tensor, "out in"], second_moment: Float[Tensor, " in"], sparsity: float
+) -> Bool[Tensor, "out in"]:
+    """Weights that go: in every row the floor(sparsity·in) lowest |w|·sqrt(mean h²)."""
     metric = weight.abs() * second_moment.to(weight).sqrt()
     lowest = torch.argsort(metric, dim=1, stable=True)[:, : int(sparsity * weight.shape[1] + 1e-9)]
     return torch.zeros_like(weight, dtype=torch.bool).scatter_(1, lowest, True)
 
 
 @torch.no_grad()
-def wanda(model, tokenizer, corpus, sparsity: float, max_length: int = 2048, progress: bool = True):
-    """Unstructured Wanda: a copy of ``model`` with this share of every projection's weights set to 0.
+def wanda(
+    model: nn.Module, tokenizer, corpus: Corpus, sparsity: float, max_length: int = 2048, progress: bool = True
+) -> nn.Module:
+    """Unstructured Wanda: a copy of ``model`` with the share ``sparsity`` of every projection's weights set to 0.
 
-    As published, layer by layer: a layer's inputs are measured with the layers before it pruned.
+    As published, layer by layer: the inputs of a layer are measured with the layers before it pruned.
     The shapes stay, so nothing gets faster without kernels for scattered zeros.
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
+    checked(sparsity)
     encoded = encode(model, tokenizer, corpus.texts, max_length)
     pruned = copy_of(model)
     note(pruned, source=None)

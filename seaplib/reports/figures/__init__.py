@@ -1,4 +1,8 @@
-"""Every figure of the notebooks; each function takes a data frame and returns a matplotlib figure."""
+"""Every figure of the notebooks: a tidy data frame (or a mask) in, a matplotlib ``Figure`` out.
+
+Figures compute only what a picture needs (means over calibration seeds, the choice of dimensions that fit on paper),
+so that a figure can be restyled without running a model. Intervals are drawn wherever the frame has them.
+"""
 
 import lazy_loader
 
@@ -35,7 +39,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "sensitivity",
             "shares",
         ],
-        "style": ["save", "style"],
+        "style": ["save"],
         "verdicts": ["scorecard"],
     },
 )

@@ -1,4 +1,4 @@
-"""The method drawn once (Fig. 2): what flows from texts to results, and which equation makes it."""
+"""Figures of texts and activations: the method (Fig. 2), corpora, hidden states, norms (notebooks 00, 01, 02)."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from .. import display_names
-from .style import DIVERGING, DOUBLE, PALETTE, SEQUENTIAL, SINGLE, layer_axis, matrix, note, styled, task_styles
+from .style import (
+    DIVERGING,
+    DOUBLE,
+    PALETTE,
+    SEQUENTIAL,
+    SINGLE,
+    hide_spare,
+    layer_axis,
+    legend_below,
+    matrix,
+    note,
+    plain,
+    styled,
+    task_styles,
+    unique,
+)
 
 LAYERS, UNITS = 6, 14  # of the little pictures
 
@@ -18,8 +33,8 @@ LAYERS, UNITS = 6, 14  # of the little pictures
 def pipeline() -> Figure:
     """Texts → statistics → scores → sparsity → mask → pruned model → results, with little pictures.
 
-    The pictures are drawn from one toy example (made-up numbers), in which the mask really is
-    what the scores and the sparsities give.
+    The pictures are drawn from a toy example (made-up numbers), in which the mask really follows
+    from the scores and the sparsities.
     """
     rng = np.random.default_rng(3)
     activity = rng.gamma(1.5, size=(LAYERS, UNITS)) * np.linspace(1.3, 0.7, LAYERS)[:, None]
@@ -113,7 +128,7 @@ def vocabulary_overlap(frame: pd.DataFrame) -> Figure:
 def corpus_lengths(frame: pd.DataFrame) -> Figure:
     """Tokens per text of every ``task``: median, 10th to 90th percentile (line), longest (tick), log scale.
 
-    Takes the frame of ``vocabulary.describe``.
+    Takes the frame of ``texts.words.describe``.
     """
     order = display_names.task_order(frame["task"])
     rows, looks = frame.set_index("task").loc[order], task_styles(order)
@@ -123,7 +138,7 @@ def corpus_lengths(frame: pd.DataFrame) -> Figure:
         ax.hlines(place, row["tokens_p10"], row["tokens_p90"], color=looks[task]["color"])
         ax.plot(row["tokens_max"], place, linestyle="", marker="|", color="0.5")
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_major_formatter(plain)
     ax.set_yticks(range(len(order)), [display_names.task(task) for task in order])
     ax.invert_yaxis()
     ax.set_xlabel("tokens per text\n(median, 10–90%, longest)")
@@ -131,13 +146,13 @@ def corpus_lengths(frame: pd.DataFrame) -> Figure:
 
 
 @styled
-def hidden_states(frame: pd.DataFrame, columns: int | None = None) -> Figure:
+def hidden_states(frame: pd.DataFrame) -> Figure:
     """Fig. 1: prompts in two dimensions (``x``, ``y``), one panel per ``layer``, one colour per ``task``.
 
     Axes of an embedding have no unit and differ from panel to panel, so they carry no ticks.
     """
     layers, styles = sorted(frame["layer"].unique()), task_styles(frame["task"].unique())
-    columns = min(columns or (4 if len(layers) <= 8 else 5), len(layers))
+    columns = min(4 if len(layers) <= 8 else 5, len(layers))
     rows = -(-len(layers) // columns)
     side = DOUBLE / max(columns, 3)
     fig, axes = plt.subplots(rows, columns, figsize=(side * columns, side * rows + 0.45), squeeze=False)
@@ -149,10 +164,9 @@ def hidden_states(frame: pd.DataFrame, columns: int | None = None) -> Figure:
             ax.scatter(points["x"], points["y"], label=display_names.task(task), **kind, **look)
         ax.set(xticks=[], yticks=[], title="embeddings (layer 0)" if layer == 0 else f"layer {layer}")
         ax.spines[["top", "right"]].set_visible(True)
-    for ax in axes.flat[len(layers) :]:
-        ax.set_visible(False)
+    hide_spare(axes, len(layers))
     columns = -(-len(styles) // -(-len(styles) // 5))  # rows of equal length
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, markerscale=1.5)
+    legend_below(fig, axes.flat[0], columns, markerscale=1.5)
     return fig
 
 
@@ -162,7 +176,7 @@ def separability(frame: pd.DataFrame) -> Figure:
 
     A column ``chance`` is drawn as a dotted line.
     """
-    measures = list(dict.fromkeys(frame["measure"]))
+    measures = unique(frame["measure"])
     fig, axes = plt.subplots(1, len(measures), figsize=(DOUBLE if len(measures) > 1 else SINGLE, 2.1), squeeze=False)
     for ax, measure in zip(axes.flat, measures, strict=True):
         rows = frame[frame["measure"] == measure].sort_values("layer")
@@ -178,7 +192,7 @@ def separability(frame: pd.DataFrame) -> Figure:
 
 @styled
 def norm_heatmaps(
-    profiles: Mapping[tuple[str, int], np.ndarray], layers=None, dimensions: int = 64, relative: bool = False
+    profiles: Mapping[tuple[str, int], np.ndarray], dimensions: int = 64, relative: bool = False
 ) -> Figure:
     """Fig. 3: norms per dimension; columns of panels are layers, rows the two random halves.
 
@@ -191,7 +205,7 @@ def norm_heatmaps(
     tasks = display_names.task_order(task for task, _ in profiles)
     halves = sorted({half for _, half in profiles})
     depth = next(iter(profiles.values())).shape[0]
-    layers = np.linspace(0, depth - 1, min(depth, 4)).round().astype(int) if layers is None else list(layers)
+    layers = np.linspace(0, depth - 1, min(depth, 4)).round().astype(int)
     height = 0.13 * len(tasks) * len(halves) + 0.9
     ratios = np.log2(np.stack(list(profiles.values())) / np.mean(list(profiles.values()), axis=0)) if relative else 0
     span = np.percentile(np.abs(ratios), 99)

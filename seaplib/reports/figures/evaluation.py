@@ -1,7 +1,7 @@
-"""Figures of pruned models' results: accuracy, perplexity, speed and the classifier.
+"""Figures of pruned models' results: accuracy, perplexity, speed and the classifier (notebooks 05 to 09).
 
-They take the frames of ``evaluate``, ``perplexity`` and ``compare_speed`` as they are; means over
-calibration seeds and their standard errors come from ``tables.summary``.
+The frames of ``evaluate``, ``perplexity`` and ``compare_speed`` are drawn as they are; means over calibration seeds
+and their standard errors come from ``summaries.summary``.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,24 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 
 from ...evaluation import comparison
 from .. import display_names, summaries, tables
-from .style import DENSE, DIVERGING, DOUBLE, MARKERS, PALETTE, SINGLE, Z, name_ticks, styled, variant_styles
+from .style import (
+    DENSE_LINE,
+    DIVERGING,
+    DOUBLE,
+    NUMBERS,
+    SINGLE,
+    Z,
+    hide_spare,
+    label_rows,
+    legend_below,
+    mark,
+    name_ticks,
+    percent,
+    plain,
+    styled,
+    unique,
+    variant_styles,
+)
 
 SPEED_TITLES = {"decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
 
@@ -52,7 +69,7 @@ def perplexity(frame: pd.DataFrame) -> Figure:
     if "preset" in frame and frame["preset"].nunique() > 1:
         frame["panel"] += "\n" + frame["preset"]
     pruned = frame[frame["requested_sparsity"] > 0]
-    order, panels = display_names.variant_order(pruned), list(dict.fromkeys(frame["panel"]))
+    order, panels = display_names.variant_order(pruned), unique(frame["panel"])
     looks, sparsities = variant_styles(order), sorted(pruned["requested_sparsity"].unique())
     size = (DOUBLE, len(panels) * (0.16 * len(order) + 0.55) + 0.1)
     fig, axes = plt.subplots(len(panels), len(sparsities), figsize=size, squeeze=False, sharey=True)
@@ -68,7 +85,7 @@ def perplexity(frame: pd.DataFrame) -> Figure:
                 ax.hlines(place, cell.get("low", end), end, color=looks[label]["color"], linewidth=0.8)
                 _beside(ax, f"{cell['perplexity']:.3g}", end, place)
             _rows(ax, order)
-            ax.axvline(dense, color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
+            ax.axvline(dense, **DENSE_LINE)
             _log_axis(ax)
             ax.set_title(f"{display_names.sparsity(sparsity)} sparsity" if panel == panels[0] else "")
             ax.set_xlabel("perplexity" if np.isnan(dense) else f"perplexity (dense {dense:.3g})")
@@ -82,7 +99,7 @@ def _log_axis(ax) -> None:
     low, high = ax.get_xlim()
     ax.set_xlim(low, high * (high / low) ** 0.15)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if high / low < 8 else (1, 2, 5)))
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_major_formatter(plain)
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -90,7 +107,7 @@ def _log_axis(ax) -> None:
 def zero_shot(frame: pd.DataFrame) -> Figure:
     """Tables 1 and 4 as dots with 95% intervals: rows are variants, columns tasks and their average.
 
-    One block per sparsity; the dashed line is the dense model, the dotted one guessing (a column
+    One block per sparsity; the dashed line is the dense model, the dotted line guessing (a column
     ``chance``). Takes the frame of ``evaluate``.
     """
     means = summaries.summary(frame)
@@ -114,7 +131,7 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
             cells = block[block["task"] == task].set_index("label")
             _dots(ax, [cells.loc[[label]] if label in cells.index else cells[:0] for label in order], order, looks)
             if task in dense:
-                ax.axvline(dense[task], color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
+                ax.axvline(dense[task], **DENSE_LINE)
             if task in guessed:
                 ax.axvline(guessed[task], color="0.4", linestyle=":", linewidth=0.8, zorder=0)
             ax.xaxis.set_major_formatter(lambda value, _: f"{round(100 * value)}")
@@ -141,8 +158,7 @@ def _dots(ax, rows, order, looks) -> None:
 
 def _rows(ax, order) -> None:
     """Variant labels down the y axis, the first on top."""
-    ax.set_yticks(range(len(order)), order, fontsize=6.5)
-    ax.set_ylim(len(order) - 0.5, -0.5)
+    label_rows(ax, order)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", color="0.92", linewidth=0.5)
     ax.set_axisbelow(True)
@@ -171,12 +187,12 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
     means = summaries.by_allocation(frame)
     dense = means.loc[means["allocation"] == "none", "value"]
     means = means[means["allocation"] != "none"]
-    allocations = list(dict.fromkeys(means["allocation"]))
+    allocations = unique(means["allocation"])
     order, looks = display_names.variant_order(means), variant_styles(allocations)
     pairs = set(zip(means["label"], means["allocation"], strict=True))
     slots = [(label, name) for label in order for name in [*allocations, None]]
     lines = [slot for slot in slots if slot in pairs or slot[1] is None]
-    place = {line: y for y, line in enumerate(lines)}  # a line each, and a free one behind every method
+    place = {line: y for y, line in enumerate(lines)}  # a line each, and a free line behind every method
     middle = [np.mean([y for (label, name), y in place.items() if label == wanted and name]) for wanted in order]
     sparsities = sorted(means["requested_sparsity"].unique())
     fig, axes = plt.subplots(
@@ -189,13 +205,13 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
             y = [place[label, allocation] for label in rows["label"]]
             ax.errorbar(rows["value"], y, label=allocation, **bars, **looks[allocation])
         if len(dense):
-            ax.axvline(dense.iloc[0], color=DENSE, linestyle="--", linewidth=0.8, zorder=0, label="Dense")
+            ax.axvline(dense.iloc[0], **DENSE_LINE, label="Dense")
         ax.set_yticks(middle, order, fontsize=6.5)
         ax.set_ylim(len(lines) - 1, -1)
         ax.tick_params(axis="y", length=0)
-        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+        ax.xaxis.set_major_formatter(percent)
         ax.set(title=f"{display_names.sparsity(sparsity)} sparsity", xlabel="average accuracy, %")
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    legend_below(fig, axes.flat[0], 4)
     return fig
 
 
@@ -209,7 +225,7 @@ def accuracy_by_sparsity(frame: pd.DataFrame) -> Figure:
     means = summaries.by_allocation(frame)
     dense = means.loc[means["allocation"] == "none", "value"].mean()
     means = means[means["allocation"] != "none"]
-    order, allocations = display_names.variant_order(means), list(dict.fromkeys(means["allocation"]))
+    order, allocations = display_names.variant_order(means), unique(means["allocation"])
     curves = list(dict.fromkeys(name.partition(",")[0] for name in allocations))
     columns = len(order) if len(order) <= 4 else 3
     rows = -(-len(order) // columns)
@@ -221,16 +237,15 @@ def accuracy_by_sparsity(frame: pd.DataFrame) -> Figure:
             if line.empty:
                 continue
             place = curves.index(name.partition(",")[0])
-            look = {"color": PALETTE[place], "marker": MARKERS[place], "label": name}
+            look = mark(place) | {"label": name}
             if _protected(name):
                 look |= {"linestyle": "--", "markerfacecolor": "white"}
             ax.plot([0, *line["requested_sparsity"]], [dense, *line["value"]], **look)
         ax.set_title(label, fontsize=7)
         ax.grid(axis="y", color="0.92", linewidth=0.5)
-        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
-        ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
-    for ax in axes.flat[len(order) :]:
-        ax.set_visible(False)
+        ax.xaxis.set_major_formatter(percent)
+        ax.yaxis.set_major_formatter(percent)
+    hide_spare(axes, len(order))
     for ax in axes.flat[max(0, len(order) - columns) : len(order)]:  # the lowest of each column
         ax.tick_params(labelbottom=True)
         ax.set_xlabel("sparsity, %")
@@ -251,10 +266,10 @@ def _protected(allocation: str) -> bool:
 def differences_by_task(frame: pd.DataFrame) -> Figure:
     """Paired differences in points: rows are pairs (a − b), columns tasks and their mean; a panel per sparsity.
 
-    Takes one metric of ``comparison.crossed``'s frame across tasks. Bold where the 95% interval excludes 0.
+    Takes a single metric of ``comparison.crossed``'s frame across tasks. Bold where the 95% interval excludes 0.
     """
     frame = frame.assign(pair=frame["a"] + " − " + frame["b"])
-    pairs, sparsities = list(dict.fromkeys(frame["pair"])), sorted(frame["requested_sparsity"].unique())
+    pairs, sparsities = unique(frame["pair"]), sorted(frame["requested_sparsity"].unique())
     tasks = display_names.task_order(name for name in frame["task"] if name != comparison.POOLED)
     columns, top = [*tasks, comparison.POOLED], max(float(frame["difference"].abs().max()), 0.01)
     size = (DOUBLE, len(sparsities) * (0.16 * len(pairs) + 0.25) + 0.6)
@@ -264,7 +279,7 @@ def differences_by_task(frame: pd.DataFrame) -> Figure:
         square = part.pivot(index="pair", columns="task", values="difference").reindex(index=pairs, columns=columns)
         text = square.map(lambda value: "" if np.isnan(value) else f"{round(100 * value):+d}".replace("-", "−"))
         look = {"cmap": DIVERGING, "vmin": -top, "vmax": top, "cbar": False, "linewidths": 0.5}
-        sns.heatmap(square, annot=text, fmt="", annot_kws={"fontsize": 6.5}, ax=ax, **look)
+        sns.heatmap(square, annot=text, **NUMBERS, ax=ax, **look)
         decided = {(row.pair, row.task) for row in part.itertuples() if row.low > 0 or row.high < 0}
         cells = [(pair, task) for pair in pairs for task in columns if text.loc[pair, task]]
         for cell, written in zip(cells, [t for t in ax.texts if t.get_text()], strict=True):
@@ -288,8 +303,8 @@ def inference_speed(frame: pd.DataFrame) -> Figure:
     parameter_bytes, and ``model`` if there are several; the ratio to the reference stands beside the dot.
     """
     frame = frame if "model" in frame else frame.assign(model="")
-    subjects, names = list(dict.fromkeys(frame["model"])), list(dict.fromkeys(frame["name"]))
-    measures, looks = list(dict.fromkeys(frame["measure"])), variant_styles(names)
+    subjects, names = unique(frame["model"]), unique(frame["name"])
+    measures, looks = unique(frame["measure"]), variant_styles(names)
     size = (DOUBLE, len(subjects) * max(0.19 * len(names) + 0.45, 1.2) + 0.15)
     fig, panels = plt.subplots(len(subjects), len(measures) + 1, figsize=size, squeeze=False, sharey=True)
     for subject, axes in zip(subjects, panels, strict=True):

@@ -1,4 +1,4 @@
-"""Figures of sparse inputs: errors by layer, rules side by side, activations against weights."""
+"""Figures of sparse inputs: errors by layer, rules side by side, activations against weights (notebook 11)."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,7 +7,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .. import display_names
-from .style import DENSE, DOUBLE, MARKERS, PALETTE, Z, layer_axis, styled
+from .style import (
+    DENSE_LINE,
+    DOUBLE,
+    MARKERS,
+    PALETTE,
+    Z,
+    hide_spare,
+    layer_axis,
+    legend_below,
+    mark,
+    styled,
+    unique,
+)
 
 BEYOND = 2.0
 
@@ -15,21 +27,20 @@ BEYOND = 2.0
 @styled
 def layer_errors(frame: pd.DataFrame) -> Figure:
     """Relative ``error`` over layers, a panel per ``role``, a line per ``plan`` (frame of ``output_errors``)."""
-    roles, plans = list(dict.fromkeys(frame["role"])), list(dict.fromkeys(frame["plan"]))
+    roles, plans = unique(frame["role"]), unique(frame["plan"])
     columns = min(4, len(roles))
     rows = -(-len(roles) // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(DOUBLE, 1.45 * rows + 0.5), squeeze=False, sharex=True)
     for ax, role in zip(axes.flat, roles, strict=False):
         for place, plan in enumerate(plans):
             part = frame[(frame["role"] == role) & (frame["plan"] == plan)].sort_values("layer")
-            look = {"color": PALETTE[place % 10], "marker": MARKERS[place % 10]}
+            look = mark(place)
             ax.plot(part["layer"], part["error"], label=plan, markersize=2.5, **look)
         ax.set(title=role, ylim=(0, None))
         layer_axis(ax, "layer" if role in roles[-columns:] else "")
-    for ax in axes.flat[len(roles) :]:
-        ax.axis("off")
+    hide_spare(axes, len(roles))
     fig.supylabel("relative error of the output", fontsize=8)
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(plans)))
+    legend_below(fig, axes.flat[0], min(4, len(plans)))
     return fig
 
 
@@ -38,7 +49,7 @@ def sparsity_rules(frame: pd.DataFrame) -> Figure:
     """Perplexity and average accuracy of every rule, in blocks.
 
     Columns: block, label, perplexity, low, high, accuracy, stderr; the row of block ``dense`` becomes the
-    dashed lines. Intervals are 95%. A perplexity beyond ``BEYOND`` times the dense one is written at the edge.
+    dashed lines. Intervals are 95%. A perplexity beyond ``BEYOND`` times the dense model's is written at the edge.
     """
     dense, rows = frame[frame["block"] == "dense"].iloc[0], frame[frame["block"] != "dense"]
     breaks = rows["block"].ne(rows["block"].shift()).cumsum() - 1
@@ -57,8 +68,8 @@ def sparsity_rules(frame: pd.DataFrame) -> Figure:
         axes[1].errorbar(100 * part["accuracy"], part["place"], xerr=100 * np.array(spread), **look)
         axes[1].annotate(block, (1.0, part["place"].iloc[0]), (2, 0), xycoords=axes[1].get_yaxis_transform(),
                          textcoords="offset points", fontsize=6.5, color="0.3", va="center")  # fmt: skip
-    axes[0].axvline(dense["perplexity"], color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
-    axes[1].axvline(100 * dense["accuracy"], color=DENSE, linestyle="--", linewidth=0.8, zorder=0)
+    axes[0].axvline(dense["perplexity"], **DENSE_LINE)
+    axes[1].axvline(100 * dense["accuracy"], **DENSE_LINE)
     axes[0].xaxis.set_major_locator(MaxNLocator(6))
     axes[0].set_yticks(rows["place"], rows["label"], fontsize=6.5)
     axes[0].set_ylim(height - 0.3, -0.7)
@@ -95,13 +106,13 @@ def activations_against_weights(frame: pd.DataFrame) -> Figure:
                 look = {"marker": shape, "fillstyle": "none", "linestyle": "", "markersize": 5, "color": colour}
                 ax.plot(nm["ratio"] + 0.03 * (2 * place - 1), scale * nm[value], **look)
     for ax, value, scale in panels:
-        ax.axhline(scale * dense[value], color=DENSE, linestyle="--", linewidth=0.8, zorder=0, label="Dense")
+        ax.axhline(scale * dense[value], **DENSE_LINE, label="Dense")
         ax.xaxis.set_major_formatter(lambda ratio, _: display_names.sparsity(round(ratio, 4)))
         ax.set(xlabel="share that is zero", xlim=(0, 1))
     axes[0].set(yscale="log", ylabel="perplexity")
     wide = np.ptp(np.log(frame["perplexity"])) > 2
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if wide else range(1, 10)))
-    axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes[0].yaxis.set_major_formatter(plain)
     axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[1].set(ylabel="average accuracy, %")
     for shape, pattern in zip(MARKERS[2:], of_nm, strict=False):

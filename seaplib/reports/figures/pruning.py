@@ -1,12 +1,4 @@
-"""Figures of the notebooks: a tidy data frame (or a mask) in, a matplotlib ``Figure`` out.
-
-Nothing is computed here but what a picture needs (means over calibration seeds, the choice of
-dimensions that fit on paper), so a figure can be restyled without running a model. Intervals are
-drawn wherever the frame has them. Results of pruned models are drawn in ``figure_results``, those of
-sparse inputs in ``figure_sparsity``, those of routing in ``figure_routing``, studies of calibration in
-``figure_studies``, claims in ``figure_scorecard``; everything is reached through this module, ``save``
-and ``style`` included.
-"""
+"""Figures of single layers and of masks: remove tests, sparsity by layer, kept units (notebooks 03, 04)."""
 
 from collections.abc import Mapping
 
@@ -19,9 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .. import display_names
-from .style import DENSE, DOUBLE, PALETTE, SINGLE, Z, layer_axis, matrix, shades, styled, variant_styles
-
-METRICS = {"acc": "accuracy", "acc_norm": "accuracy (normalised)", "exact_match": "exact match"}
+from .style import (
+    DENSE,
+    DOUBLE,
+    PALETTE,
+    SINGLE,
+    Z,
+    layer_axis,
+    legend_below,
+    matrix,
+    shades,
+    styled,
+    unique,
+    variant_styles,
+)
 
 
 @styled
@@ -49,11 +52,10 @@ def remove_test(frame: pd.DataFrame) -> Figure:
             if name in panel and panel[name].notna().any():
                 ax.axhline(panel[name].iloc[0], color=DENSE, linestyle=dashes, linewidth=0.8, label=name, zorder=0)
         layer_axis(ax, "layer pruned")
-        ax.set_title(display_names.task(task) + ("" if metric == "accuracy" else f", {METRICS.get(metric, metric)}"))
+        ax.set_title(display_names.task(task) + ("" if metric == "accuracy" else f", {display_names.metric(metric)}"))
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.flat[0].set_ylabel("right answers")
-    handles = axes.flat[0].get_legend_handles_labels()
-    fig.legend(*handles, loc="outside lower center", ncols=4 if len(panels) == 1 else 8)
+    legend_below(fig, axes.flat[0], 4 if len(panels) == 1 else 8)
     return fig
 
 
@@ -65,12 +67,12 @@ def allocation_curves(frame: pd.DataFrame) -> Figure:
     """
     if "module" in frame and frame.groupby(["sparsity", "allocation", "layer"])["ratio"].nunique().max() == 1:
         frame = frame.drop_duplicates(["sparsity", "allocation", "layer"]).drop(columns="module")
-    sparsities, names = sorted(frame["sparsity"].unique()), list(dict.fromkeys(frame["allocation"]))
+    sparsities, names = sorted(frame["sparsity"].unique()), unique(frame["allocation"])
     looks = variant_styles(names)
     dashes = ["-", "--", ":"]
     width = SINGLE if len(sparsities) == 1 else DOUBLE
     fig, axes = plt.subplots(1, len(sparsities), figsize=(width, 2.5), squeeze=False, sharey=True)
-    modules = list(dict.fromkeys(frame["module"])) if "module" in frame else [None]
+    modules = unique(frame["module"]) if "module" in frame else [None]
     for ax, sparsity in zip(axes.flat, sparsities, strict=True):
         ax.axhline(sparsity, color="0.7", linewidth=0.6, zorder=0)
         for name in names:
@@ -83,9 +85,9 @@ def allocation_curves(frame: pd.DataFrame) -> Figure:
         ax.set_title(f"G = {display_names.sparsity(sparsity)}")
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.flat[0].set_ylabel("sparsity of the layer")
-    handles = axes.flat[0].get_legend_handles_labels()
-    columns = 2 if len(sparsities) == 1 else 5 if len(handles[1]) == 5 else 4
-    fig.legend(*handles, loc="outside lower center", ncols=columns, handlelength=2.6)
+    lines = len(axes.flat[0].get_legend_handles_labels()[1])
+    columns = 2 if len(sparsities) == 1 else 5 if lines == 5 else 4
+    legend_below(fig, axes.flat[0], columns, handlelength=2.6)
     return fig
 
 
@@ -94,7 +96,7 @@ def masks(masks: Mapping[str, object], bins: int = 512) -> Figure:
     """Fig. 4 on real masks: kept units (dark) of every layer, heads left, MLP channels right.
 
     ``masks`` maps a title to anything with boolean ``heads`` [L, H] and ``channels`` [L, C], True =
-    kept. More channels than ``bins`` are shown as the kept share of neighbouring ones.
+    kept. More channels than ``bins`` are shown as the kept share of neighbouring channels.
     """
     depth, heads = np.asarray(next(iter(masks.values())).heads).shape
     row = np.clip(0.09 * depth, 0.5, 1.4)
@@ -120,9 +122,9 @@ def mask_overlap(frame: pd.DataFrame) -> Figure:
     """Jaccard index of the units two tasks keep (``task_a``, ``task_b``, ``jaccard``), a panel per ``module``.
 
     A column ``chance`` holds the index of two independent masks of those sizes; it is stated. A
-    diagonal below 1 compares two masks of one task, calibrated on different texts.
+    diagonal below 1 compares two masks of the same task, calibrated on different texts.
     """
-    modules = list(dict.fromkeys(frame["module"])) if "module" in frame else ["units"]
+    modules = unique(frame["module"]) if "module" in frame else ["units"]
     width = SINGLE if len(modules) == 1 else DOUBLE
     fig, axes = plt.subplots(1, len(modules), figsize=(width, 0.98 * width / len(modules)), squeeze=False)
     for ax, module in zip(axes.flat, modules, strict=True):

@@ -1,4 +1,4 @@
-"""Figures of notebook 13's studies: tidy frames in, as in :mod:`seaplib.figures`."""
+"""Figures of the studies of calibration (notebook 13) and of routing (notebook 12)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,19 +11,35 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from .. import display_names
-from .style import DENSE, DOUBLE, MARKERS, PALETTE, SINGLE, layer_axis, name_ticks, styled, task_styles
-
-METRICS = {"primary": "accuracy", "exact_match": "exact match", "acc": "accuracy", "acc_norm": "accuracy"}
+from .style import (
+    DENSE,
+    DOUBLE,
+    MARKERS,
+    NUMBERS,
+    PALETTE,
+    SINGLE,
+    hide_spare,
+    label_rows,
+    layer_axis,
+    legend_below,
+    mark,
+    name_ticks,
+    percent,
+    plain,
+    styled,
+    task_styles,
+    unique,
+)
 
 
 @styled
-def effects(frame: pd.DataFrame, title: str = "difference, points") -> Figure:
+def effects(frame: pd.DataFrame) -> Figure:
     """Differences in points with 95% intervals: a row per ``row``, a panel per ``panel``, a colour per ``metric``.
 
     Columns: row, panel, metric, difference, low, high (points). The line is no difference.
     """
-    rows, panels = list(dict.fromkeys(frame["row"])), list(dict.fromkeys(frame["panel"]))
-    metrics = list(dict.fromkeys(frame["metric"]))
+    rows, panels = unique(frame["row"]), unique(frame["panel"])
+    metrics = unique(frame["metric"])
     size = (SINGLE if len(panels) == 1 else DOUBLE, 0.3 * len(rows) + 1.0)
     fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, sharex=True)
     for ax, panel in zip(axes.flat, panels, strict=True):
@@ -31,15 +47,14 @@ def effects(frame: pd.DataFrame, title: str = "difference, points") -> Figure:
         for place, metric in enumerate(metrics):
             part = frame[(frame["panel"] == panel) & (frame["metric"] == metric)]
             y = [rows.index(row) + 0.3 * (place - (len(metrics) - 1) / 2) for row in part["row"]]
-            look = {"color": PALETTE[place], "marker": MARKERS[place], "linestyle": "", "elinewidth": 0.9}
+            look = mark(place) | {"linestyle": "", "elinewidth": 0.9, "label": display_names.metric(metric)}
             spread = [part["difference"] - part["low"], part["high"] - part["difference"]]
-            ax.errorbar(part["difference"], y, xerr=np.clip(spread, 0, None), label=METRICS.get(metric, metric), **look)
-        ax.set(xlabel=title, title=panel if len(panels) > 1 else "")
+            ax.errorbar(part["difference"], y, xerr=np.clip(spread, 0, None), **look)
+        ax.set(xlabel="difference, points", title=panel if len(panels) > 1 else "")
         ax.grid(axis="x", color="0.92", linewidth=0.5)
         ax.set_axisbelow(True)
-    axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=6.5)
-    axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(metrics))
+    label_rows(axes[0, 0], rows)
+    legend_below(fig, axes.flat[0], len(metrics))
     return fig
 
 
@@ -47,9 +62,10 @@ def effects(frame: pd.DataFrame, title: str = "difference, points") -> Figure:
 def shares(frame: pd.DataFrame) -> Figure:
     """What each factor does and carries: its effect in points (left), its share of the variation (right).
 
-    Columns of ``factorial.analyse`` and ``metric``; the tick on a bar is what calibration seeds alone would give.
+    Columns of ``expert_or_general.analyse`` and ``metric``; the tick on a bar is the share that
+    calibration seeds alone would give.
     """
-    sources, metrics = list(dict.fromkeys(frame["source"])), list(dict.fromkeys(frame["metric"]))
+    sources, metrics = unique(frame["source"]), unique(frame["metric"])
     size = (DOUBLE, 0.26 * len(sources) + 0.9)
     fig, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True)
     left.axvline(0, color=DENSE, linewidth=0.8, zorder=0)
@@ -57,19 +73,18 @@ def shares(frame: pd.DataFrame) -> Figure:
     for place, metric in enumerate(metrics):
         part = frame[frame["metric"] == metric].set_index("source").reindex(sources)
         y = np.arange(len(sources)) + height * (place - (len(metrics) - 1) / 2)
-        look = {"color": PALETTE[place], "marker": MARKERS[place], "linestyle": "", "elinewidth": 0.9}
+        look = mark(place) | {"linestyle": "", "elinewidth": 0.9, "label": display_names.metric(metric)}
         spread = [100 * (part["effect"] - part["low"]), 100 * (part["high"] - part["effect"])]
-        left.errorbar(100 * part["effect"], y, xerr=np.clip(spread, 0, None), label=METRICS.get(metric, metric), **look)
+        left.errorbar(100 * part["effect"], y, xerr=np.clip(spread, 0, None), **look)
         ends = np.clip([part["share"] - part["share_low"], part["share_high"] - part["share"]], 0, None)
         right.barh(y, part["share"], height, color=PALETTE[place], alpha=0.75)
         right.errorbar(part["share"], y, xerr=ends, linestyle="", ecolor="0.3", elinewidth=0.8)
         right.plot(part["by_noise"], y, linestyle="", marker="|", color="black", markersize=6)
-    left.set_yticks(range(len(sources)), sources, fontsize=6.5)
-    left.set_ylim(len(sources) - 0.5, -0.5)
+    label_rows(left, sources)
     left.set_xlabel("effect, points")
     right.set_xlabel("share of the variation within tasks")
     right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(metrics))
+    legend_below(fig, left, len(metrics))
     return fig
 
 
@@ -80,17 +95,17 @@ def calibration_size(
     """Mask overlap (left, Jaccard index) and right answers (right) by texts per task, with 95% intervals, log scale.
 
     ``overlap`` has a row per ``module`` and size, ``curves`` maps metrics to ``accuracy_curve``'s frames; the vertical
-    line is the smallest stable corpus, dashed lines are the dense model, dotted ones chance.
+    line is the smallest stable corpus, dashed lines are the dense model, dotted lines chance.
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(DOUBLE, 2.5))
     for place, (module, part) in enumerate(overlap.groupby("module", sort=False)):
-        look = {"color": PALETTE[place], "marker": MARKERS[place]}
+        look = mark(place)
         left.plot(part["texts"], part["overlap"], label=module, **look)
         left.fill_between(part["texts"], part["low"], part["high"], color=look["color"], alpha=0.2, linewidth=0)
         left.plot(part["texts"], part["chance"], ":", color=look["color"], linewidth=0.8)
     for place, (metric, part) in enumerate(curves.items()):
-        look = {"color": PALETTE[place + 2], "marker": MARKERS[place + 2]}
-        right.plot(part["texts"], part["value"], label=METRICS.get(metric, metric), **look)
+        look = mark(place + 2)
+        right.plot(part["texts"], part["value"], label=display_names.metric(metric), **look)
         right.fill_between(part["texts"], part["low"], part["high"], color=look["color"], alpha=0.15, linewidth=0)
         right.axhline(dense[metric], color=look["color"], linestyle="--", linewidth=0.8)
     sizes = sorted(overlap["texts"].unique())
@@ -113,7 +128,7 @@ def leave_one_out(frame: pd.DataFrame, rows: Sequence[str], titles: Mapping[str,
 
     Framed cells are masks that have seen the task (``own``).
     """
-    metrics, tasks = list(dict.fromkeys(frame["metric"])), display_names.task_order(frame["task"])
+    metrics, tasks = unique(frame["metric"]), display_names.task_order(frame["task"])
     size = (DOUBLE, 0.24 * len(rows) + 1.2)
     fig, axes = plt.subplots(1, len(metrics), figsize=size, squeeze=False)
     top = max(float(frame["loss"].max()), 1.0)
@@ -122,13 +137,13 @@ def leave_one_out(frame: pd.DataFrame, rows: Sequence[str], titles: Mapping[str,
         square = part.pivot(index="calibrated_on", columns="task", values="loss").reindex(index=rows, columns=tasks)
         text = square.map(lambda number: "" if np.isnan(number) else f"{number:.0f}")
         look = {"cmap": "rocket_r", "vmin": 0, "vmax": top, "linewidths": 0.5, "cbar": False}
-        sns.heatmap(square, annot=text, fmt="", annot_kws={"fontsize": 6.5}, ax=ax, **look)
+        sns.heatmap(square, annot=text, **NUMBERS, ax=ax, **look)
         for row in part[part["own"]].itertuples():
             corner = tasks.index(row.task), rows.index(row.calibrated_on)
             ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=PALETTE[0], linewidth=1.2))
         name_ticks(ax, tasks, [])
         ax.set_yticks(np.arange(len(rows)) + 0.5, [titles.get(row, row) for row in rows], rotation=0, fontsize=6.5)
-        ax.set(xlabel="", ylabel="calibrated on" if ax is axes[0, 0] else "", title=METRICS.get(metric, metric))
+        ax.set(xlabel="", ylabel="calibrated on" if ax is axes[0, 0] else "", title=display_names.metric(metric))
         if ax is not axes[0, 0]:
             ax.set_yticklabels([])
     fig.supxlabel("answered task; points lost against the dense model", fontsize=7)
@@ -141,7 +156,7 @@ def logistic_grid(frame: pd.DataFrame, chosen: pd.DataFrame, usual: Mapping[str,
 
     A star marks the choice (``chosen``: metric, requested_sparsity, x0, k), a dot the paper's setting.
     """
-    metrics, sparsities = list(dict.fromkeys(frame["metric"])), sorted(frame["requested_sparsity"].unique())
+    metrics, sparsities = unique(frame["metric"]), sorted(frame["requested_sparsity"].unique())
     x0, k = sorted(frame["x0"].unique()), sorted(frame["k"].unique())
     size = (min(DOUBLE, 1.1 + len(sparsities) * (0.45 * len(k) + 0.5)), len(metrics) * (0.25 * len(x0) + 0.6) + 0.2)
     fig, axes = plt.subplots(len(metrics), len(sparsities), figsize=size, squeeze=False)
@@ -150,17 +165,17 @@ def logistic_grid(frame: pd.DataFrame, chosen: pd.DataFrame, usual: Mapping[str,
             part = frame[(frame["metric"] == metric) & (frame["requested_sparsity"] == sparsity)]
             square = part.pivot(index="x0", columns="k", values="validation").reindex(index=x0, columns=k)
             text = square.map(lambda value: "" if np.isnan(value) else f"{100 * value:.0f}")
-            sns.heatmap(square, annot=text, fmt="", annot_kws={"fontsize": 6.5}, cbar=False, cmap="Blues", ax=ax)
+            sns.heatmap(square, annot=text, **NUMBERS, cbar=False, cmap="Blues", ax=ax)
             best = chosen[(chosen["metric"] == metric) & (chosen["requested_sparsity"] == sparsity)].iloc[0]
             for setting, marker in ((best, "*"), (usual, ".")):
                 if setting["k"] in k and setting["x0"] in x0:
                     place = k.index(setting["k"]) + 0.82, x0.index(setting["x0"]) + 0.25
                     ax.plot(*place, linestyle="", marker=marker, color=PALETTE[3], markersize=7)
-            ax.set_xticks(np.arange(len(k)) + 0.5, [f"{one:g}" for one in k])
-            ax.set_yticks(np.arange(len(x0)) + 0.5, [f"{one:g}" for one in x0], rotation=0)
+            ax.set_xticks(np.arange(len(k)) + 0.5, [f"{value:g}" for value in k])
+            ax.set_yticks(np.arange(len(x0)) + 0.5, [f"{value:g}" for value in x0], rotation=0)
             ax.tick_params(length=0)
             ax.set(xlabel="$k$", ylabel="$x_0$")
-            ax.set_title(f"{display_names.sparsity(sparsity)}, {METRICS.get(metric, metric)}, %", fontsize=7)
+            ax.set_title(f"{display_names.sparsity(sparsity)}, {display_names.metric(metric)}, %", fontsize=7)
     return fig
 
 
@@ -182,8 +197,7 @@ def sensitivity(frame: pd.DataFrame) -> Figure:
         layer_axis(ax, "layer pruned")
         ax.tick_params(labelbottom=True)
         ax.set_title(display_names.task(task), fontsize=7)
-    for ax in axes.flat[len(tasks) :]:
-        ax.set_visible(False)
+    hide_spare(axes, len(tasks))
     fig.supylabel("points lost", fontsize=8)
     return fig
 
@@ -195,7 +209,7 @@ DASHES = ("-", "--", ":")
 def abstention(curves: Mapping[str, pd.DataFrame], thresholds: Mapping[str, float]) -> Figure:
     """Accuracy of the prompts that are routed by how many are (95% band), and how many are by the threshold.
 
-    A curve (``routing.abstention``) and its chosen threshold (dot) for every kind of prompt. The right
+    A curve (``router.abstention``) and its chosen threshold (dot) for every kind of prompt. The right
     panel's axis is 1 − θ on a logarithmic scale, because a router is rarely in doubt.
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(DOUBLE, 2.4))
@@ -213,7 +227,7 @@ def abstention(curves: Mapping[str, pd.DataFrame], thresholds: Mapping[str, floa
     right.set(xlabel="doubt that is allowed, 1 − θ", ylabel="share of prompts that is routed", xscale="log")
     for axis in (left.xaxis, left.yaxis, right.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend_below(fig, left, 2)
     return fig
 
 
@@ -224,8 +238,8 @@ def routing_worth(accuracy: pd.DataFrame, curves: pd.DataFrame, even: pd.DataFra
     ``accuracy``: system, kind (of tasks), value, low, high. ``curves``: subject, system, tokens, ratio
     (seconds of a request over the dense model's); ``even``: subject, system, tokens at which that is 1.
     """
-    systems, kinds = list(dict.fromkeys(accuracy["system"])), list(dict.fromkeys(accuracy["kind"]))
-    subjects, lines = list(dict.fromkeys(curves["subject"])), list(dict.fromkeys(curves["system"]))
+    systems, kinds = unique(accuracy["system"]), unique(accuracy["kind"])
+    subjects, lines = unique(curves["subject"]), unique(curves["system"])
     fig, (dots, *panels) = plt.subplots(
         1, 1 + len(subjects), figsize=(DOUBLE, 2.7), width_ratios=[1.5] + [1] * len(subjects)
     )
@@ -233,13 +247,12 @@ def routing_worth(accuracy: pd.DataFrame, curves: pd.DataFrame, even: pd.DataFra
         part = accuracy[accuracy["kind"] == kind].set_index("system").reindex(systems)
         y = [row + 0.16 * (2 * place - len(kinds) + 1) for row in range(len(systems))]
         bars = [part["value"] - part["low"], part["high"] - part["value"]]
-        look = {"color": PALETTE[place], "marker": MARKERS[place], "label": kind}
+        look = mark(place) | {"label": kind}
         dots.errorbar(part["value"], y, xerr=bars, linestyle="", elinewidth=0.8, **look)
-    dots.set_yticks(range(len(systems)), systems, fontsize=6.5)
-    dots.set_ylim(len(systems) - 0.5, -0.5)
+    label_rows(dots, systems)
     dots.tick_params(axis="y", length=0)
     dots.grid(axis="x", color="0.92", linewidth=0.5)
-    dots.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+    dots.xaxis.set_major_formatter(percent)
     dots.set(xlabel="accuracy, %")
     dots.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(kinds))
     for ax, subject in zip(panels, subjects, strict=True):
@@ -251,7 +264,7 @@ def routing_worth(accuracy: pd.DataFrame, curves: pd.DataFrame, even: pd.DataFra
             inside = at[(at >= line["tokens"].min()) & (at <= line["tokens"].max())]
             ax.plot(inside, [1] * len(inside), linestyle="", marker=MARKERS[place], color=PALETTE[place + 2])
         ax.set(xscale="log", xlabel="generated tokens", title=subject.replace(" (", "\n("))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_major_formatter(plain)
     panels[0].set_ylabel("seconds / dense")
     handles, names = panels[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower right", ncols=1, fontsize=6.5)

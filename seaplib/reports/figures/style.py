@@ -27,6 +27,8 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p"]
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 Z = 1.96  # half a 95% interval in standard errors
 DENSE = "0.15"  # the unpruned model is always this grey
+DENSE_LINE = {"color": DENSE, "linestyle": "--", "linewidth": 0.8, "zorder": 0}
+NUMBERS = {"fmt": "", "annot_kws": {"fontsize": 6.5}}  # written into a heat map
 RC = {
     "figure.dpi": 150,
     "savefig.dpi": 300,
@@ -102,8 +104,13 @@ def save(fig: Figure, name: str, profile: str) -> list[Path]:
     return written
 
 
+def mark(place: int) -> dict:
+    """The colour and marker of a place in an order."""
+    return {"color": PALETTE[place % 10], "marker": MARKERS[place % 10]}
+
+
 def task_styles(names) -> dict[str, dict]:
-    """Colour and marker of every task; a known task has the same ones in every figure."""
+    """Colour and marker of every task; a known task looks the same in every figure."""
     known = list(display_names.TASKS)
     order = display_names.task_order(names)
     place = {
@@ -112,7 +119,7 @@ def task_styles(names) -> dict[str, dict]:
     spare = [index for index in range(len(PALETTE)) if index not in place.values()] or [0]
     unknown = [name for name in order if name not in place]
     place |= {name: spare[index % len(spare)] for index, name in enumerate(unknown)}
-    return {name: {"color": PALETTE[place[name] % 10], "marker": MARKERS[place[name] % 10]} for name in order}
+    return {name: mark(place[name]) for name in order}
 
 
 def variant_styles(order) -> dict[str, dict]:
@@ -122,7 +129,7 @@ def variant_styles(order) -> dict[str, dict]:
         if display_names.method_key(label).startswith("dense"):
             styles[label] = {"color": DENSE, "marker": "o"}
         else:
-            styles[label] = {"color": PALETTE[index % 10], "marker": MARKERS[index % 10]}
+            styles[label] = mark(index)
             index += 1
     return styles
 
@@ -134,18 +141,50 @@ def shades(values) -> dict:
     return dict(zip(values, colours, strict=True))
 
 
-def matrix(ax, frame, value: str, digits: int = 2) -> None:
+def matrix(ax, frame, value: str) -> None:
     """An annotated square heat map on ``ax`` of ``value`` over the tasks ``task_a`` × ``task_b``."""
     order = display_names.task_order([*frame["task_a"], *frame["task_b"]])
     square = frame.pivot(index="task_a", columns="task_b", values=value).reindex(index=order, columns=order)
     square = square.combine_first(square.T)
     off = square.values[~np.eye(len(order), dtype=bool)]
     low, high = (np.nanmin(off), np.nanmax(off)) if off.size else (0, 1)
-    text = square.map(lambda number: "" if np.isnan(number) else f"{number:.{digits}f}".replace("0.", "."))
+    text = square.map(lambda number: "" if np.isnan(number) else f"{number:.2f}".replace("0.", "."))
     look = {"cmap": "Blues", "vmin": low - 0.1 * (high - low), "vmax": high, "linewidths": 0.5}
     sns.heatmap(square, annot=text, fmt="", annot_kws={"fontsize": 5.5}, cbar=False, square=True, ax=ax, **look)
     name_ticks(ax, order, order)
     ax.set(xlabel="", ylabel="")
+
+
+def unique(values) -> list:
+    """Every value once, in the order of appearance."""
+    return list(dict.fromkeys(values))
+
+
+def percent(value: float, _=None) -> str:
+    """A share on an axis whose label says %."""
+    return f"{100 * value:.0f}"
+
+
+def plain(value: float, _=None) -> str:
+    """A number on a logarithmic axis, without powers of ten."""
+    return f"{value:g}"
+
+
+def legend_below(fig: Figure, ax, columns: int, **options) -> None:
+    """One legend for all panels, from the labels of ``ax``."""
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=columns, **options)
+
+
+def label_rows(ax, labels) -> None:
+    """Labels down the y axis, the first on top."""
+    ax.set_yticks(range(len(labels)), labels, fontsize=6.5)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def hide_spare(axes, used: int) -> None:
+    """Hide the panels of a grid behind the first ``used``."""
+    for ax in axes.flat[used:]:
+        ax.set_visible(False)
 
 
 def name_ticks(ax, columns, rows) -> None:

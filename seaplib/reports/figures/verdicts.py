@@ -1,4 +1,4 @@
-"""The figure of the scorecard: every claim with its interval and its verdict, a few in words, many by number."""
+"""The figure of the scorecard (notebook 99): every claim with its interval and verdict, a few in words, many by id."""
 
 import itertools
 import textwrap
@@ -74,7 +74,7 @@ def _columns(notebooks: Sequence[str], length: int) -> list[list[int | None]]:
     """The places of claims in columns of ``length`` lines; None is the line of a notebook's title.
 
     A title stands before the first claim of a notebook and again on top of a column that goes on
-    with one, never alone at the end.
+    with a notebook, never alone at the end.
     """
     columns: list[list[int | None]] = [[]]
     for place, name in enumerate(notebooks):

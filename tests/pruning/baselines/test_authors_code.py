@@ -53,7 +53,7 @@ def test_the_authors_adaptive_allocation(stats):
     one = stats(estimator="authors")
     mask = authors_code.authors_mask(authors_code.authors_score(one), 0.5, "AL-AM")
     assert 0.47 < mask.achieved <= 0.5, "never above the request"
-    with pytest.raises(ValueError, match="multi-head attention only"):
+    with pytest.raises(ValueError, match="multi-head"):
         authors_code.authors_mask(authors_code.authors_score(stats("gqa", "authors")), 0.5, "AL-AM")
 
 
@@ -75,5 +75,5 @@ def test_the_general_mask_uses_three_and_two(stats):
 
 
 def test_unknown_allocations_are_refused(stats):
-    with pytest.raises(ValueError, match="allocation is 'UL-UM', 'UL-LD' or 'AL-AM', got 'UL-XX'"):
+    with pytest.raises(ValueError, match="UL-XX"):
         authors_code.authors_mask(authors_code.authors_score(stats()), 0.5, "UL-XX")

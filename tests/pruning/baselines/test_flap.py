@@ -74,8 +74,8 @@ def test_flaps_two_metrics_differ(stats):
 def test_impossible_requests_are_refused(stats):
     one = stats()
     for wrong in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
+        with pytest.raises(ValueError, match="sparsity"):
             flap.flap(one, wrong)
     for function in (lambda: flap.flap(one, 0.5, "WIFX"), lambda: authors_code.authors_score(one, "WIFX")):
-        with pytest.raises(ValueError, match="metric is 'WIFV' or 'WIFN', got 'WIFX'"):
+        with pytest.raises(ValueError, match="WIFX"):
             function()

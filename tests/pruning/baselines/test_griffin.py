@@ -139,14 +139,14 @@ def test_the_model_is_as_before_also_after_an_error(tiny_model, tiny_tokenizer, 
         assert models.fingerprint(model) != before
         with pytest.raises(ValueError, match="sparse"):
             prune(model, random_mask(model))
-        with pytest.raises(ValueError, match="sparse inputs cannot be saved"):
+        with pytest.raises(ValueError, match="sparse"):
             checkpoints.save_pretrained(model, tiny_tokenizer, tmp_path)
-        with pytest.raises(ValueError, match="at work already"), griffin.griffin(model, 9):
+        with pytest.raises(ValueError, match="GRIFFIN"), griffin.griffin(model, 9):
             pass
         raise RuntimeError("stop")
     assert models.fingerprint(model) == before
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
-    with pytest.raises(ValueError, match="between 1 and 48"), griffin.griffin(model, 0):
+    with pytest.raises(ValueError, match="48"), griffin.griffin(model, 0):
         pass
 
 
@@ -155,11 +155,11 @@ def test_passes_that_are_no_generation_are_refused(tiny_model, ids):
     with torch.no_grad():
         cache = model(ids, use_cache=True).past_key_values
     with torch.no_grad(), griffin.griffin(model, 10):
-        with pytest.raises(ValueError, match="leave the cache on"):
+        with pytest.raises(ValueError, match="cache"):
             model(ids, use_cache=False)
-        with pytest.raises(ValueError, match="not on embeddings"):
+        with pytest.raises(ValueError, match="input_ids"):
             model(inputs_embeds=torch.zeros(1, 3, 32))
-        with pytest.raises(ValueError, match="not run inside"):
+        with pytest.raises(ValueError, match="context"):
             model(ids[:, :1], past_key_values=cache, use_cache=True)
 
 
@@ -175,9 +175,9 @@ def test_active_parameters_are_counted_and_nothing_is_saved(tiny_model):
     named = evaluation.label_of(model, griffin.Griffin(g, 0.5))
     assert named["achieved_sparsity"] == named["achieved_model_sparsity"] == 0 and named["budget"] == "active"
     assert named["inactive_sparsity"] == pytest.approx(0.5, abs=0.02)
-    with pytest.raises(ValueError, match="MLPs only: 90% cannot be inactive"):
+    with pytest.raises(ValueError, match="90%"):
         griffin.Griffin(g, 0.9)
-    with pytest.raises(ValueError, match=r"\[0, 1\)"):
+    with pytest.raises(ValueError, match="sparsity"):
         griffin.active_channels(g, 1.0)
 
 
@@ -237,11 +237,11 @@ def test_one_token_is_no_prompt(tiny_model, tiny_tokenizer):
     ids = torch.tensor([[1, 5, 6]])
     with torch.no_grad(), griffin.griffin(model, 10) as selection:
         selection.prompt = torch.tensor([0])
-        with pytest.raises(ValueError, match="at least one token"):
+        with pytest.raises(ValueError, match="token"):
             models.decoder(model)(input_ids=ids, use_cache=False)
 
 
 def test_a_variant_counted_for_another_model_is_refused(tiny_model):
     counted = griffin.Griffin(models.geometry(tiny_model("gqa")), 0.3)
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="Geometry"):
         counted.apply(tiny_model("mha"))

@@ -64,7 +64,7 @@ def test_fusing_a_text_with_itself_changes_nothing(two_stats):
 
 def test_impossible_fusions_are_refused(two_stats):
     general, task = two_stats("mha")
-    with pytest.raises(ValueError, match="a share between 0 and 1"):
+    with pytest.raises(ValueError, match="exclusive"):
         score_fusion.fused_scores(general, task, exclusive=1.5)
-    with pytest.raises(ValueError, match="different shape"):
+    with pytest.raises(ValueError, match="shape"):
         score_fusion.fused_scores(general, two_stats("gqa")[1])

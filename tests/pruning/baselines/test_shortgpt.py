@@ -128,7 +128,7 @@ def test_shortgpt_drops_the_layers_of_least_influence(tiny_model):
         assert abs(mask.achieved - sparsity) <= 0.1 + 1e-9, "half a layer"
     assert shortgpt.shortgpt(block, 0.97).achieved == pytest.approx(0.8), "a layer always stays"
     for wrong in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
+        with pytest.raises(ValueError, match="sparsity"):
             shortgpt.shortgpt(block, wrong)
 
 

@@ -68,5 +68,5 @@ def test_wanda_at_zero_is_the_identity(tiny_model, tiny_tokenizer):
     assert models.fingerprint(
         baselines.wanda(model, tiny_tokenizer, CORPUS, 0.0, progress=False)
     ) == models.fingerprint(model)
-    with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match="sparsity"):
         baselines.wanda(model, tiny_tokenizer, CORPUS, 1.0)
