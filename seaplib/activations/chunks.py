@@ -17,7 +17,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import saving, store
+from .. import files, store
 from ..models import identity
 from ..settings import Calibration
 from ..texts import corpora
@@ -59,14 +59,14 @@ class PartialStats:
         return merge([self.part(int(index)) for index in dict.fromkeys(indices)])
 
     def save(self, directory: Path) -> None:
-        tensors = saving.flat({"mean": self.mean, "var": self.var}) | {"counts": self.counts}
-        saving.save(directory, "parts", tensors, {"size": self.size, "texts": self.texts, "tokens": self.tokens})
+        tensors = files.flat({"mean": self.mean, "var": self.var}) | {"counts": self.counts}
+        files.save(directory, "parts", tensors, {"size": self.size, "texts": self.texts, "tokens": self.tokens})
         self.like.save(directory)
 
     @classmethod
     def load(cls, directory: Path) -> "PartialStats":
-        tensors, facts = saving.load(directory, "parts")
-        counts, groups = tensors.pop("counts"), saving.grouped(tensors)
+        tensors, facts = files.load(directory, "parts")
+        counts, groups = tensors.pop("counts"), files.grouped(tensors)
         texts, tokens = tuple(facts["texts"]), tuple(facts["tokens"])
         like = ActivationStats.load(directory)
         return cls(facts["size"], counts, groups["mean"], groups["var"], texts, tokens, like)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64
 from safetensors import safe_open
 from torch import Tensor
 
-from .. import saving, store
+from .. import files, store
 from ..models import identity, layers
 from ..models.passes import watch
 from ..models.shapes import Geometry
@@ -60,7 +60,7 @@ class Covariances:
 
     def save(self, directory: Path) -> None:
         facts = {"geometry": self.geometry.as_dict(), "count": self.count, "fingerprint": self.fingerprint}
-        saving.save(directory, "units", self.tensors, facts | {"provenance": self.provenance})
+        files.save(directory, "units", self.tensors, facts | {"provenance": self.provenance})
 
     @classmethod
     def load(cls, directory: Path) -> "Covariances":

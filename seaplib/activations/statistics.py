@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import saving, store
+from .. import files, store
 from ..models import identity, shapes
 from ..models.layers import decoder, decoder_layers, geometry, input_device, weight
 from ..models.passes import Encoded, batches, encode
@@ -60,17 +60,17 @@ class ActivationStats:
         return {module: (self.second_moment[module] / self.count).sqrt() for module in self.second_moment}
 
     def save(self, directory: Path) -> None:
-        tensors = saving.flat({name: getattr(self, name) for name in self.TENSORS})
+        tensors = files.flat({name: getattr(self, name) for name in self.TENSORS})
         if self.stream is not None:
             tensors["stream"] = self.stream
         facts = {"geometry": self.geometry.as_dict(), "count": self.count, "provenance": self.provenance}
-        saving.save(directory, "stats", tensors, facts)
+        files.save(directory, "stats", tensors, facts)
 
     @classmethod
     def load(cls, directory: Path) -> "ActivationStats":
-        tensors, facts = saving.load(directory, "stats")
+        tensors, facts = files.load(directory, "stats")
         stream, shape = tensors.pop("stream", None), shapes.Geometry(**facts["geometry"])
-        return cls(shape, facts["count"], provenance=facts["provenance"], stream=stream, **saving.grouped(tensors))
+        return cls(shape, facts["count"], provenance=facts["provenance"], stream=stream, **files.grouped(tensors))
 
 
 class Weights:

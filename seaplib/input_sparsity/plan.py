@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .. import saving, store
+from .. import files, store
 from ..models import architectures
 from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, parameters, shape
 from ..models.offloading import copy_of, runs_on, stand_in, tensor
@@ -91,15 +91,15 @@ class SparsityPlan:
         return sparse
 
     def save(self, directory: Path) -> None:
-        tensors = saving.flat({key: _tensors(sparsifier) for key, sparsifier in self.inputs.items()}, "/")
+        tensors = files.flat({key: _tensors(sparsifier) for key, sparsifier in self.inputs.items()}, "/")
         facts = {name: value for name, value in vars(self).items() if name not in ("rule", "inputs")}
         facts |= {"rule": asdict(self.rule), "thresholds": {key: s.threshold for key, s in self.inputs.items()}}
-        saving.save(directory, "plan", tensors, facts)
+        files.save(directory, "plan", tensors, facts)
 
     @classmethod
     def load(cls, directory: Path) -> "SparsityPlan":
-        tensors, facts = saving.load(directory, "plan")
-        rule, groups = InputSparsity(**facts.pop("rule")), saving.grouped(tensors, "/")
+        tensors, facts = files.load(directory, "plan")
+        rule, groups = InputSparsity(**facts.pop("rule")), files.grouped(tensors, "/")
         thresholds = facts.pop("thresholds")
         inputs = {key: Sparsifier(rule, threshold=t, **groups.get(key, {})) for key, t in thresholds.items()}
         facts["shapes"] = {key: tuple(sizes) for key, sizes in facts["shapes"].items()}

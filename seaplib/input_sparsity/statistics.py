@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import saving, store
+from .. import files, store
 from ..models import identity
 from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, shape
 from ..models.offloading import runs_on
@@ -54,13 +54,13 @@ class InputStats:
         return low + share * (high - low)
 
     def save(self, directory: Path) -> None:
-        tensors = saving.flat({name: getattr(self, name) for name in self.TENSORS}, "/")
-        saving.save(directory, "inputs", tensors, {"count": self.count, "provenance": self.provenance})
+        tensors = files.flat({name: getattr(self, name) for name in self.TENSORS}, "/")
+        files.save(directory, "inputs", tensors, {"count": self.count, "provenance": self.provenance})
 
     @classmethod
     def load(cls, directory: Path) -> "InputStats":
-        tensors, facts = saving.load(directory, "inputs")
-        return cls(facts["count"], provenance=facts["provenance"], **saving.grouped(tensors, "/"))
+        tensors, facts = files.load(directory, "inputs")
+        return cls(facts["count"], provenance=facts["provenance"], **files.grouped(tensors, "/"))
 
 
 def collect_inputs(model, tokenizer, corpus, calibration: Calibration, progress: bool = True) -> InputStats:
