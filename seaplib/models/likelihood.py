@@ -266,7 +266,7 @@ def stepping(
 
 
 @contextmanager
-def _instead(layers: Sequence[nn.Module], what: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _instead(layers: Iterable[nn.Module], what: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Layers that return ``what`` of their input and compute nothing."""
     own = [(layer, layer.__dict__.get("forward")) for layer in layers]  # accelerate's hooks put a forward there
     for layer in layers:
