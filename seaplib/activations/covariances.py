@@ -98,7 +98,7 @@ class WeightedCovariances:
     """
 
     parts: dict[str, Covariances]
-    alpha: dict[str, float]
+    alpha: dict[str, int | float]
 
     def __post_init__(self):
         if not self.parts or set(self.parts) != set(self.alpha):

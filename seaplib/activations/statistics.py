@@ -194,7 +194,7 @@ def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | No
 
 
 def weighted_mean(
-    stats: dict[str, ActivationStats], weights: dict[str, float]
+    stats: dict[str, ActivationStats], weights: dict[str, int | float]
 ) -> dict[str, Float64[Tensor, "layers _"]]:
     """Mean activation over tasks, weighted as the general score is (Eq. 15): module → [layers, dim].
 

@@ -188,7 +188,7 @@ def targets(model, rule: InputSparsity) -> dict[str, nn.Module]:
     return chosen
 
 
-def _skipped(rule: InputSparsity, shapes: dict[str, tuple[int, int]]) -> float:
+def _skipped(rule: InputSparsity, shapes: dict[str, tuple[int, int]]) -> int | float:
     """Multiplications per token that meet a zero, on average.
 
     Where CATS closes a gate, up (as large as down) need not be computed either.

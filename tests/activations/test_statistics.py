@@ -131,7 +131,8 @@ def test_norms_are_those_of_equation_5(tiny_model, tiny_tokenizer):
 def test_merging_is_exact_however_the_samples_are_split():
     torch.manual_seed(0)
     x = torch.randn(200, 5, dtype=torch.float64) * 3 + torch.tensor([0.0, 1e3, -50, 2, 1e6])
-    parts = capture.Moments(0, torch.zeros(()), torch.zeros(()))
+    nothing = torch.zeros((), dtype=torch.float64)
+    parts = capture.Moments(0, nothing, nothing)
     for piece in torch.split(x, [1, 7, 92, 100]):
         parts = parts.merge(capture.Moments.of(piece))
     assert parts.count == 200
