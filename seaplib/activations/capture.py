@@ -1,4 +1,4 @@
-"""Activations as they pass: hooks that take the moments of projections' inputs while a context is open."""
+"""Moments of projections' inputs during forward passes, taken by hooks while a context is open."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +33,8 @@ class Moments:
     ) -> "Moments":
         """Moments of samples ``x`` [n, dim] without the rows ``left_out``, after which ``count`` remain.
 
-        Two passes over one copy in float32 or better, its sums over rows (``torch.var_mean`` over the
-        first dimension takes five times as long on a CPU). Whatever stands in the rows left out, NaN
+        Two passes over a copy in float32 or better, with sums over rows (``torch.var_mean`` over the
+        first dimension takes five times as long on a CPU). A value in the rows left out, NaN
         included, becomes zero and adds nothing.
         """
         count = len(x) if count is None else count
@@ -57,7 +57,7 @@ class Moments:
 
 @dataclass
 class RunningMoments:
-    """The running estimates of the published codes, one prompt at a time, float32.
+    """The running estimates of the published codes, prompt by prompt, float32.
 
     ``per="token"`` (SEAP's code) counts tokens; ``per="prompt"`` (FLAP's code) counts prompts, sums
     squares over a prompt's tokens, and measures deviations twice around the mean that already
@@ -72,7 +72,7 @@ class RunningMoments:
     second_moment: Float[Tensor, " dim"] | float = 0.0
 
     def update(self, x: Float[Tensor, "tokens dim"]) -> None:
-        """Add one prompt ``x`` [tokens, dim]."""
+        """Add a prompt ``x`` [tokens, dim]."""
         x = x.float()
         n, new = self.count, len(x) if self.per == "token" else 1
         old = self.mean
@@ -90,7 +90,7 @@ class Recorder:
     """What :func:`capture` yields: moments per role and layer, filled by every forward pass.
 
     The decoder's attention mask says which positions count in the current pass; ``skip_first`` leaves
-    the first one out too.
+    out the first position too.
     """
 
     def __init__(self, roles, layers: int, pooling: str, estimator: str):
@@ -98,7 +98,7 @@ class Recorder:
         self.estimator = estimator
         self.tokens: tuple[int, int] | None = None  # [batch, tokens] of the current pass
         self.skip_first = False
-        self._mask: Tensor | None = None  # [batch, tokens], with a KV cache the earlier ones too
+        self._mask: Tensor | None = None  # [batch, tokens], with a KV cache the earlier tokens too
         self._kept: dict = {}  # of the current pass, by length and device: a model may lie on several
         self.moments = {role: [self._empty() for _ in range(layers)] for role in roles}
         self.positions, self.inverse = [0] * layers, [0.0] * layers  # Σ 1/‖x‖² of the residual stream per layer

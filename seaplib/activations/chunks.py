@@ -1,10 +1,10 @@
-"""Statistics of a corpus in parts: it runs through the model once, and every union of parts is exact.
+"""Statistics of a corpus in parts: the corpus runs through the model once, and every union of parts is exact.
 
 Counts, means and sums of squared deviations of parts i merge as
 
     n = Σ nᵢ,   m = Σ nᵢmᵢ / n,   M = Σ (Mᵢ + nᵢ(mᵢ − m)²)      (Chan, Golub & LeVeque 1979)
 
-in double precision, so that the statistics of a hundred draws from a corpus cost one pass over it.
+in double precision, so that the statistics of a hundred draws from a corpus cost one pass over the corpus.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ class PartialStats:
     """Statistics of a corpus' parts of ``size`` texts each, in the corpus' order; the last may be smaller.
 
     ``counts`` (samples) int64 [parts]; ``mean`` and ``var``: module → float64 [parts, layers, dim]. ``like``
-    holds what does not differ between parts: geometry, weight norms, provenance.
+    holds the statistics that are the same in all parts: geometry, weight norms, provenance.
     """
 
     size: int
@@ -45,7 +45,7 @@ class PartialStats:
         return len(self.counts)
 
     def part(self, index: int) -> ActivationStats:
-        """The statistics of one part."""
+        """The statistics of a single part."""
         mean = {module: rows[index] for module, rows in self.mean.items()}
         var = {module: rows[index] for module, rows in self.var.items()}
         second = {module: var[module] + mean[module].square() for module in mean}
@@ -55,7 +55,7 @@ class PartialStats:
         return replace(self.like, count=count, mean=mean, var=var, second_moment=second, stream=None, provenance=about)
 
     def union(self, indices: Iterable[int]) -> ActivationStats:
-        """The statistics of these parts together, each of which counts once."""
+        """The statistics of several parts together; a part named twice counts once."""
         return merge([self.part(int(index)) for index in dict.fromkeys(indices)])
 
     def save(self, directory: Path) -> None:
@@ -91,11 +91,11 @@ def collect_parts(
         part = Corpus(corpus.task, texts, ids, corpus.source)
         found.append(collect(model, tokenizer, part, settings, progress=False, weights=weights))
     mean, var = (
-        {module: torch.stack([getattr(one, name)[module] for one in found]) for module in found[0].mean}
+        {module: torch.stack([getattr(part, name)[module] for part in found]) for module in found[0].mean}
         for name in ("mean", "var")
     )
-    texts, tokens = (tuple(one.provenance[name] for one in found) for name in ("texts", "tokens"))
-    counts = torch.tensor([one.count for one in found])
+    texts, tokens = (tuple(part.provenance[name] for part in found) for name in ("texts", "tokens"))
+    counts = torch.tensor([part.count for part in found])
     whole = replace(found[0], provenance=dict(found[0].provenance) | {"corpus": corpus.fingerprint})
     return PartialStats(size, counts, mean, var, texts, tokens, whole)
 
@@ -103,7 +103,7 @@ def collect_parts(
 def calibrate_parts(
     model, tokenizer, tasks: Iterable[str], pool: int, size: int, calibration: Calibration | None = None
 ) -> dict[str, PartialStats]:
-    """:func:`collect_parts` of every task's corpus (``pool`` texts, or all it has), from the store if there."""
+    """:func:`collect_parts` of every task's corpus (``pool`` texts, or all it has), from the store if it is there."""
     calibration = calibration or Calibration()
     weights = Weights(model)
     known = identity.specification(weights.identity, tokenizer)

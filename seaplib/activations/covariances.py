@@ -1,8 +1,8 @@
-"""Covariances of the prunable units over calibration text, which least-squares compensation needs.
+"""Covariances of the prunable units over calibration text, for least-squares compensation.
 
-One pass more through the decoder, or several where the matrices of all layers take more than
+They take another pass through the decoder, or several where the matrices of all layers take more than
 ``MATRIX_BYTES`` at once (8·dim² bytes a module while they are summed). Beside the pass itself that is
-tokens·dim² multiplications a module: for a Llama-like layer about two thirds of its own, in double precision.
+tokens·dim² multiplications a module: for a Llama-like layer about two thirds of the layer's own, in double precision.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Covariances:
     """Mean [dim] and covariance [dim, dim] (1/n) of the units of every layer's ``attention`` and ``mlp``.
 
     ``tensors`` maps "mean.<module>.<layer>" and "covariance.<module>.<layer>" to float32 tensors; loaded
-    ones are read from disk when they are asked for, so that a large model's need not fit in memory
+    tensors are read from disk when they are asked for, so that those of a large model need not fit in memory
     (4·dim² bytes each). ``count`` is the number of tokens.
     """
 
@@ -43,7 +43,7 @@ class Covariances:
 
     @classmethod
     def of(cls, geometry: Geometry, count: int, tensors: dict, provenance: dict | None = None) -> "Covariances":
-        """Made of ``tensors``, which its fingerprint is the hash of."""
+        """Covariances made of ``tensors``; the fingerprint is their hash."""
         digest = hashlib.sha256()
         for name, tensor in sorted(tensors.items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
@@ -54,7 +54,7 @@ class Covariances:
         return f"Covariances({task}: {self.count:,} tokens, {self.geometry.layers} layers)"
 
     def at(self, module: str, layer: int) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, "dim dim"]]:
-        """Mean [dim] and covariance [dim, dim] of one layer's ``module``, float64."""
+        """Mean [dim] and covariance [dim, dim] of a layer's ``module``, float64."""
         mean, covariance = (self.tensors[f"{name}.{module}.{layer}"] for name in ("mean", "covariance"))
         return mean.double(), covariance.double()
 
@@ -90,7 +90,7 @@ class _OnDisk(Mapping):
 
 @dataclass(frozen=True)
 class WeightedCovariances:
-    """Those of several corpora together, each with its weight, as the general score is (Eq. 15).
+    """Covariances of several tasks together, each with a weight, as the general score is (Eq. 15).
 
         μ = Σ_τ a_τ·μ_τ,   Σ = Σ_τ a_τ·(Σ_τ + (μ_τ − μ)(μ_τ − μ)ᵀ),   a_τ = α_τ / Σα
 
@@ -98,7 +98,7 @@ class WeightedCovariances:
     """
 
     parts: dict[str, Covariances]
-    alpha: dict[str, float]
+    alpha: dict[str, int | float]
 
     def __post_init__(self):
         if not self.parts or set(self.parts) != set(self.alpha):
@@ -110,16 +110,16 @@ class WeightedCovariances:
 
     @property
     def fingerprint(self) -> str:
-        named = sorted((one.fingerprint, float(self.alpha[task])) for task, one in self.parts.items())
+        named = sorted((part.fingerprint, float(self.alpha[task])) for task, part in self.parts.items())
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]
 
     def at(self, module: str, layer: int) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, "dim dim"]]:
         """As :meth:`Covariances.at`."""
-        total, each = sum(self.alpha.values()), {task: one.at(module, layer) for task, one in self.parts.items()}
+        total, each = sum(self.alpha.values()), {task: part.at(module, layer) for task, part in self.parts.items()}
         share = {task: self.alpha[task] / total for task in each}
-        mean = sum(share[task] * one for task, (one, _) in each.items())
-        offsets = {task: one - mean for task, (one, _) in each.items()}
-        whole = sum(share[task] * (one + torch.outer(offsets[task], offsets[task])) for task, (_, one) in each.items())
+        mean = sum(share[task] * own for task, (own, _) in each.items())
+        offsets = {task: own - mean for task, (own, _) in each.items()}
+        whole = sum(share[task] * (own + torch.outer(offsets[task], offsets[task])) for task, (_, own) in each.items())
         return mean, whole
 
 
@@ -128,7 +128,7 @@ def collect(
 ) -> Covariances:
     """Run a corpus' first texts through the decoder and return the :class:`Covariances` of its units.
 
-    The samples are token positions (``calibration.pooling`` and ``.estimator`` are not looked at), padding
+    The samples are token positions (``calibration.pooling`` and ``.estimator`` have no effect), padding
     left out. ValueError where activations are not finite.
     """
     if not isinstance(corpus, corpora.Corpus):
@@ -148,12 +148,12 @@ def collect(
         inputs = {layers.linear(layers.decoder_layers(model)[i], UNITS[m]): sums[m, i].add for m, i in chosen}
         described = f"covariances on {corpus.task}"
         count = watch(model, tokenizer, texts, calibration, inputs, None, progress, described)
-        for (module, layer), one in sums.items():
-            if one.m2 is None or not torch.isfinite(one.m2).all():
+        for (module, layer), total in sums.items():
+            if total.m2 is None or not torch.isfinite(total.m2).all():
                 where = f"the {module} activations of layer {layer}"
                 raise ValueError(f"{corpus.task}: {where} are not finite (NaN or Inf)")
-            tensors[f"mean.{module}.{layer}"] = one.mean.float().cpu()
-            tensors[f"covariance.{module}.{layer}"] = (one.m2 / one.count).float().cpu()
+            tensors[f"mean.{module}.{layer}"] = total.mean.float().cpu()
+            tensors[f"covariance.{module}.{layer}"] = (total.m2 / total.count).float().cpu()
     provenance = {"task": corpus.task, "calibration": calibration.as_dict(), "corpus": corpus.fingerprint}
     return Covariances.of(shape, count, tensors, provenance)
 

@@ -52,7 +52,7 @@ class HiddenStates:
         return range(self.vectors.shape[1])
 
     def standardised(self, layer: int) -> Float64[np.ndarray, "prompts hidden"]:
-        """States of one layer [N, hidden] with mean 0 and variance 1 in every dimension (0 in a constant one).
+        """A layer's states [N, hidden] with mean 0 and variance 1 in every dimension (0 in a constant one).
 
         Otherwise distances would be those of the few dimensions with massive activations.
         """
@@ -82,9 +82,9 @@ def hidden_states(
     batch_tokens: int = 8192,
     progress: bool = True,
 ) -> HiddenStates:
-    """One vector per prompt and layer, of all texts of every task's corpus.
+    """Pooled :class:`HiddenStates` of all texts of every task's corpus: a vector per prompt and layer.
 
-    ``pooling="mean"`` averages a prompt's tokens (padding excluded), ``"last"`` takes its last one.
+    ``pooling="mean"`` averages a prompt's tokens (padding excluded), ``"last"`` takes the last token.
     ``bos=False`` leaves the BOS position out of the mean: its state is the same for every prompt,
     so its share tells the prompt's length. Only pooled vectors are kept, never all tokens. Texts that
     tokenise to nothing are skipped and counted.

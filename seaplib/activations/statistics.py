@@ -28,7 +28,7 @@ from .capture import UNITS, capture
 
 @dataclass(frozen=True)
 class ActivationStats:
-    """Statistics of one corpus under one model; ``modules`` are ``attention`` and ``mlp``.
+    """Statistics of a corpus under a model; ``modules`` are ``attention`` and ``mlp``.
 
     ``mean``, ``var``, ``second_moment``: module → float64 [layers, dim], dim = heads·head_dim or
     channels. ``weight_l1``, ``weight_l2sq``: ‖w‖₁ and ‖w‖₂² of the column each coordinate feeds.
@@ -74,7 +74,7 @@ class ActivationStats:
 
 
 class Weights:
-    """What statistics take from the model itself, worked out when asked for and once for all corpora."""
+    """Fingerprint and weight norms of a model, worked out when asked for and once for all corpora."""
 
     def __init__(self, model):
         self.model = model
@@ -107,7 +107,7 @@ def collect(
     The corpus' first ``calibration.samples`` texts are used, all of them without a ``calibration``.
     Texts that tokenise to nothing are skipped, and counted in ``provenance["skipped"]``. ValueError
     where activations are not finite, with the first layer, module and text, and where no text is left.
-    ``weights`` is the model's where other corpora share it: hashing and norms of all weights take a while.
+    ``weights`` are shared between corpora of the same model: hashing and norms of all weights take a while.
     """
     if not isinstance(corpus, corpora.Corpus):
         raise TypeError(f"collect takes a Corpus (seaplib.corpus(...)), got {type(corpus).__name__}")
@@ -116,7 +116,9 @@ def collect(
     shape = geometry(model)
     texts = corpus.first(calibration.samples)
     encoded = encode(model, tokenizer, texts.texts, calibration.max_length, calibration.bos)
-    at_once = calibration.batch_tokens if calibration.estimator == "exact" else None  # the others take texts in order
+    at_once = (
+        calibration.batch_tokens if calibration.estimator == "exact" else None
+    )  # the published codes take texts in order
     with capture(model, pooling=calibration.pooling, estimator=calibration.estimator) as recorder:
         recorder.skip_first = encoded.skip_first
         described = f"calibrating on {corpus.task}"
@@ -158,7 +160,7 @@ def _not_finite(model, found: Encoded, ids: tuple[str, ...]) -> str:
 
 
 def _column_norms(weight: Float[Tensor, "out dim"]) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, " dim"]]:
-    """‖w‖₁ and ‖w‖₂² of the columns of ``weight`` [out, in], one layer's at a time in double precision."""
+    """‖w‖₁ and ‖w‖₂² of the columns of ``weight`` [out, in], in double precision."""
     w = weight.double().cpu()
     return w.abs().sum(0), w.square().sum(0)
 
@@ -182,7 +184,7 @@ def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | No
     """
     weights = Weights(model)
     known = identity.specification(weights.identity, tokenizer)
-    out, many = {}, len(texts) > 20  # then one bar for all of them
+    out, many = {}, len(texts) > 20  # then a single progress bar for all of them
     for key, corpus in tqdm(texts.items(), desc="calibrating", unit="corpus", leave=False, disable=not many):
         settings = calibration or Calibration(samples=max(len(corpus), 1))
         spec = known | {"corpus": corpus.fingerprint, "calibration": settings.as_dict()}
@@ -192,54 +194,54 @@ def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | No
 
 
 def weighted_mean(
-    stats: dict[str, ActivationStats], weights: dict[str, float]
+    stats: dict[str, ActivationStats], weights: dict[str, int | float]
 ) -> dict[str, Float64[Tensor, "layers _"]]:
     """Mean activation over tasks, weighted as the general score is (Eq. 15): module → [layers, dim].
 
-    What compensation of a general mask adds back.
+    Compensation of a general mask adds this mean back.
     """
     total = sum(weights[task] for task in stats)
     modules = next(iter(stats.values())).mean
-    return {m: sum(weights[task] * one.mean[m] for task, one in stats.items()) / total for m in modules}
+    return {m: sum(weights[task] * own.mean[m] for task, own in stats.items()) / total for m in modules}
 
 
 def merge(parts: Sequence[ActivationStats]) -> ActivationStats:
-    """The statistics of several corpora as if they had been one; exact, whatever the order.
+    """The statistics of several corpora as if these were a single corpus; exact, whatever the order.
 
-    ValueError where there is none, where they are of different models or were collected in different
-    ways, and where they are the published codes' running estimates, which do not merge.
+    ValueError where ``parts`` is empty, where models or ways of collecting differ, and where the estimates
+    are the published codes' running estimates, which do not merge.
     """
     if not parts:
         raise ValueError("there is nothing to merge: no statistics")
     first = parts[0]
-    conditions = [_conditions(one) for one in parts]
-    if any(one != conditions[0] for one in conditions):
+    conditions = [_conditions(part) for part in parts]
+    if any(found != conditions[0] for found in conditions):
         raise ValueError("statistics merge only if model, pooling and BOS are the same in all of them")
     if conditions[0].get("estimator", "exact") != "exact":
         raise ValueError("running estimates of the published codes do not merge; collect with estimator='exact'")
-    count = sum(one.count for one in parts)
+    count = sum(part.count for part in parts)
     mean, var, second = {}, {}, {}
     for module in first.mean:
-        means = torch.stack([one.mean[module] for one in parts])
-        share = torch.tensor([one.count / count for one in parts], dtype=torch.float64)[:, None, None]
+        means = torch.stack([part.mean[module] for part in parts])
+        share = torch.tensor([part.count / count for part in parts], dtype=torch.float64)[:, None, None]
         mean[module] = (share * means).sum(0)
-        spread = torch.stack([one.var[module] for one in parts]) + (means - mean[module]).square()
+        spread = torch.stack([part.var[module] for part in parts]) + (means - mean[module]).square()
         var[module] = (share * spread).sum(0)
         second[module] = var[module] + mean[module].square()
-    about = [one.provenance for one in parts]
+    about = [part.provenance for part in parts]
     joined = {
-        "task": "+".join(dict.fromkeys(str(one.get("task", "?")) for one in about)),
-        "corpus": store.digest([one.get("corpus") for one in about]),
-        "ids": [i for one in about for i in one.get("ids", ())],
+        "task": "+".join(dict.fromkeys(str(facts.get("task", "?")) for facts in about)),
+        "corpus": store.digest([facts.get("corpus") for facts in about]),
+        "ids": [i for facts in about for i in facts.get("ids", ())],
     }
-    sums = {name: sum(one.get(name, 0) for one in about) for name in ("texts", "skipped", "tokens", "truncated")}
+    sums = {name: sum(facts.get(name, 0) for facts in about) for name in ("texts", "skipped", "tokens", "truncated")}
     provenance = dict(first.provenance) | joined | sums
     # the stream's size has no count of its own here, so it is not merged: the allocation "energy" refuses
     return replace(first, count=count, mean=mean, var=var, second_moment=second, stream=None, provenance=provenance)
 
 
 def _conditions(stats: ActivationStats) -> dict:
-    """What must be the same in statistics that are merged."""
+    """The settings that must be the same in statistics that are merged."""
     how = stats.provenance.get("calibration", {})
     named = {name: how.get(name) for name in ("pooling", "bos", "estimator", "max_length") if name in how}
     return named | {"model": stats.provenance.get("model"), "geometry": stats.geometry}

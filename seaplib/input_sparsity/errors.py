@@ -1,10 +1,10 @@
-"""How wrong a layer's output becomes when its input (or its weight) is sparse, token by token.
+"""Relative error of a layer's output when the layer's input (or weight) is sparse, token by token.
 
     e = mean over tokens of ‖W·x − W·x̂‖₂ / ‖W·x‖₂           (biases cancel and are left out)
 
-``x`` is the layer's input in the dense model, so one layer's error says nothing about those before
-it. How errors add up is read from the residual stream behind every decoder layer, where the sparse
-model is compared with the dense one.
+``x`` is the layer's input in the dense model, so a layer's error says nothing about the layers before.
+How errors add up is read from the residual stream behind every decoder layer, where the sparse
+model is compared with the dense model.
 """
 
 from collections import defaultdict
@@ -79,21 +79,21 @@ def _relative(y: Float[Tensor, "tokens dim"], difference: Float[Tensor, "tokens 
 
 
 def _watch_layers(model, plans, keep, sums, stack: ExitStack) -> None:
-    """While the dense model runs, hold every plan's version of each input against the input itself."""
+    """While the dense model runs, compare every plan's version of each input with the input itself."""
     found, layers = linear_layers(model), decoder_layers(model)
     for name, plan in plans.items():
-        for key, one in plan.inputs.items():
+        for key, sparsifier in plan.inputs.items():
             layer, role = key.split(".")
             module, place = found[int(layer), role], (name, int(layer), role)
             weight = matrix(module).float().to(runs_on(module))
             if plan.rule.of == "weights":
                 see = _of_weight(weight, sparse_weight(weight, plan.rule), sums[place])
             elif plan.rule.criterion == "cats":
-                gate = CloseGate(gate_activation(layers[int(layer)]), one.threshold, weight.shape[1])
+                gate = CloseGate(gate_activation(layers[int(layer)]), sparsifier.threshold, weight.shape[1])
                 see, note = _of_gate(weight, gate, keep, sums[place])
                 stack.callback(found[int(layer), "gate"].register_forward_hook(note).remove)
             else:
-                see = _of_input(weight, one, sums[place])
+                see = _of_input(weight, sparsifier, sums[place])
             hook = lambda module, args, see=see: see(real(args[0], keep).float())  # noqa: E731
             stack.callback(module.register_forward_pre_hook(hook).remove)
 

@@ -31,7 +31,7 @@ from .statistics import GATE, collect_inputs, learn
 
 @dataclass(frozen=True)
 class SparsityPlan:
-    """A rule made concrete for one model: a :class:`Sparsifier` for every input it applies to.
+    """A rule made concrete for a model: a :class:`Sparsifier` for every input that the rule applies to.
 
     ``inputs``: "<layer>.<role>" → Sparsifier, empty where the rule keeps everything; ``shapes``: the
     same keys → (out, in) of the layer. ``skipped`` is the share of the decoder layers' projections
@@ -71,9 +71,9 @@ class SparsityPlan:
     @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(json.dumps([asdict(self.rule), sorted(self.shapes.items())]).encode())
-        for key, one in sorted(self.inputs.items()):
-            digest.update(f"{key}{one.threshold}".encode())
-            for name, value in _tensors(one).items():
+        for key, sparsifier in sorted(self.inputs.items()):
+            digest.update(f"{key}{sparsifier.threshold}".encode())
+            for name, value in _tensors(sparsifier).items():
                 digest.update(name.encode() + value.double().contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()[:32]
 
@@ -107,8 +107,8 @@ class SparsityPlan:
         return cls(rule, inputs, **facts)
 
 
-def _tensors(one: Sparsifier) -> dict[str, Float[Tensor, " dim"]]:
-    found = {name: getattr(one, name) for name in Sparsifier.TENSORS}
+def _tensors(sparsifier: Sparsifier) -> dict[str, Float[Tensor, " dim"]]:
+    found = {name: getattr(sparsifier, name) for name in Sparsifier.TENSORS}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -177,7 +177,7 @@ def targets(model, rule: InputSparsity) -> dict[str, nn.Module]:
     for key, module in chosen.items():
         together = seen[id(module)]
         if not set(together) <= set(rule.roles):
-            raise ValueError(f"{', '.join(together)} are one projection in this model; name all of them, or none")
+            raise ValueError(f"{', '.join(together)} are a single projection in this model; name all of them, or none")
         width = shape(module)[1]
         if rule.nm and width % rule.nm[1]:
             raise ValueError(f"{rule.pattern}: {rule.nm[1]} does not divide the width {width} of {key}")
@@ -188,7 +188,7 @@ def targets(model, rule: InputSparsity) -> dict[str, nn.Module]:
     return chosen
 
 
-def _skipped(rule: InputSparsity, shapes: dict[str, tuple[int, int]]) -> float:
+def _skipped(rule: InputSparsity, shapes: dict[str, tuple[int, int]]) -> int | float:
     """Multiplications per token that meet a zero, on average.
 
     Where CATS closes a gate, up (as large as down) need not be computed either.
@@ -201,7 +201,7 @@ def _skipped(rule: InputSparsity, shapes: dict[str, tuple[int, int]]) -> float:
 
 
 def _sparsifier(rule: InputSparsity, key: str, module: nn.Module, stats) -> Sparsifier:
-    """What ``rule`` takes from the weights and from calibration for one input."""
+    """An input's sparsifier: ``rule`` with the weights' and the calibration's part in it."""
     weight, original = matrix(module).detach().float(), rule.preset == "original"
     if rule.criterion in ("teal", "cats"):
         read = key if rule.criterion == "teal" else f"{key.split('.')[0]}.{GATE}"
@@ -227,7 +227,7 @@ def check(model, plan: SparsityPlan) -> None:
             raise ValueError(f"the plan was made for another model: {key} is {planned} there and {here} here")
     taken = set(_marks(plan)) & set(state(model).sparse)
     if taken:
-        raise ValueError(f"{min(taken)} is sparse already; leave the context that made it so")
+        raise ValueError(f"{min(taken)} is sparse already; leave the context that made it sparse")
 
 
 @contextmanager
@@ -248,13 +248,13 @@ def _marks(plan: SparsityPlan) -> list[str]:
 
 
 def _install(model, plan: SparsityPlan, undo: ExitStack) -> None:
-    """Put hooks and stand-ins in place; ``undo`` learns how to take every one of them out again."""
+    """Put hooks and stand-ins in place; ``undo`` takes all of them out again."""
     rule, found = plan.rule, linear_layers(model)
     before = state(model).sparse
     undo.callback(note, model, sparse=before)
     note(model, sparse=before | dict.fromkeys(_marks(plan), plan.fingerprint))
     layers = decoder_layers(model)
-    for key, one in plan.inputs.items():
+    for key, sparsifier in plan.inputs.items():
         layer, role = key.split(".")
         module = found[int(layer), role]
         if rule.of == "weights":
@@ -264,10 +264,10 @@ def _install(model, plan: SparsityPlan, undo: ExitStack) -> None:
         elif rule.criterion == "cats":
             gate, act = found[int(layer), "gate"], gate_activation(layers[int(layer)])
             width = shape(module)[1]
-            undo.callback(gate.register_forward_hook(CloseGate(act, one.threshold, width)).remove)
+            undo.callback(gate.register_forward_hook(CloseGate(act, sparsifier.threshold, width)).remove)
         else:
-            here = {name: value.to(runs_on(module)) for name, value in _tensors(one).items()}
-            undo.callback(module.register_forward_pre_hook(SparseInput(replace(one, **here))).remove)
+            here = {name: value.to(runs_on(module)) for name, value in _tensors(sparsifier).items()}
+            undo.callback(module.register_forward_pre_hook(SparseInput(replace(sparsifier, **here))).remove)
             if rule.preset == "original" and module.bias is not None:
                 undo.callback(stand_in(module, "bias", torch.zeros_like(tensor(module, "bias"))))
 

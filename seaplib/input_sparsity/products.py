@@ -102,7 +102,7 @@ def packable(x: Float[Tensor, "tokens in"]) -> bool:
 
 @torch.inference_mode()
 def _rounds(products: dict[str, Callable], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every product in every round, after one that does not count; each round begins with another one."""
+    """Seconds of every product in every round, after a warm-up; each round begins with another product."""
     names, seconds = list(products), {name: [] for name in products}
     for turn in range(-1, rounds):
         start = turn % len(names)

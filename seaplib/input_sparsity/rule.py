@@ -1,19 +1,18 @@
-"""The rule by which inputs of linear layers become sparse: a pattern, what it goes by, where, and what repairs it.
+"""The rule by which inputs of linear layers become sparse: pattern, criterion, targets, transformation.
 
-Nothing here needs torch, so that a plan of runs can be checked before anything is loaded; what the
-rule does to a tensor stands in ``activation_sparsity``.
+Nothing here needs torch, so that a plan of runs can be checked before anything is loaded; the
+sparsification of a tensor stands in :mod:`seaplib.input_sparsity.sparsifier`.
 """
 
 import math
 import re
 from dataclasses import dataclass
 
+from ..models.architectures import MODULES, ROLES
 from ..settings import Settings, suggestion
 
 OF = ("activations", "weights")
-TARGETS = {"attention": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down")}
-ROLES = TARGETS["attention"] + TARGETS["mlp"]
-TARGETS["all"] = ROLES
+TARGETS = MODULES | {"all": ROLES}
 #: criterion → what a coordinate's score is
 CRITERIA = {
     "magnitude": "|x|",
@@ -35,7 +34,7 @@ FROM_CALIBRATION = {"cosine", "teal", "cats", "scaling"} | FITTED
 
 
 def known(kind: str, name: str, names) -> str:
-    """``name``, if it is one of ``names``; else a ValueError with the nearest one."""
+    """``name`` where ``names`` holds it; otherwise a ValueError with the nearest name."""
     if name not in names:
         raise ValueError(f"unknown {kind} {name!r}{suggestion(name, names)}")
     return name

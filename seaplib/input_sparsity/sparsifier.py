@@ -24,10 +24,10 @@ RIDGE = 1e-3  # of the mean diagonal; pulls γ to 1 where calibration says littl
 
 
 def lowest(scores: Float[Tensor, "*rows n"], count: int) -> Bool[Tensor, "*rows n"]:
-    """bool [..., n]: the ``count`` lowest of each row of non-negative ``scores``; of equal ones the first.
+    """bool [..., n]: the ``count`` lowest of each row of non-negative ``scores``; of equal scores the first.
 
-    Bits of non-negative floats order like integers, so score and place make one unique integer key;
-    the outcome depends on nothing but the row.
+    Bits of non-negative floats order like integers, so score and place make a unique integer key;
+    the outcome depends on the row alone.
     """
     if count <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
@@ -59,7 +59,7 @@ def sparse_weight(weight: Float[Tensor, "out in"], rule: InputSparsity) -> Float
 
 @dataclass(frozen=True)
 class Sparsifier:
-    """A rule for one input of width dim, with what it took from weights and calibration.
+    """A rule for an input of width dim, with its parameters from weights and calibration.
 
     ``channel`` [dim]: a coordinate's score is |x|·channel; ``threshold``: scores up to it go (TEAL);
     ``gamma``, ``beta`` [dim]: learned scale and shift; ``column_max`` [dim]: max|w| per channel, for

@@ -1,4 +1,4 @@
-"""What calibration text says about the inputs of linear layers, for sparsifying them.
+"""Statistics of the inputs of linear layers over calibration text, for sparsifying these inputs.
 
 Per input and channel the second moment and the largest magnitude; per input a histogram of
 magnitudes, from which the threshold of any ratio can be read. The histogram counts the upper half of
@@ -119,7 +119,7 @@ def learn(
         for key in chosen:
             module = modules[key]
             sums[key] = LeastSquares(shape(module)[1], runs_on(module), "scale" in sparsifiers[key].rule.parts)
-            watchers[module] = lambda x, one=sparsifiers[key], sums=sums[key]: sums.add(*one.split(x)[:2])
+            watchers[module] = lambda x, s=sparsifiers[key], sums=sums[key]: sums.add(*s.split(x)[:2])
         watch(model, tokenizer, texts, calibration, watchers, None, progress, f"fitting {chosen[0]} to {chosen[-1]}")
         for key in chosen:
             weight = matrix(modules[key]).detach().to(runs_on(modules[key]))

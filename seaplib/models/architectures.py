@@ -1,8 +1,8 @@
-"""What each architecture calls its parts: one record each, and no other file names a module.
+"""The names of each architecture's modules, a record for each architecture; no other file names a module.
 
 Adding an architecture is adding a record. This file imports nothing heavy, so that a plan can be
-checked against it before torch is loaded; :mod:`seaplib.layers` reads the records for a decoder
-layer, and knows a layer's record by the layer's class.
+checked against the records before torch is loaded. :mod:`seaplib.models.layers` finds the record of a
+decoder layer by the layer's class.
 """
 
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ OUTPUTS = ("o", "down")
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one ``model_type`` is built. Paths are those of ``get_submodule``.
+    """How the models of a ``model_type`` are built. Paths are paths for ``get_submodule``.
 
     ``roles`` maps a role to its module inside a decoder layer. Roles that share a module are fused:
     their rows follow each other in the order of :data:`ROLES`, or, where ``interleaved``, head by
     head. An MLP without a gate has no role ``gate``.
     ``counts`` maps attributes of the attention module to what they hold and must be kept true after
     slicing: ``heads``, ``kv_heads``, ``groups`` (query heads per KV head) or ``width`` (of q).
-    ``config.<name>`` is read from the model's configuration, where layers of different width need
-    one of their own.
+    ``config.<name>`` is read from the model's configuration, of which layers of different width need
+    a version of their own.
     ``sizes`` are the configuration's names of layers, heads, hidden size and MLP channels.
     """
 

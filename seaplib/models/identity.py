@@ -1,9 +1,4 @@
-"""Loading a model, its shape (:class:`Geometry`) and what identifies it.
-
-What an architecture calls its modules stands in :mod:`seaplib.architectures`; :mod:`seaplib.layers`
-reads it. Everything else asks this module for a projection by its role (``q k v o gate up down``)
-and for a :class:`Geometry`, a plain object that scores, allocations and masks use without a model.
-"""
+"""Fingerprints of models and tokenizers: hashes that store entries name them by."""
 
 import hashlib
 import json
@@ -17,12 +12,12 @@ from .state import state
 
 # Below this many bytes a model is identified by its content, above it by the files it came from.
 CONTENT_HASH_LIMIT = 256 * 2**20
-# What a configuration says about its file, not about what the model computes.
+# Values of a configuration that describe its file and not the computation.
 NOT_COMPUTING = {"_name_or_path", "architectures", "dtype", "transformers_version"}
 
 
 def _source(source: str) -> dict:
-    """What identifies the files a model came from: path, sizes and times, or the hub's revision."""
+    """Identity of the files a model came from: path, sizes and times, or the hub's revision."""
     local = Path(source)
     if local.is_dir():
         files = sorted(local.glob("*.safetensors")) + sorted(local.glob("*.bin"))

@@ -1,7 +1,7 @@
-"""A decoder layer seen by role (``q k v o gate up down``), whatever its architecture calls them.
+"""Decoder layers by role (``q k v o gate up down``), whatever the architecture calls its modules.
 
 Projections may be fused, transposed (GPT-2's Conv1D) or offloaded by accelerate; here each role has
-a weight [out, in] and a bias [out], and whole projections can be replaced by smaller ones.
+a weight [out, in] and a bias [out], and a whole projection can be replaced by a smaller one.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ _BY_LAYER = {record.layer: record for record in ARCHITECTURES.values()}
 class EmptyAttention(nn.Module):
     """Stands for attention without heads: adds only ``bias`` to the residual stream.
 
-    It still writes one zero per position into the KV cache, because caches take the sequence's
-    length from their first layer.
+    The module still writes a zero per position into the KV cache, because a cache takes the sequence's
+    length from its first layer.
     """
 
     def __init__(self, hidden: int, layer_idx: int, bias: Float[Tensor, " hidden"] | None = None):
@@ -57,9 +57,9 @@ class EmptyMLP(nn.Module):
 
 
 class LayerConfig:
-    """The model's configuration with a few values of one layer's own.
+    """The model's configuration with a few values that belong to a single layer.
 
-    Everything else is read from the model's at the time it is asked for: a copy would not follow a
+    Every other value is read from the model's configuration when it is asked for: a copy would not follow a
     later change of the attention implementation, and attention would silently stop being causal.
     """
 
@@ -67,7 +67,7 @@ class LayerConfig:
         self.__dict__.update(own, _shared=shared)
 
     def __getattr__(self, name):
-        if name == "_shared" or name.startswith("__"):  # not there yet while it is being copied
+        if name == "_shared" or name.startswith("__"):  # ``_shared`` is not there yet while the object is being copied
             raise AttributeError(name)
         return getattr(self._shared, name)
 
@@ -87,7 +87,7 @@ def mlp(layer: nn.Module) -> nn.Module:
 
 
 def emptied(layer: nn.Module) -> dict[str, nn.Module]:
-    """``attention`` and ``mlp`` → what stands in their place, where they were emptied."""
+    """``attention`` and ``mlp`` → the module that stands in their place, where pruning emptied them."""
     return {
         name: module
         for name, module in (("attention", attention(layer)), ("mlp", mlp(layer)))
@@ -96,7 +96,7 @@ def emptied(layer: nn.Module) -> dict[str, nn.Module]:
 
 
 def empty(layer: nn.Module, module: str, index: int, hidden: int, bias: Float[Tensor, " hidden"] | None) -> None:
-    """Put nothing but ``bias`` in the place of a layer's ``attention`` or ``mlp``."""
+    """Replace a layer's ``attention`` or ``mlp`` by a module that adds ``bias`` alone."""
     if module == "attention":
         layer.set_submodule(record(layer).attention, EmptyAttention(hidden, index, bias))
     elif record(layer).mlp:
@@ -107,9 +107,9 @@ def empty(layer: nn.Module, module: str, index: int, hidden: int, bias: Float[Te
 
 
 def is_bypassable(layer: nn.Module) -> bool:
-    """Whether the layer is the identity once it has neither attention nor MLP.
+    """Whether the layer is the identity once its attention and MLP are gone.
 
-    It is not where a norm stands on the residual stream itself (post-norm models).
+    The layer is not the identity where a norm stands on the residual stream itself (post-norm models).
     """
     name = record(layer).norm_first
     return name is None or getattr(layer, name)
@@ -134,18 +134,18 @@ def gate_activation(layer: nn.Module) -> nn.Module | None:
 
 
 def linear(layer: nn.Module, role: str) -> nn.Module:
-    """The projection that plays ``role``; fused roles share one. Its input is the role's input."""
+    """The projection that plays ``role``, whose input is the role's input. Fused roles share a projection."""
     return layer.get_submodule(record(layer).roles[role])
 
 
 def set_linear(layer: nn.Module, role: str, module: nn.Module) -> None:
-    """Replace the projection of ``role`` (and of the roles fused with it); offloaded if the old one was."""
+    """Replace the projection of ``role`` (and of the roles fused with it); offloaded if the old projection was."""
     offload(module, like=linear(layer, role))
     layer.set_submodule(record(layer).roles[role], module)
 
 
 def projections(layer: nn.Module) -> list[tuple[str, ...]]:
-    """The layer's projections, each as the roles it plays: ("q",), … or fused ("q", "k", "v"), …"""
+    """The layer's projections, each as the tuple of roles that it plays: ("q",), … or fused ("q", "k", "v"), …"""
     gone = [role for module in emptied(layer) for role in MODULES[module]]
     found: dict[str, tuple[str, ...]] = {}
     for role in ROLES:
@@ -161,7 +161,7 @@ def shape(module: nn.Module) -> tuple[int, int]:
 
 
 def rows(layer: nn.Module, role: str) -> slice | Int[Tensor, " outputs"]:
-    """Which outputs of its projection are the role's: all of them, unless it is fused with others."""
+    """The role's outputs of its projection: all outputs, unless the role is fused with others."""
     together = next(roles for roles in projections(layer) if role in roles)
     if len(together) == 1:
         return slice(None)
@@ -187,7 +187,7 @@ def weight(layer: nn.Module, role: str) -> Float[Tensor, "out in"]:
 
 
 def bias(layer: nn.Module, role: str) -> Float[Tensor, " out"] | None:
-    """The role's bias [out], if there is one."""
+    """The role's bias [out]; None where the projection has no bias."""
     value = tensor(linear(layer, role), "bias")
     return None if value is None else value.detach()[rows(layer, role)]
 
@@ -197,7 +197,7 @@ def head_dim(layer: nn.Module) -> int:
 
 
 def set_heads(layer: nn.Module, heads: int, kv_heads: int) -> None:
-    """Make the attention's own counts true. A stale one crashes eager attention but passes in sdpa."""
+    """Set the attention module's own counts. A stale count crashes eager attention but passes in sdpa."""
     module = attention(layer)
     values = {"heads": heads, "kv_heads": kv_heads, "groups": heads // kv_heads, "width": heads * head_dim(layer)}
     for name, quantity in record(layer).counts.items():
@@ -251,15 +251,15 @@ def decoder_layers(model) -> nn.ModuleList:
 
 
 def input_device(model) -> torch.device:
-    """Where token ids belong: the embedding's device, or the one it is computed on when offloaded."""
+    """The device that token ids belong on: where the embedding is computed, also when it is offloaded."""
     return runs_on(decoder(model).get_input_embeddings())
 
 
 def linear_layers(model) -> dict[tuple[int, str], nn.Module]:
-    """(layer, role) → the linear layer that plays it, for the roles that the model has.
+    """(layer, role) → the linear layer that plays the role, for the roles that the model has.
 
-    A fused projection appears under each of its roles, as one and the same module. Modules that
-    pruning emptied do not appear.
+    A fused projection appears under each of its roles, always as the same module. Modules that pruning
+    emptied do not appear.
     """
     found = {}
     for index, layer in enumerate(decoder_layers(model)):
@@ -293,7 +293,7 @@ def geometry(model) -> Geometry:
 
 
 def parameters(model) -> int:
-    """How many parameters a model has, tied ones once (offloaded ones do not show that they are tied)."""
+    """Number of a model's parameters, tied tensors counted once (the object does not show it where offloaded)."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     return sum(p.numel() for name, p in model.named_parameters() if name not in tied)
 
@@ -309,7 +309,7 @@ def _sizes(layer: nn.Module) -> tuple | None:
 
 
 def width(layer: nn.Module, role: str) -> int:
-    """How many outputs a role has."""
+    """Number of a role's outputs."""
     total = shape(linear(layer, role))[0]
     own = rows(layer, role)
     return len(range(total)[own]) if isinstance(own, slice) else len(own)
@@ -328,7 +328,7 @@ def context_length(model) -> int:
 
 
 def projection_parameters(model) -> int:
-    """Parameters of the decoder layers' projections as they are now, biases of o and down apart."""
+    """Number of parameters in the decoder layers' projections as they are now, without the biases of o and down."""
     total = 0
     for layer in decoder_layers(model):
         for roles in projections(layer):
@@ -340,7 +340,7 @@ def projection_parameters(model) -> int:
 
 
 def tensors(model) -> Iterator[tuple[str, Tensor]]:
-    """What ``model.state_dict()`` holds, in the order of names, offloaded tensors fetched one at a time."""
+    """Entries of ``model.state_dict()`` in the order of names; offloaded tensors are fetched singly."""
     for name in sorted(model.state_dict()):
         path, _, last = name.rpartition(".")
         yield name, tensor(model.get_submodule(path), last)

@@ -1,10 +1,10 @@
-"""Log-likelihood of given tokens: one forward pass, and the LM head only where a token is asked for.
+"""Log-likelihood of given tokens: one forward pass, the LM head applied only where a token is asked for.
 
     log p(continuation | context) = Σ_t log softmax(z_{t-1})[x_t]      (what lm-eval's HFLM computes)
 
-The requests of one item usually begin alike: options share their context, WinoGrande's sentences
-everything up to the option. ``plan`` packs such an item into one row, the common prefix once and a
-branch for each request, and ``score`` keeps the branches apart with an explicit attention mask and
+The requests of an item usually share a prefix: multiple-choice options share the context, WinoGrande's
+sentences share everything up to the option. ``plan`` packs such an item into a row, the common prefix once
+and a branch for each request, and ``score`` keeps the branches apart with an explicit attention mask and
 explicit positions. Every token then sees exactly the tokens it would see alone. Rows of similar
 length are padded on the right, where a causal model cannot see it. A plan belongs to a tokenizer
 and a context length, not to a model: made once, it serves every pruned variant.
@@ -27,7 +27,7 @@ from .passes import DAMAGED
 
 WORTH_SHARING = 0.8  # pack an item if its row is at most this share of its requests' tokens
 LOGITS_AT_ONCE = 2**25  # numbers; bounds the memory of the LM head's output
-KEPT_BYTES = 2**30  # of a layer's inputs; where they would take more, every pass is a whole one
+KEPT_BYTES = 2**30  # of a layer's inputs; where they would take more, every pass starts at layer 0
 Request = tuple[Sequence[int], Sequence[int]]  # token ids of context and continuation
 
 
@@ -36,9 +36,9 @@ class Batch:
     """Rows for one forward pass, and the tokens asked for.
 
     ``ids``, ``positions`` and ``branches`` are [rows, length]; branch 0 is the common prefix, -1 is
-    padding; ``branches`` is None where every row is a plain sequence, whose positions are the usual
-    ones. The logits at (``row``,
-    ``column``) are asked for the token ``target`` of request ``owner``; each of these is [tokens].
+    padding. ``positions`` and ``branches`` are None where every row is a plain sequence with the usual
+    positions. The logits at (``row``, ``column``) are asked for the token ``target`` of request ``owner``;
+    each of these four is [tokens].
     """
 
     ids: Int[Tensor, "rows length"]
@@ -140,10 +140,10 @@ def _collate(rows: list[_Row], shared: bool) -> Batch:
 
 
 class LayerInputs:
-    """What one layer of ``model`` reads for every batch; later layers continue from the one before.
+    """The inputs of a layer of ``model`` for every batch; a later layer continues from the layer kept before.
 
-    One layer's inputs are kept at a time, so asking for layers in ascending order costs one pass in all.
-    They take at most ``KEPT_BYTES``.
+    The inputs of a single layer are kept at a time, at most ``KEPT_BYTES``, so asking for layers in ascending
+    order costs one pass in all.
     """
 
     def __init__(self, model, batches: Sequence[Batch]):
@@ -179,8 +179,8 @@ def score(
 ) -> tuple[Float64[np.ndarray, " requests"], Bool[np.ndarray, " requests"]]:
     """Sum of log-probabilities (float64, natural) and "is the greedy continuation", per request.
 
-    ``dense`` holds the same batches in a model that equals this one before layer ``first``, which then
-    need not be computed again.
+    ``dense`` holds the same batches in a model whose layers before ``first`` equal this model's, and which
+    then need not be computed again.
     """
     total = 1 + max(int(batch.owner.max()) for batch in batches)
     sums, greedy = np.zeros(total), np.ones(total, dtype=bool)
@@ -198,7 +198,7 @@ def score(
 
 @torch.inference_mode()
 def token_logprobs(model, batch: Batch) -> tuple[Float[Tensor, " tokens"], Bool[Tensor, " tokens"]]:
-    """Log-probability (float32) of each token asked for, and whether it is the likeliest one: [tokens] each."""
+    """Log-probability (float32) of each token asked for, and whether the token is the likeliest: [tokens] each."""
     check_ids(model, int(batch.ids.max()))
     hidden = _decode(model, batch)
     hidden = hidden[batch.row.to(hidden.device), batch.column.to(hidden.device)]  # the last of several devices
@@ -251,9 +251,9 @@ def entering(model, layer: int, x: Float[Tensor, "batch tokens hidden"] | None) 
 def stepping(
     model, layer: int, start: int, x: Float[Tensor, "batch tokens hidden"] | None, run: Callable[[], object]
 ) -> Float[Tensor, "batch tokens hidden"]:
-    """What ``layer`` reads in the forward pass ``run()``, given what ``start`` reads, ``x`` (None: it is 0).
+    """The input of ``layer`` in the forward pass ``run()``, given ``x``, the input of ``start`` (None: ``start`` is 0).
 
-    Only the layers between them compute. Returns [batch, tokens, hidden].
+    Only the layers between the two compute. Returns [batch, tokens, hidden].
     """
     layers, seen = decoder_layers(model), []
     handle = layers[-1].register_forward_hook(lambda module, args, output: seen.append(output))
@@ -268,7 +268,7 @@ def stepping(
 @contextmanager
 def _instead(layers: Iterable[nn.Module], what: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Layers that return ``what`` of their input and compute nothing."""
-    own = [(layer, layer.__dict__.get("forward")) for layer in layers]  # accelerate's hooks put one there
+    own = [(layer, layer.__dict__.get("forward")) for layer in layers]  # accelerate's hooks put a forward there
     for layer in layers:
         layer.forward = lambda hidden_states, *args, **kwargs: what(hidden_states)
     try:

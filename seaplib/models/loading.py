@@ -40,8 +40,8 @@ def load(
     memory and then ``offload_folder`` (a fast disk), as accelerate does; ``max_memory`` bounds each,
     ``{0: "38GiB", "cpu": "60GiB"}``. Weights are read once, straight to where they belong.
     Raises :class:`ModelError` for a missing or unsupported model, and where the weights on disk do
-    not match the architecture one to one: transformers would drop unknown tensors and initialise
-    missing ones at random.
+    not match the architecture one to one: transformers would drop unknown tensors and
+    initialise missing tensors at random.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -60,9 +60,7 @@ def load(
     try:
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **placed)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (
-        Exception
-    ) as error:  # what transformers, tokenizers and safetensors raise about damaged files is not one class
+    except Exception as error:  # transformers, tokenizers and safetensors raise many classes about damaged files
         said = not Path(source).is_dir() and hub.problem(error)
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "ignore_mismatched_sizes" in first:

@@ -17,14 +17,14 @@ from tqdm.auto import tqdm
 from ..settings import Calibration
 from .layers import check_ids, context_length, decoder, decoder_layers, input_device
 
-#: on a CPU more tokens at once are slower: activations no longer fit its caches
+#: on a CPU more tokens at once are slower: activations no longer fit the caches
 CPU_BATCH_TOKENS = 1024
-#: what starting a forward pass costs, in tokens: worth so much padding, and no more
+#: cost of starting a forward pass, in tokens: worth so much padding, and no more
 PASS_TOKENS = 32
 
 
 def affordable(device, batch_tokens: int) -> int:
-    """``batch_tokens``, or less where less is faster."""
+    """``batch_tokens``, or fewer where fewer are faster."""
     return min(batch_tokens, CPU_BATCH_TOKENS) if torch.device(device).type == "cpu" else batch_tokens
 
 

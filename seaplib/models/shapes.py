@@ -1,11 +1,11 @@
-"""A model's shape as a plain object: how many units there are, and what removing one saves."""
+"""A model's shape as a plain object: how many units there are, and what removing a unit saves."""
 
 from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shape of a decoder: how many units there are, and what removing one saves.
+    """Shape of a decoder: how many units there are, and what removing a unit saves.
 
     Counts cover the projections of the decoder layers (q, k, v, o, gate, up, down), weights and
     biases; ``model_parameters`` is the whole model with embeddings and norms.
@@ -29,17 +29,17 @@ class Geometry:
 
     @property
     def query_parameters(self) -> int:
-        """Parameters that go with one query head: its rows of q and its columns of o."""
+        """Parameters that go with a query head: its rows of q and its columns of o."""
         return self.head_dim * (2 * self.hidden + self.attention_bias)
 
     @property
     def kv_parameters(self) -> int:
-        """Parameters that go with one KV head: its rows of k and v."""
+        """Parameters that go with a KV head: its rows of k and v."""
         return 2 * self.head_dim * (self.hidden + self.attention_bias)
 
     @property
     def channel_parameters(self) -> int:
-        """Parameters that go with one channel: its rows of gate (if any) and up, its column of down."""
+        """Parameters that go with an MLP channel: its rows of gate (if any) and up, its column of down."""
         inputs = 1 + self.gated
         return (inputs + 1) * self.hidden + inputs * self.mlp_bias
 
@@ -53,7 +53,7 @@ class Geometry:
 
     @property
     def layer_parameters(self) -> int:
-        """Prunable parameters of one layer; output biases never go, and are not counted."""
+        """Prunable parameters of a layer; output biases never go, and are not counted."""
         return self.attention_parameters + self.mlp_parameters
 
     @property

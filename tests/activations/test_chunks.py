@@ -46,17 +46,17 @@ def test_a_union_of_parts_equals_one_pass_over_its_texts(tiny_model, tiny_tokeni
 def test_merging_needs_the_same_model_and_the_same_way_of_collecting(tiny_model, tiny_tokenizer):
     corpus = texts(3)
     one = activations.collect(tiny_model(), tiny_tokenizer, corpus)
-    with pytest.raises(ValueError, match="model, pooling and BOS are the same"):
+    with pytest.raises(ValueError, match="pooling"):
         statistics.merge([one, activations.collect(tiny_model(seed=1), tiny_tokenizer, corpus)])
     pooled = Calibration(pooling="prompt")
-    with pytest.raises(ValueError, match="model, pooling and BOS are the same"):
+    with pytest.raises(ValueError, match="pooling"):
         statistics.merge([one, activations.collect(tiny_model(), tiny_tokenizer, corpus, pooled)])
     running = activations.collect(tiny_model(), tiny_tokenizer, corpus, Calibration(estimator="flap"))
-    with pytest.raises(ValueError, match="do not merge"):
+    with pytest.raises(ValueError, match="exact"):
         statistics.merge([running, running])
-    with pytest.raises(ValueError, match="nothing to merge"):
+    with pytest.raises(ValueError, match="merge"):
         statistics.merge([])
-    with pytest.raises(ValueError, match="at least one text"):
+    with pytest.raises(ValueError, match="size of 0"):
         chunks.collect_parts(tiny_model(), tiny_tokenizer, corpus, 0)
 
 
@@ -95,5 +95,5 @@ def test_merged_statistics_refuse_the_allocation_that_needs_the_stream(tiny_mode
     parts = [activations.collect(model, tiny_tokenizer, texts(n)) for n in (3, 5)]
     assert parts[0].stream is not None
     merged = statistics.merge(parts)
-    with pytest.raises(ValueError, match="needs the residual stream's size"):
+    with pytest.raises(ValueError, match="residual stream"):
         seaplib.select(seaplib.score(merged, "s_F"), seaplib.energy(0.3))

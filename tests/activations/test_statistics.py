@@ -131,7 +131,8 @@ def test_norms_are_those_of_equation_5(tiny_model, tiny_tokenizer):
 def test_merging_is_exact_however_the_samples_are_split():
     torch.manual_seed(0)
     x = torch.randn(200, 5, dtype=torch.float64) * 3 + torch.tensor([0.0, 1e3, -50, 2, 1e6])
-    parts = capture.Moments(0, torch.zeros(()), torch.zeros(()))
+    nothing = torch.zeros((), dtype=torch.float64)
+    parts = capture.Moments(0, nothing, nothing)
     for piece in torch.split(x, [1, 7, 92, 100]):
         parts = parts.merge(capture.Moments.of(piece))
     assert parts.count == 200
@@ -213,7 +214,7 @@ def test_capture_of_some_layers_and_other_roles(tiny_model, tiny_tokenizer):
 def test_an_empty_capture_says_what_to_do(tiny_model):
     with capture.capture(tiny_model()) as recorder:
         pass
-    with pytest.raises(ValueError, match="run the model inside the context"):
+    with pytest.raises(ValueError, match="context"):
         recorder.stacked("o")
 
 
@@ -222,7 +223,7 @@ def test_activations_that_are_not_finite_are_refused(tiny_model, tiny_tokenizer,
     model = copy.deepcopy(tiny_model())
     with torch.no_grad():
         models.linear(models.decoder_layers(model)[1], "up").weight[7, 3] = float("nan")
-    said = "mine: the model's mlp activations are not finite .NaN or Inf.: first in layer 1 at text '0'"
+    said = "mine: .*mlp .*layer 1 .*'0'"
     with pytest.raises(ValueError, match=said):
         collect(model, tiny_tokenizer, estimator=estimator)
 
@@ -235,7 +236,7 @@ def test_the_text_that_breaks_is_named(tiny_model, tiny_tokenizer, value):
     token = next(token for token in tiny_tokenizer(texts[2])["input_ids"] if token not in others)
     with torch.no_grad():
         model.model.embed_tokens.weight[token] = float(value)
-    with pytest.raises(ValueError, match="the model's attention activations .* first in layer 0 at text '2'"):
+    with pytest.raises(ValueError, match="attention .*layer 0 .*'2'"):
         collect(model, tiny_tokenizer, texts)
     collect(model, tiny_tokenizer, texts[:2])
 
@@ -244,7 +245,7 @@ def test_the_text_that_breaks_is_named(tiny_model, tiny_tokenizer, value):
 def test_a_text_without_tokens_is_skipped_and_counted(tiny_model, tiny_tokenizer, bos):
     """A lone BOS is no text."""
     texts = ("the otter", "", "grey stone")
-    with pytest.warns(UserWarning, match="1 of 3 texts tokenise to nothing and are skipped .the first is number 1."):
+    with pytest.warns(UserWarning, match="1 of 3 .*number 1"):
         stats = collect(tiny_model(), tiny_tokenizer, texts, bos=bos)
     assert stats.provenance["skipped"] == 1 and stats.provenance["ids"] == ["0", "2"] and stats.provenance["texts"] == 2
     assert "1 empty texts skipped" in repr(stats)
@@ -252,12 +253,12 @@ def test_a_text_without_tokens_is_skipped_and_counted(tiny_model, tiny_tokenizer
     for name in stats.TENSORS:
         for module, expected in getattr(without, name).items():
             assert torch.equal(getattr(stats, name)[module], expected)
-    with pytest.raises(ValueError, match="all 2 texts tokenise to nothing"):
+    with pytest.raises(ValueError, match="all 2"):
         collect(tiny_model(), tiny_tokenizer, ("", ""), bos=bos)
 
 
 def test_an_empty_corpus_is_refused(tiny_model, tiny_tokenizer):
-    with pytest.raises(ValueError, match="the corpus is empty"):
+    with pytest.raises(ValueError, match="empty"):
         activations.collect(tiny_model(), tiny_tokenizer, corpus(()), progress=False)
 
 
@@ -268,7 +269,7 @@ def test_a_pruned_model_is_refused(tiny_model, tiny_tokenizer):
     model = tiny_model()
     mask = masks.keep_all(models.geometry(model))
     mask.channels[0, :10] = False
-    with pytest.raises(models.ModelError, match="already pruned"):
+    with pytest.raises(models.ModelError, match="pruned"):
         collect(pruning.prune(model, mask), tiny_tokenizer)
 
 
@@ -276,7 +277,7 @@ def test_impossible_choices_are_refused():
     for wrong in ({"samples": 0}, {"max_length": 1}, {"pooling": "mean"}, {"estimator": "online"}, {"batch_tokens": 0}):
         with pytest.raises(ValueError, match="Calibration: "):
             Calibration(**wrong)
-    with pytest.raises(ValueError, match="leave pooling at 'token'"):
+    with pytest.raises(ValueError, match="pooling .*'token'"):
         Calibration(estimator="flap", pooling="prompt")
     with pytest.raises(TypeError, match="sampels"):
         Calibration(sampels=3)

@@ -201,26 +201,26 @@ def test_a_shift_alone_restores_the_mean_of_the_output():
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"pattern": "5:4"}, "between 1 and 4"),
-        ({"pattern": "0:4"}, "between 1 and 4"),
-        ({"pattern": 1.5}, "ratio in"),
-        ({"pattern": -0.1}, "ratio in"),
-        ({"pattern": float("nan")}, "ratio in"),
-        ({"pattern": "half"}, "ratio in"),
-        ({"pattern": None}, "ratio in"),
-        ({"criterion": "magnitud"}, "did you mean 'magnitude'"),
-        ({"transformation": "vra"}, "did you mean 'var'"),
-        ({"targets": "upp"}, "did you mean 'up'"),
-        ({"of": "weight"}, "did you mean 'weights'"),
-        ({"preset": "orginal"}, "did you mean 'original'"),
-        ({"of": "weights", "transformation": "var"}, "by magnitude alone"),
-        ({"of": "weights", "criterion": "wina"}, "by magnitude alone"),
-        ({"transformation": "var+scale"}, "choose one"),
-        ({"criterion": "wina", "transformation": "scaling"}, "itself a criterion"),
-        ({"criterion": "teal"}, "pattern is a ratio"),
-        ({"pattern": 0.5, "criterion": "teal", "transformation": "pts"}, "no pts"),
-        ({"pattern": 0.5, "criterion": "cats", "targets": "up"}, "only target is 'down'"),
-        ({"pattern": 0.5, "criterion": "cats", "transformation": "var"}, "no transformation"),
+        ({"pattern": "5:4"}, "1 and 4"),
+        ({"pattern": "0:4"}, "1 and 4"),
+        ({"pattern": 1.5}, "1.5"),
+        ({"pattern": -0.1}, "-0.1"),
+        ({"pattern": float("nan")}, "nan"),
+        ({"pattern": "half"}, "half"),
+        ({"pattern": None}, "None"),
+        ({"criterion": "magnitud"}, "'magnitude'"),
+        ({"transformation": "vra"}, "'var'"),
+        ({"targets": "upp"}, "'up'"),
+        ({"of": "weight"}, "'weights'"),
+        ({"preset": "orginal"}, "'original'"),
+        ({"of": "weights", "transformation": "var"}, "weights .*magnitude"),
+        ({"of": "weights", "criterion": "wina"}, "weights .*magnitude"),
+        ({"transformation": "var+scale"}, "var and scale"),
+        ({"criterion": "wina", "transformation": "scaling"}, "'magnitude'"),
+        ({"criterion": "teal"}, "teal .*ratio"),
+        ({"pattern": 0.5, "criterion": "teal", "transformation": "pts"}, "pts"),
+        ({"pattern": 0.5, "criterion": "cats", "targets": "up"}, "'down'"),
+        ({"pattern": 0.5, "criterion": "cats", "transformation": "var"}, "cats .*transformation"),
     ],
 )
 def test_an_impossible_rule_is_refused(choices, message):
@@ -232,15 +232,15 @@ def test_an_impossible_rule_is_refused(choices, message):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"pattern": "3:7"}, "7 does not divide the width 32 of 0.q"),
-        ({"pattern": "8:32"}, "32 does not divide the width 48 of 0.down"),
-        ({"layers": (0, 5)}, "no layer 5"),
-        ({"layers": ()}, "no linear layer"),
-        ({"transformation": "learnable"}, "scale, shift needs calibration"),
-        ({"criterion": "cosine"}, "cosine needs calibration"),
-        ({"transformation": "scaling"}, "scaling needs calibration"),
-        ({"pattern": 0.5, "criterion": "teal"}, "teal needs calibration"),
-        ({"pattern": 0.5, "criterion": "cats"}, "cats needs calibration"),
+        ({"pattern": "3:7"}, "7 .*32 .*0.q"),
+        ({"pattern": "8:32"}, "32 .*48 .*0.down"),
+        ({"layers": (0, 5)}, "layer 5"),
+        ({"layers": ()}, "layer"),
+        ({"transformation": "learnable"}, "scale, shift"),
+        ({"criterion": "cosine"}, "cosine"),
+        ({"transformation": "scaling"}, "scaling"),
+        ({"pattern": 0.5, "criterion": "teal"}, "teal"),
+        ({"pattern": 0.5, "criterion": "cats"}, "cats"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused_before_anything_is_replaced(tiny_model, choices, message):
@@ -264,10 +264,10 @@ def test_roles_are_the_models():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("patterns", ["2:4", "5:4"], "between 1 and 4"),
-        ("repairs", ["vra"], "did you mean 'var'"),
-        ("criteria", ["cosin"], "did you mean 'cosine'"),
-        ("targets", ["atention"], "did you mean 'attention'"),
+        ("patterns", ["2:4", "5:4"], "1 and 4"),
+        ("repairs", ["vra"], "'var'"),
+        ("criteria", ["cosin"], "'cosine'"),
+        ("targets", ["atention"], "'attention'"),
         ("base", "all", "base: .*'all'"),
         ("neighbour_ratio", 2.0, "neighbour_ratio: .*2.0"),
     ],
@@ -454,13 +454,13 @@ def test_prune_then_sparsify_and_not_the_other_way_round(tiny_model, tiny_tokeni
     assert torch.equal(logits(pruned), dense)
     with pytest.raises(ValueError, match="made for another model"), sparsified(model, made):
         pass
-    with pytest.raises(ValueError, match="prune first"), sparsified(model, plan_for(model, tiny_tokenizer)):
+    with pytest.raises(ValueError, match="prune"), sparsified(model, plan_for(model, tiny_tokenizer)):
         seaplib.prune(model, mask)
 
 
 def test_a_sparse_model_is_not_saved_as_if_it_were_dense(tmp_path, tiny_model, tiny_tokenizer):
     model = tiny_model()
-    with pytest.raises(ValueError, match="its plan beside it"):
+    with pytest.raises(ValueError, match="plan"):
         seaplib.save_pretrained(plan_for(model, tiny_tokenizer).apply(model), tiny_tokenizer, tmp_path / "m")
     assert not (tmp_path / "m").exists()
     with sparsified(model, plan_for(model, tiny_tokenizer)):
@@ -474,7 +474,7 @@ def test_contexts_nest_on_different_inputs_only(tiny_model, tiny_tokenizer):
     both = plan_for(model, tiny_tokenizer)
     with sparsified(model, attention), sparsified(model, mlp):
         nested = logits(model)
-        with pytest.raises(ValueError, match="sparse already"), sparsified(model, both):
+        with pytest.raises(ValueError, match="sparse"), sparsified(model, both):
             pass
         assert torch.equal(logits(model), nested)
     assert torch.equal(logits(both.apply(model)), nested) and not state(model).sparse
@@ -640,7 +640,7 @@ def test_every_architectures_inputs_keep_n_of_m_and_fused_ones_count_once(any_mo
     fused = len(modules) < len(models.linear_layers(made))
     rule = InputSparsity("2:4", targets="q")
     if fused:
-        with pytest.raises(ValueError, match="are one projection"):
+        with pytest.raises(ValueError, match="gate, up|q, k, v"):
             sparsity_plan(model, rule)
     else:
         assert sorted(sparsity_plan(model, rule).inputs) == ["0.q", "1.q"]
@@ -652,7 +652,7 @@ def test_cats_needs_a_gate(any_model, tiny_tokenizer, case):
     if any(role == "gate" for _, role in models.linear_layers(model)):
         assert len(plan_for(model, tiny_tokenizer, pattern=0.5, criterion="cats").inputs) == 2
     else:
-        with pytest.raises(ValueError, match="needs an MLP with a gate"):
+        with pytest.raises(ValueError, match="cats"):
             plan_for(model, tiny_tokenizer, pattern=0.5, criterion="cats")
 
 

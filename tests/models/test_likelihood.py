@@ -101,9 +101,9 @@ def test_truncation_is_from_the_left(tiny_model):
 
 
 def test_impossible_requests():
-    with pytest.raises(ValueError, match="at least one token"):
+    with pytest.raises(ValueError, match="token"):
         likelihood.plan([[([1], [])]], 10, 100)
-    with pytest.raises(ValueError, match="answer of 11 tokens exceeds the 10"):
+    with pytest.raises(ValueError, match="11 .*10"):
         likelihood.plan([[([1], [2] * 11)]], 10, 100)
 
 

@@ -158,7 +158,7 @@ def test_pruning_in_place_frees_a_layer_before_it_takes_the_next(any_model, monk
     assert prune(model, mask, in_place=True) is model
     assert alive == [3, 2, 1, 0]
     assert torch.equal(logits(model, IDS), expected)
-    with pytest.raises(ValueError, match="already pruned"):
+    with pytest.raises(ValueError, match="pruned"):
         prune(model, mask)
 
 
@@ -172,14 +172,14 @@ def test_masking_copies_no_weight_and_is_a_model_of_its_own(any_model, tiny_toke
     others = [Variant({}, mask, "mask").apply(model), Variant({}, random_mask(model, seed=5), "mask").apply(model)]
     assert len({before, *(models.fingerprint(m) for m in (masked, *others))}) == 4
     assert models.fingerprint(model) == before and torch.equal(logits(model, IDS), dense)
-    with pytest.raises(ValueError, match="mode='remove' to save it"):
+    with pytest.raises(ValueError, match="mode='remove'"):
         checkpoints.save_pretrained(masked, tiny_tokenizer, tmp_path / "masked")
-    with pytest.raises(ValueError, match="already pruned"):
+    with pytest.raises(ValueError, match="pruned"):
         prune(masked, mask)
 
 
 def test_a_place_is_given_once(directory):
-    with pytest.raises(models.ModelError, match="give one of them"):
+    with pytest.raises(models.ModelError, match="device_map"):
         models.load(directory("llama"), device="cpu", device_map="auto")
 
 
