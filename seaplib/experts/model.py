@@ -301,10 +301,15 @@ class ExpertModel(nn.Module):
         return cls(model, tokenizer, masks, router, about["budget_bytes"], means, about["provenance"])
 
 
-class Undecided:
-    """Stands for the decoder of an :class:`ExpertModel`: without a prompt no expert, so no decoder, is known."""
+class Undecided(nn.Module):
+    """Stands for the decoder of an :class:`ExpertModel`: without a prompt no expert, so no decoder, is known.
 
-    def __init__(self, dense):
+    Even what every module has (parameters, hooks) is missing, so that any use raises the same error.
+    """
+
+    __repr__ = object.__repr__
+
+    def __init__(self, dense: nn.Module):  # not the base class's, which would make an empty module
         self.get_input_embeddings = dense.get_input_embeddings
 
     def __getattr__(self, name: str):
