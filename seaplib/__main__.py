@@ -12,12 +12,17 @@ from .commands import COMMANDS
 from .runner.parameters import PlanError
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m seaplib", description="Regenerate every figure and table of a profile.")
-    subparsers = parser.add_subparsers(required=True, metavar="command")
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; ``options.command(options)`` runs the chosen command."""
+    made = argparse.ArgumentParser("python -m seaplib", description="Regenerate every figure and table of a profile.")
+    subparsers = made.add_subparsers(required=True, metavar="command")
     for command in COMMANDS:
         command.add(subparsers)
-    options = parser.parse_args(arguments)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
     # Also where the caller started us with SIGINT ignored, as shells do with background jobs.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)

@@ -2,7 +2,7 @@
 
     repetition   seq-rep-4 = 1 − (distinct 4-grams) / (4-grams) of a continuation's tokens (Welleck et al. 2020)
     perplexity   exp of the mean −log p of a continuation's tokens under the *dense* model
-    agreement    share of the tokens before the first one that differs from the dense model's continuation
+    agreement    share of tokens before the first difference from the dense model's continuation
     known_words, known_sentences   share of a continuation's words, and of the sentences that it completes,
                  that occur in reference texts
 

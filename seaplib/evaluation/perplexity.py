@@ -10,11 +10,12 @@ Perplexity depends on the tokenizer; bits per byte do not.
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from .. import store
@@ -32,7 +33,7 @@ def perplexity(
     tokenizer,
     task: str = "wikitext2",
     preset: str = "2048",
-    variants=None,
+    variants: Iterable | None = None,
     samples: int | None = None,
     seed: int = 0,
     bos: str = "text",
@@ -62,7 +63,7 @@ def by_window(
     tokenizer,
     task: str = "wikitext2",
     preset: str = "2048",
-    variants=None,
+    variants: Iterable | None = None,
     samples: int | None = None,
     seed: int = 0,
     bos: str = "text",
@@ -226,7 +227,7 @@ class Windows:
             )
 
 
-def _tokenise(tokenizer, text: str, special: bool) -> tuple[np.ndarray, np.ndarray]:
+def _tokenise(tokenizer, text: str, special: bool) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " tokens"]]:
     """Token ids of the whole text, and after each token the number of bytes of the text that are covered."""
     logger = logging.getLogger("transformers.tokenization_utils_base")
     level = logger.level

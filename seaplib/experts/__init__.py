@@ -1,4 +1,4 @@
-"""One dense model, a mask for each task, and a router that chooses among them."""
+"""A dense model, a mask for each task, and a router that chooses among them."""
 
 import lazy_loader
 

@@ -70,7 +70,7 @@ class ExpertCache:
         largest = max(self.sizes, key=self.sizes.get)
         if value < self.sizes[largest]:
             raise ValueError(
-                f"a budget of {value:,} bytes is smaller than one expert: {largest} takes {self.sizes[largest]:,}"
+                f"a budget of {value:,} bytes is smaller than an expert: {largest} takes {self.sizes[largest]:,}"
             )
         self._budget = value
         self._make_room(0)

@@ -164,7 +164,7 @@ def evaluate(classifier: Pipeline, features: np.ndarray, tasks: Sequence[str]) -
 
 
 def tidy(reports: Mapping[str, Report]) -> pd.DataFrame:
-    """Reports (input → report) as one long frame: input, class, metric, value, low, high, n."""
+    """Reports (input → report) as a long frame: input, class, metric, value, low, high, n."""
     parts = []
     for name, report in reports.items():
         part = report.classes.melt("class", var_name="metric")

@@ -163,7 +163,7 @@ class ExpertModel(nn.Module):
         """
         answering = getattr(past_key_values, "filled_by_expert", None)
         if answering is None and past_key_values is not None and past_key_values.get_seq_length():
-            raise ValueError("the cache was filled by another model; begin it with this one")
+            raise ValueError("the KV cache was filled by another model; begin the cache with this ExpertModel")
         groups = self._groups(input_ids, attention_mask, answering or experts)
         if len(groups) == 1:
             (name,) = groups
@@ -211,7 +211,7 @@ class ExpertModel(nn.Module):
         return self.answer_by(self.answering(encoded), bench, prepared)
 
     def answer_by(self, names: Sequence[str], bench: Bench, prepared: Prepared) -> pd.DataFrame:
-        """Item results where the expert of every item is named, one expert after the other."""
+        """Item results where ``names`` holds the expert of every item, an expert after the other."""
         groups = self.cache.grouped(names).items()
         return bench.divided(prepared, ((self.expert(name), places) for name, places in groups))
 
@@ -247,7 +247,7 @@ class ExpertModel(nn.Module):
         """Write masks, router, compensation, provenance and the dense model's name into a directory; no weights."""
         directory = Path(directory)
         if odd := [name for name in self.masks if Path(name).name != name]:
-            raise ValueError(f"{odd[0]!r} cannot be the name of a folder; give the expert another one")
+            raise ValueError(f"{odd[0]!r} cannot be the name of a folder; give the expert another name")
         compensation = self.cache.compensation.items()
         if mixed := [name for name, added in compensation if isinstance(added, WeightedCovariances)]:
             raise ValueError(f"{mixed[0]}: covariances of several corpora are not saved; save the pruned model instead")
@@ -308,7 +308,7 @@ class Undecided:
         self.get_input_embeddings = dense.get_input_embeddings
 
     def __getattr__(self, name: str):
-        raise architectures.ModelError("an ExpertModel has a decoder for each expert; ask for one: .expert(name)")
+        raise architectures.ModelError("an ExpertModel has a decoder per expert; ask for an expert: .expert(name)")
 
     def __call__(self, *args, **kwargs):
         return self.__getattr__("__call__")
@@ -331,7 +331,7 @@ def _padded(written: list[torch.Tensor], padding: int) -> list[torch.Tensor]:
 
 
 def _in_order(parts: list[torch.Tensor], groups: Mapping[str, list[int]]) -> torch.Tensor:
-    """Rows of the groups' tensors in the batch's order; several rows for one prompt stay together."""
+    """Rows of the groups' tensors in the batch's order; several rows for a prompt stay together."""
     places = [place for rows in groups.values() for place in rows]
     whole = torch.cat(parts)
     each = whole.unflatten(0, (len(places), -1))

@@ -90,7 +90,7 @@ class Route:
         if self.way in ("router", "forced") and self.experts.router is None:
             raise ValueError(f"the experts have no router, so there is no way {self.way!r}")
         if self.way == "random" and len(self._specialists) < 2:
-            raise ValueError("with one expert there is no other to choose by mistake")
+            raise ValueError("with a single expert there is no other expert to choose by mistake")
         named = {"method": WAYS.get(self.way, self.way), "calibration": "all" if self.way == GENERAL else "task"}
         object.__setattr__(self, "label", self.experts.label | named | dict(self.label))
 

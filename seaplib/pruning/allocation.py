@@ -130,7 +130,7 @@ def uniform(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> A
 
 
 def adaptive(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
-    """One ranking over all layers and modules of scores standardised per layer (AL in Table 3, FLAP)."""
+    """A single ranking over all layers and modules of scores standardised per layer (AL in Table 3, FLAP)."""
     return Allocation("adaptive", sparsity, protect_first=protect_first, protect_last=protect_last)
 
 

@@ -45,7 +45,7 @@ class PruningMask:
 
     @property
     def kv_heads(self) -> Bool[Tensor, "layers kv_heads"]:
-        """KV heads that stay: every one with a query head that stays."""
+        """KV heads that stay: every KV head with a query head that stays."""
         return self.heads.unflatten(1, (self.geometry.kv_heads, self.geometry.queries_per_group)).any(-1)
 
     @property

@@ -79,7 +79,7 @@ def attention_units(geometry: Geometry, kv_unit: str) -> int:
     """
     if kv_unit == "query" and geometry.queries_per_group == 1:
         raise ValueError(
-            "kv_unit='query' takes query heads from every KV group, but here a group has only one; use 'group'"
+            "kv_unit='query' takes query heads from every KV group, but here a group has a single head; use 'group'"
         )
     return geometry.kv_heads if kv_unit == "group" else geometry.queries_per_group
 
@@ -134,7 +134,7 @@ def select(
     if not 1 <= round_to <= most:
         raise ValueError(f"round_to must lie between 1 and half the channels ({most}), got {round_to}")
     for values in (scores.attention, scores.channels):
-        if not np.isfinite(values.numpy()).all():  # one pass, where torch's takes several
+        if not np.isfinite(values.numpy()).all():  # a single pass, where torch takes several
             raise ValueError("the scores are not all finite (NaN or Inf), so they rank nothing")
     allocation = sparsity if isinstance(sparsity, Allocation) else logistic(float(sparsity))
     by_layer = allocation.kind in ("uniform", "logistic")
@@ -307,7 +307,7 @@ def convex(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def cheapest(
-    steps: Mapping[Hashable, np.ndarray], costs: Mapping[Hashable, float], budget: float
+    steps: Mapping[Hashable, np.ndarray], costs: Mapping[Hashable, float | int], budget: float
 ) -> dict[Hashable, int]:
     """How many steps of every module to take: those of least loss per cost, until ``budget`` is spent.
 

@@ -146,7 +146,8 @@ def read() -> tuple[dict[str, Profile], dict[str, Declared]]:
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 (a safe loader)
     except OSError as error:
-        raise PlanError(f"{path} cannot be read; run this in the project's directory or set SEAP_ROOT") from error
+        hint = "run this in the project's directory, set SEAP_ROOT, or make a folder with: python -m seaplib init DIR"
+        raise PlanError(f"{path} cannot be read; {hint}") from error
     except yaml.YAMLError as error:
         raise PlanError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
     for section in {"profiles", "notebooks"} - set(_mapping(content, path.name)):

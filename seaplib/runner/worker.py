@@ -10,6 +10,10 @@ import os
 import sys
 import threading
 
+# nbformat's validation would load a grammar of web addresses: a second for every notebook, unused here.
+# It must stand before the imports below, which load it.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 import psutil
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -19,8 +23,6 @@ from papermill import PapermillExecutionError, execute_notebook
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-# nbformat's validation would load a grammar of web addresses: a second for every notebook, unused here.
-sys.modules.setdefault("rfc3987_syntax", None)
 KERNEL_COMMAND = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
 

@@ -60,6 +60,22 @@ def test_p_and_interval_by_hand():
     assert bootstrap.estimate(0.5, np.zeros(9))["p_value"] == 1.0
 
 
+def test_means_are_drawn_as_by_numpys_choice_and_a_generator_goes_on():
+    values = np.random.default_rng(1).random(9)
+    expected = np.random.default_rng(3).choice(values, (500, 9)).mean(axis=1)
+    np.testing.assert_array_equal(bootstrap.means(values, 500, 3), expected)
+    np.testing.assert_array_equal(bootstrap.mean_interval(values, 500, 3), np.quantile(expected, [0.025, 0.975]))
+    generator = np.random.default_rng(3)
+    first, second = (bootstrap.means(values, 500, generator) for _ in range(2))
+    assert (first == expected).all() and (second != expected).any()
+
+
+def test_strata_keep_their_sizes():
+    strata = np.array(["a"] * 3 + ["b"] * 5)
+    constant = np.where(strata == "a", 1.0, 7.0)[:, None]
+    np.testing.assert_allclose(bootstrap.stratified_interval(constant, strata, 200), 0, atol=1e-12)
+
+
 def test_holes_and_doubles_are_refused():
     items = frame()
     with pytest.raises(ValueError, match="piqa"):

@@ -56,7 +56,7 @@ class Clock:
         def run(model, prompt, new_tokens, *args):
             found = generate(model, prompt, new_tokens, *args)
             size = sum(p.numel() for p in model.parameters())
-            return speed.Run(size * prompt.numel(), size * new_tokens, found.tokens, 0, float("nan"))
+            return speed.Run(float(size * prompt.numel()), float(size * new_tokens), found.tokens, 0, float("nan"))
 
         monkeypatch.setattr(apply, "prune", timed(prune, 1000.0))
         monkeypatch.setattr(ExpertModel, "route", timed(route, 7.0))

@@ -119,9 +119,9 @@ def test_products_are_those_declared(path):
         saved = [call.args[1] for call in calls(code(path), kind)]
         names = {argument.value for argument in saved if isinstance(argument, ast.Constant)}
         if all(isinstance(argument, ast.Constant) for argument in saved):
-            assert names == set(declared.get(kind) or ())
+            assert names == set(getattr(declared, kind))
         else:  # some names are made by an expression; the runner checks that all products appear
-            assert names <= set(declared.get(kind) or ())
+            assert names <= set(getattr(declared, kind))
 
 
 @unit
@@ -129,6 +129,17 @@ def test_products_are_those_declared(path):
 def test_nothing_belongs_to_one_machine(path):
     for cell in cells(path):
         assert not re.search(r"(^|[\s'\"(])/(home|Users|tmp|work|root|mnt)/", cell.source), cell.source
+
+
+@unit
+@each
+def test_no_variable_hides_an_import(path):
+    """A parameter or variable of the name of an imported module: whichever is bound last breaks the other's uses."""
+    nodes = list(ast.walk(code(path)))
+    imported = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    names = {alias.asname or alias.name for alias in imported}
+    stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert not names & stored
 
 
 @unit

@@ -138,7 +138,7 @@ def wrong_commands(lines: list[str]) -> list[str]:
             wrong += [line] if bad else []
         elif "seaplib" in words and words[words.index("seaplib") - 1] == "-m":
             try:
-                options = __main__._parser().parse_args(words[words.index("seaplib") + 1 :])
+                options = __main__.parser().parse_args(words[words.index("seaplib") + 1 :])
                 wrong += [line] if getattr(options, "profile", None) not in {None, *known} else []
             except SystemExit:
                 wrong.append(line)

@@ -71,7 +71,7 @@ def test_caps_bind_inside_the_search(target):
 
 
 def test_one_cap_equals_the_slow_water_filling():
-    (rho,) = sparsity.logistic(0.6, k=4, protect_last=2).ratios(16, {"all": 0.9}).values()
+    (rho,) = sparsity.logistic(0.6, k=4.0, protect_last=2).ratios(16, {"all": 0.9}).values()
     assert rho.max() == pytest.approx(0.9)
     assert rho == pytest.approx(reference.logistic(0.6, 16, 0.3, 4, 0, 2, cap=0.9), abs=1e-9)
 

@@ -39,6 +39,15 @@ def test_the_verdict_follows_from_the_interval_and_the_null(low, high, null, dir
     assert row(low=low, high=high, null=null, direction=direction)["verdict"] == expected
 
 
+def test_a_paired_difference_is_a_claim_in_points_and_a_cell_of_a_table():
+    found = {"difference": 0.012, "low": 0.003, "high": 0.02, "p": 0.01, "n": 60}
+    made = claims.points("06.1", "a beats b", found, where="table")
+    assert (made["measured"], made["low"], made["high"], made["unit"]) == (1.2, 0.3, 2.0, "points")
+    assert (made["p_value"], made["n"], made["verdict"], made["where"]) == (0.01, 60, "holds", "table")
+    frame = pd.DataFrame([found], index=[7])
+    assert tables.points(frame).to_dict() == {7: "+1.2 [+0.3, +2.0]"} and tables.points(frame.head(0)).empty
+
+
 def test_a_direction_is_one_or_minus_one():
     with pytest.raises(ValueError, match="0"):
         row(direction=0)

@@ -45,10 +45,10 @@ def test_damaged_weights_never_become_an_accuracy_or_a_perplexity(tiny_model, ti
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"kv_unit": "grp"}, "kv_unit is"),
-        ({"budget": "flor"}, "budget is"),
-        ({"round_to": 0}, "round_to must"),
-        ({"round_to": 4096}, "round_to must"),
+        ({"kv_unit": "grp"}, "kv_unit .*'grp'"),
+        ({"budget": "flor"}, "budget .*'flor'"),
+        ({"round_to": 0}, "round_to .*0"),
+        ({"round_to": 4096}, "round_to .*4096"),
     ],
 )
 def test_select_refuses_unknown_choices(ranked, options, said):
@@ -58,18 +58,18 @@ def test_select_refuses_unknown_choices(ranked, options, said):
 
 def test_select_refuses_scores_that_rank_nothing(ranked):
     ranked.channels[2, 5] = float("nan")
-    with pytest.raises(ValueError, match="not all finite"):
+    with pytest.raises(ValueError, match="finite"):
         selection.select(ranked, allocation.uniform(0.2))
 
 
 @pytest.mark.parametrize("wrong", [{"k": 1000.0}, {"k": float("nan")}, {"x0": float("inf")}])
 def test_a_curve_that_cannot_be_computed(wrong):
-    with pytest.raises(ValueError, match="x0 must be finite"):
+    with pytest.raises(ValueError, match="x0"):
         allocation.logistic(0.5, **wrong)
 
 
 def test_an_allocation_without_a_curve():
-    with pytest.raises(ValueError, match="uniform, logistic, adaptive"):
+    with pytest.raises(ValueError, match="'linear'"):
         allocation.Allocation("linear", 0.5)
 
 
@@ -77,21 +77,21 @@ def test_an_allocation_without_a_curve():
 def test_a_pruned_model_is_not_pruned_again(tiny_model, ranked, mode):
     model = tiny_model("gqa", num_hidden_layers=4)
     mask = selection.select(ranked, allocation.uniform(0.4))
-    with pytest.raises(ValueError, match="already pruned"):
+    with pytest.raises(ValueError, match="pruned"):
         pruning.prune(pruning.prune(model, mask, mode), mask, mode)
 
 
-def test_a_method_of_unknown_parts(tiny_model):
-    with pytest.raises(ValueError, match="allocation is one of"):
+def test_a_method_of_unknown_parts():
+    with pytest.raises(ValueError, match="'linear'"):
         seaplib.Method("mine", "s_F", "task", allocation="linear")
-    with pytest.raises(ValueError, match="calibration is one of"):
+    with pytest.raises(ValueError, match="'tasks'"):
         seaplib.Method("mine", "s_F", "tasks")
 
 
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"samples": -1}, {"samples": 2.5}, {"seed": -1}])
 def test_draws_that_cannot_be_made(tmp_path, wrong):
     pd.DataFrame({"question": ["a?", "b?"], "answer": ["c", "d"]}).to_parquet(tmp_path / "mine.parquet")
-    with pytest.raises(ValueError, match="must be a whole number"):
+    with pytest.raises(ValueError, match="whole number"):
         seaplib.corpus(tmp_path / "mine.parquet", **wrong)
 
 
@@ -100,16 +100,16 @@ def test_incomplete_rows_are_left_out_and_counted(tmp_path):
     corpus = seaplib.corpus(tmp_path / "mine.parquet")
     assert corpus.texts == ("a? c",) and corpus.source["left_out"] == 2
     pd.DataFrame({"question": ["a?"], "answer": [["c"]]}).to_parquet(tmp_path / "lists.parquet")
-    with pytest.raises(ValueError, match="answer holds lists"):
+    with pytest.raises(ValueError, match="answer"):
         seaplib.corpus(tmp_path / "lists.parquet")
 
 
 def test_wrong_kinds_of_arguments(tiny_model, tiny_tokenizer):
-    with pytest.raises(TypeError, match="collect takes a Corpus"):
+    with pytest.raises(TypeError, match="Corpus"):
         seaplib.collect(tiny_model("mha"), tiny_tokenizer, "mini_piqa")
-    with pytest.raises(TypeError, match="a list of tasks"):
+    with pytest.raises(TypeError, match="list"):
         seaplib.calibrate(tiny_model("mha"), tiny_tokenizer, "mini_piqa")
-    with pytest.raises(ValueError, match="max_length must be"):
+    with pytest.raises(ValueError, match="max_length"):
         Evaluation(max_length=0)
 
 
@@ -119,9 +119,9 @@ def rewrite(file, change) -> None:
 
 #: what is wrong with a split: (the damage to the file, what is said)
 DAMAGE = {
-    "no file": (lambda file: file.unlink(), "no file .*put it there, or unset SEAP_DATA_DIR"),
-    "nothing in it": (lambda file: file.write_bytes(b""), "cannot be read as parquet"),
-    "half of it": (lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]), "copy it again"),
+    "no file": (lambda file: file.unlink(), "SEAP_DATA_DIR"),
+    "nothing in it": (lambda file: file.write_bytes(b""), "parquet"),
+    "half of it": (lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]), "parquet"),
     "not UTF-8": (
         lambda file: pq.write_table(
             pa.table(pd.read_parquet(file).drop(columns="goal")).append_column(
@@ -129,26 +129,26 @@ DAMAGE = {
             ),
             file,
         ),
-        "cannot be read as parquet",
+        "parquet",
     ),
-    "no rows": (lambda file: rewrite(file, lambda rows: rows[:0]), "has no rows"),
-    "no column": (lambda file: rewrite(file, lambda rows: rows.drop(columns="sol2")), "lacks sol2; it has"),
+    "no rows": (lambda file: rewrite(file, lambda rows: rows[:0]), "no rows"),
+    "no column": (lambda file: rewrite(file, lambda rows: rows.drop(columns="sol2")), "sol2"),
     "a shard missing": (
         lambda file: file.rename(file.with_name(f"{file.stem}-00000-of-00002.parquet")),
-        "has 1 of the 2 files of the split .*copy it again",
+        "1 of the 2 files",
     ),
-    "shards that differ": (lambda file: _two_shards(file), "its files differ in their columns"),
+    "shards that differ": (lambda file: _two_shards(file), "label"),
     "an empty cell": (
         lambda file: rewrite(file, lambda rows: rows.assign(goal=[None, *rows["goal"][1:]])),
-        "1 empty cells in goal",
+        "1 .*goal",
     ),
     "a label out of range": (
         lambda file: rewrite(file, lambda rows: rows.assign(label=[0, 0, 2, *[0] * (len(rows) - 3)])),
-        "-2 .*label 2 names none of the 2 options",
+        "-2 .*label 2",
     ),
     "no label": (  # the hub's test splits without public labels say -1
         lambda file: rewrite(file, lambda rows: rows.assign(label=-1)),
-        "-0 .*label -1 names none of the 2 options",
+        "-0 .*label -1",
     ),
 }
 
@@ -206,7 +206,7 @@ def test_a_row_without_a_right_answer_is_neither_worded_nor_scored(
             (tmp_path / source.local[0]).mkdir(parents=True, exist_ok=True)
             pd.DataFrame([UNLABELLED[name]] * 2).to_parquet(tmp_path / source.local[0] / f"{split}.parquet")
     monkeypatch.setenv("SEAP_DATA_DIR", str(tmp_path))
-    with pytest.raises(ValueError, match=f"{name}: row .*-0 cannot be worded: "):
+    with pytest.raises(ValueError, match=f"{name}: row .*-0 "):
         corpora.questions(name)
     with pytest.raises(ValueError, match=f"^{name}"):
         seaplib.evaluate(tiny_model("mha"), tiny_tokenizer, tasks=[name], progress=False)
@@ -236,14 +236,12 @@ def test_an_answer_that_tokenises_to_nothing_is_not_scored(tiny_model, tiny_toke
     rewrite(
         tiny_data_dir / "piqa" / "validation.parquet", lambda rows: rows.assign(sol2=["Nothing", *rows["sol2"][1:]])
     )
-    with pytest.raises(
-        ValueError, match="piqa: item validation-0 cannot be scored: an answer of it tokenises to nothing"
-    ):
+    with pytest.raises(ValueError, match="piqa: item validation-0"):
         seaplib.evaluate(tiny_model("mha"), deaf, tasks=["piqa"], progress=False)
 
 
 def test_what_is_named_twice_is_not_counted_twice(tiny_model, tiny_tokenizer, tiny_data_dir):
-    with pytest.raises(ValueError, match="task 'piqa' is named twice"):
+    with pytest.raises(ValueError, match="'piqa'"):
         seaplib.evaluate(tiny_model("mha"), tiny_tokenizer, tasks=["piqa", "piqa"], progress=False)
     model = tiny_model("mha")
     prompted = [griffin.Griffin(models.geometry(model), sparsity) for sparsity in (0.1, 0.2)]
@@ -273,7 +271,7 @@ def test_a_damaged_model_writes_no_answers(tiny_model, tiny_tokenizer, sums_to_w
 
 
 def test_a_context_too_small_for_an_answer(tiny_model, tiny_tokenizer, sums_to_write):
-    with pytest.raises(ValueError, match="gsm8k: answers of up to 256 tokens leave no room for a prompt .* of 256"):
+    with pytest.raises(ValueError, match="gsm8k: .*256"):
         seaplib.evaluate(tiny_model("mha"), tiny_tokenizer, tasks=["gsm8k"], progress=False)
 
 
@@ -282,18 +280,18 @@ def test_a_tokenizer_with_more_types_than_the_model(tiny_model, tiny_tokenizer, 
 
     extended = copy.deepcopy(tiny_tokenizer)
     extended.add_tokens(["How"])
-    with pytest.raises(ValueError, match="token id 400 has no place among the model's 400 embeddings"):
+    with pytest.raises(ValueError, match="token id 400 .* 400"):
         seaplib.evaluate(tiny_model("mha", vocab_size=400), extended, tasks=["piqa"], progress=False)
-    with pytest.raises(ValueError, match="token id 400 has no place"):
+    with pytest.raises(ValueError, match="400"):
         seaplib.collect(tiny_model("mha", vocab_size=400), extended, seaplib.corpus("piqa", 4), progress=False)
 
 
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{% if x %}", "cannot word a user's turn"),
-        ("{{ raise_exception('system only') }}", "cannot word a user's turn .system only"),
-        ("hello", "leaves out what the user says"),
+        ("{% if x %}", "turn"),
+        ("{{ raise_exception('system only') }}", "system only"),
+        ("hello", "user"),
     ],
 )
 def test_a_chat_template_that_words_no_prompt(tiny_model, tiny_tokenizer, template, said):
@@ -311,15 +309,15 @@ def test_running_text_that_is_no_text(tiny_model, tiny_tokenizer, tiny_data_dir)
     for split in ("train", "test"):
         file = tiny_data_dir / "wikitext/wikitext-2-raw-v1" / f"{split}.parquet"
         pd.DataFrame({"text": [1, 2, 3]}).to_parquet(file)
-    with pytest.raises(ValueError, match="wikitext2: train has int64 in text; it needs texts"):
+    with pytest.raises(ValueError, match="wikitext2: train .*int64"):
         seaplib.corpus("wikitext2", 2)
-    with pytest.raises(ValueError, match="wikitext2: test has int64 in text"):
+    with pytest.raises(ValueError, match="wikitext2: test .*int64"):
         perplexity.perplexity(tiny_model("mha"), tiny_tokenizer, "wikitext2", progress=False)
 
 
 @pytest.mark.parametrize("wrong", [{"items": True}, {"item_seed": -1}])
 def test_settings_that_draw_nothing(wrong):
-    with pytest.raises(ValueError, match="must be a whole number"):
+    with pytest.raises(ValueError, match="whole number"):
         Evaluation(**wrong)
 
 
@@ -328,7 +326,7 @@ def test_a_layer_without_activations_has_no_place_in_an_order_over_layers(tiny_m
     model, corpus = tiny_model("mha", num_hidden_layers=4), seaplib.corpus("piqa", 8)
     with torch.no_grad():
         models.linear(models.decoder_layers(model)[1], "up").weight.zero_()
-    said = "scores of layer 1 do not differ"
+    said = "layer 1"
     for estimator in ("exact", "flap", "authors"):
         calibration = Calibration(samples=8, estimator=estimator)
         stats = seaplib.collect(model, tiny_tokenizer, corpus, calibration, progress=False)
@@ -344,5 +342,5 @@ def test_a_layer_without_activations_has_no_place_in_an_order_over_layers(tiny_m
 
 
 def test_wanda_ranks_no_weights_by_nan(tiny_model, tiny_tokenizer, tiny_data_dir):
-    with pytest.raises(ValueError, match="layer 1's down are not finite"):
+    with pytest.raises(ValueError, match="layer 1.*down"):
         wanda.wanda(damaged(tiny_model("mha")), tiny_tokenizer, seaplib.corpus("piqa", 4), 0.5, progress=False)

@@ -136,5 +136,5 @@ def test_of_one_corpus_weights_and_scale_change_no_mask(stats):
 def test_cells_that_do_not_exist_are_refused(stats):
     with pytest.raises(ValueError, match="half"):
         expert_or_general.cell_scores(stats, "half", "general")
-    with pytest.raises(ValueError, match="wikitext2"):
+    with pytest.raises(ValueError, match="one, two, general"):
         expert_or_general.cell_scores(stats, expert_or_general.ONE, "general")

@@ -51,7 +51,7 @@ def test_expert_corpus_avoids_every_test_it_serves(tiny_data_dir):
     target.mkdir()
     pd.read_parquet(source / "train.parquet").to_parquet(target / "test.parquet")
     pd.read_parquet(source / "test.parquet").to_parquet(target / "train.parquet")
-    with pytest.raises(ValueError, match="training rows are test items too"):
+    with pytest.raises(ValueError, match="arc_challenge"):
         corpus("arc_challenge")
 
 
@@ -91,34 +91,34 @@ def test_a_two_column_file_is_a_corpus(tmp_path, suffix):
 
 def test_bad_files_are_one_clear_error(tmp_path):
     file = tmp_path / "mine.parquet"
-    with pytest.raises(FileNotFoundError, match="no corpus file"):
+    with pytest.raises(FileNotFoundError, match="mine.parquet"):
         corpus(file)
     pd.DataFrame({"prompt": ["a"], "answer": ["b"]}).to_parquet(file)
-    with pytest.raises(ValueError, match="needs columns question and answer .or text.; it has: prompt, answer"):
+    with pytest.raises(ValueError, match="prompt, answer"):
         corpus(file)
     pd.DataFrame({"question": [], "answer": []}).to_parquet(file)
-    with pytest.raises(ValueError, match="empty corpus"):
+    with pytest.raises(ValueError, match="mine.parquet"):
         corpus(file)
     file.write_bytes(b"PAR1 not parquet")
-    with pytest.raises(ValueError, match="cannot be read as parquet"):
+    with pytest.raises(ValueError, match="parquet"):
         corpus(file)
-    with pytest.raises(ValueError, match="a corpus file is one of .parquet"):
+    with pytest.raises(ValueError, match="mine.txt: .*parquet"):
         corpus(tmp_path / "mine.txt")
-    with pytest.raises(ValueError, match="did you mean 'piqa'"):
+    with pytest.raises(ValueError, match="'piqa'"):
         corpus("piqqa")
 
 
 def test_bad_local_data_is_one_clear_error(tiny_data_dir):
-    with pytest.raises(FileNotFoundError, match="hellaswag/train.parquet or .*subset/train.parquet; put it there"):
+    with pytest.raises(FileNotFoundError, match="hellaswag/train.parquet .*subset/train.parquet"):
         corpus("hellaswag")
     file = tiny_data_dir / "piqa" / "train.parquet"
     pd.read_parquet(file).drop(columns="sol2").to_parquet(file)
-    with pytest.raises(ValueError, match="piqa: train lacks sol2; it has: goal, sol1, label"):
+    with pytest.raises(ValueError, match="piqa: .*sol2.*goal, sol1, label"):
         corpus("piqa")
     file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(ValueError, match="cannot be read as parquet"):
+    with pytest.raises(ValueError, match="parquet"):
         corpus("piqa")
-    with pytest.raises(ValueError, match="role is 'train' or 'test'"):
+    with pytest.raises(ValueError, match="role"):
         read_rows("piqa", "validation")
 
 
@@ -130,7 +130,7 @@ def test_an_unreachable_hub_says_what_to_do(monkeypatch):
 
     monkeypatch.delenv("SEAP_DATA_DIR", raising=False)
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(ConnectionError, match="set SEAP_DATA_DIR to a directory with piqa/train.parquet"):
+    with pytest.raises(ConnectionError, match="SEAP_DATA_DIR .*piqa/train.parquet"):
         corpus("piqa")
 
 

@@ -56,16 +56,16 @@ def test_a_name_is_enough():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("sciqq", "unknown task 'sciqq'; did you mean 'sciq'"),
-        ("piqqa", "did you mean 'piqa'"),
-        ("blimp", r"'blimp' is a group .*name its tasks: blimp_adjunct_island, .* \(67\)"),
-        ("ai2_arc", "group .*: arc_challenge, arc_easy$"),  # a tag, one of whose tasks inherits it
-        ("mmlu_stem", "group .*: mmlu_abstract_algebra"),
-        ("cola", "offers mcc, none of acc_norm, acc, exact_match"),
-        ("wikitext", "offers word_perplexity.*did you mean 'wikitext2'"),
-        ("squadv2", "written in Python"),
-        ("pisa_de", "images or sound"),
-        ("qqqqqqqq", "known tasks: boolq, .*, and lm-eval's"),
+        ("sciqq", "'sciqq'.*'sciq'"),
+        ("piqqa", "'piqa'"),
+        ("blimp", r"'blimp' .*blimp_adjunct_island, .* \(67\)"),
+        ("ai2_arc", "arc_challenge, arc_easy$"),  # a tag, one of whose tasks inherits it
+        ("mmlu_stem", "mmlu_abstract_algebra"),
+        ("cola", "mcc.* acc_norm, acc, exact_match"),
+        ("wikitext", "word_perplexity.*'wikitext2'"),
+        ("squadv2", "Python"),
+        ("pisa_de", "images"),
+        ("qqqqqqqq", "boolq"),
     ],
 )
 def test_what_cannot_be_scored_is_said_in_a_line(name, said):
@@ -162,7 +162,7 @@ def test_rows_that_a_task_leaves_out_keep_the_others_ids(write):
     data = datasets.Dataset(datasets.table.InMemoryTable(table))
     kept, places = lm_eval._processed(data, lambda rows: rows.filter(lambda row: row["text"] != "drop me"))
     assert kept["text"] == ["a b", "c d"] and places == [0, 2] and kept.column_names == ["text", "label"]
-    with pytest.raises(ValueError, match="ids would be lost"):
+    with pytest.raises(ValueError, match="ids"):
         lm_eval._processed(
             data, lambda rows: rows.select_columns(["text"]).filter(lambda row: row["text"] != "drop me")
         )
@@ -172,7 +172,7 @@ def test_a_task_without_training_rows_is_scored_and_not_calibrated_on(tiny_model
     write("lambada_openai/default", "test", pd.DataFrame({"text": [f"{s} the end" for s in SENTENCES]}))
     frame = evaluation.evaluate(tiny_model(), tiny_tokenizer, ["lambada_openai"], progress=False)
     assert frame.metric.tolist() == ["acc"] and frame.n.tolist() == [len(SENTENCES)] and frame.primary.all()
-    with pytest.raises(ValueError, match="lambada_openai has no training split to calibrate on"):
+    with pytest.raises(ValueError, match="lambada_openai"):
         corpora.corpus("lambada_openai")
     with pytest.raises(ValueError, match="lambada_openai"):
         rows.check("lambada_openai")
@@ -203,16 +203,16 @@ def test_a_plan_imports_no_torch(sciq_dir):
 
 def test_rows_that_do_not_fit_are_one_clear_error(tiny_model, tiny_tokenizer, sciq_dir, write):
     write("sciq", "test", sciq("test", 4).drop(columns="distractor2"))
-    with pytest.raises(ValueError, match="sciq: test lacks distractor2"):
+    with pytest.raises(ValueError, match="sciq: .*distractor2"):
         evaluation.evaluate(tiny_model(), tiny_tokenizer, ["sciq"], progress=False)
     frame = pd.DataFrame({"premise": ["The man slept."], "choice1": ["He was tired."], "label": [0]})
     write("super_glue/copa", "validation", frame)
-    with pytest.raises(ValueError, match="copa does not fit lm-eval's task .*columns: premise, choice1, label"):
+    with pytest.raises(ValueError, match="copa .*premise, choice1, label"):
         evaluation.evaluate(tiny_model(), tiny_tokenizer, ["copa"], progress=False)
     frame = pd.DataFrame({"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [1, -1]})
     write("super_glue/rte", "train", frame)
     write("super_glue/rte", "validation", frame)
-    with pytest.raises(ValueError, match="sglue_rte: row 1 .*label -1 names none of the 2 options"):
+    with pytest.raises(ValueError, match="sglue_rte: row 1 .*label -1"):
         corpora.corpus("sglue_rte")
-    with pytest.raises(ValueError, match="sglue_rte: item validation-1 cannot be scored: label -1"):
+    with pytest.raises(ValueError, match="sglue_rte: item validation-1 .*label -1"):
         evaluation.evaluate(tiny_model(), tiny_tokenizer, ["sglue_rte"], progress=False)

@@ -113,11 +113,11 @@ def test_arc_is_one_expert():
 
 
 def test_unknown_and_taken_names():
-    with pytest.raises(ValueError, match="unknown task 'piqqa'; did you mean 'piqa'"):
+    with pytest.raises(ValueError, match="'piqqa'.*'piqa'"):
         tasks.get("piqqa")
-    with pytest.raises(ValueError, match="known tasks: boolq"):
+    with pytest.raises(ValueError, match="boolq"):
         tasks.get("qqqqqqqq")
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="piqa"):
         tasks.register(tasks.get("piqa"))
 
 

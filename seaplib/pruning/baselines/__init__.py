@@ -1,1 +1,1 @@
-"""Methods that are not SEAP, one paper a module."""
+"""Methods that are not SEAP, a paper per module."""

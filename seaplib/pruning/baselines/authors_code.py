@@ -53,7 +53,7 @@ def authors_mask(scores: Scores, sparsity: float, allocation: str = "UL-LD") -> 
 
 
 def _robust(metric: Float[Tensor, "layers units"]) -> Float[Tensor, "layers units"]:
-    """(x − median)/IQR per layer, clipped at ±3; the median is the lower one of an even count."""
+    """(x − median)/IQR per layer, clipped at ±3; of an even count, the median is the lower middle value."""
     quartiles = torch.quantile(metric, torch.tensor([0.25, 0.75], dtype=metric.dtype), dim=1, keepdim=True)
     return ranked_across(
         ((metric - metric.median(1, keepdim=True).values) / (quartiles[1] - quartiles[0])).clamp(-3, 3)

@@ -45,7 +45,7 @@ def statistic(
 
 
 def largest_sparsity(geometry: Geometry) -> float:
-    """The largest share of the projections' parameters that can be inactive: all channels but one of every layer."""
+    """The largest share of the projections' parameters that can be inactive: all but a channel of every layer."""
     return inactive_share(geometry, 1)
 
 
@@ -217,7 +217,7 @@ class Prompted:
     """A model under GRIFFIN for the evaluation, which it answers by the protocol :data:`PROTOCOL`.
 
     Every option of an item is scored by itself. As the published code does for classification, the last
-    token of the context belongs to generation: otherwise an answer's first token, often the only one, would
+    token of the context belongs to generation: otherwise an answer's first token, often the only token, would
     be the dense model's. Answers that are written are generated on the dense prompt's cache. Raises
     ``ValueError`` for a context of one token, which leaves no prompt to choose from.
     """
@@ -226,7 +226,7 @@ class Prompted:
     channels: int
 
     def answer(self, bench, prepared) -> pd.DataFrame:
-        """Item results of one task's prepared requests."""
+        """Item results of the prepared requests of a task."""
         with griffin(self.model, self.channels) as selection:
             if not prepared.batches:
                 return bench.written(prepared, self.model)

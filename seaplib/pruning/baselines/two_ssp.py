@@ -30,7 +30,7 @@ from ..masks import PruningMask, keep_all
 from ..selection import lowest
 
 ALPHA = 1.5  # 2SSP's balance between its stages
-SECOND_STAGE_TOKENS = 2048  # of the text whose perplexity decides; one sample of this length in the published code
+SECOND_STAGE_TOKENS = 2048  # whose perplexity decides; a sample of this length in the published code
 
 
 def _spec(model, tokenizer, corpus: corpora.Corpus, calibration: Calibration) -> dict:

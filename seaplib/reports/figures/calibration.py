@@ -15,12 +15,12 @@ from .style import (
     PALETTE,
     SEQUENTIAL,
     SINGLE,
+    as_number,
     hide_spare,
     layer_axis,
     legend_below,
     matrix,
     note,
-    plain,
     styled,
     task_styles,
     unique,
@@ -138,7 +138,7 @@ def corpus_lengths(frame: pd.DataFrame) -> Figure:
         ax.hlines(place, row["tokens_p10"], row["tokens_p90"], color=looks[task]["color"])
         ax.plot(row["tokens_max"], place, linestyle="", marker="|", color="0.5")
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(plain)
+    ax.xaxis.set_major_formatter(as_number)
     ax.set_yticks(range(len(order)), [display_names.task(task) for task in order])
     ax.invert_yaxis()
     ax.set_xlabel("tokens per text\n(median, 10–90%, longest)")

@@ -22,13 +22,13 @@ from .style import (
     NUMBERS,
     SINGLE,
     Z,
+    as_number,
+    as_percent,
     hide_spare,
     label_rows,
     legend_below,
     mark,
     name_ticks,
-    percent,
-    plain,
     styled,
     unique,
     variant_styles,
@@ -99,7 +99,7 @@ def _log_axis(ax) -> None:
     low, high = ax.get_xlim()
     ax.set_xlim(low, high * (high / low) ** 0.15)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if high / low < 8 else (1, 2, 5)))
-    ax.xaxis.set_major_formatter(plain)
+    ax.xaxis.set_major_formatter(as_number)
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -209,7 +209,7 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
         ax.set_yticks(middle, order, fontsize=6.5)
         ax.set_ylim(len(lines) - 1, -1)
         ax.tick_params(axis="y", length=0)
-        ax.xaxis.set_major_formatter(percent)
+        ax.xaxis.set_major_formatter(as_percent)
         ax.set(title=f"{display_names.sparsity(sparsity)} sparsity", xlabel="average accuracy, %")
     legend_below(fig, axes.flat[0], 4)
     return fig
@@ -243,8 +243,8 @@ def accuracy_by_sparsity(frame: pd.DataFrame) -> Figure:
             ax.plot([0, *line["requested_sparsity"]], [dense, *line["value"]], **look)
         ax.set_title(label, fontsize=7)
         ax.grid(axis="y", color="0.92", linewidth=0.5)
-        ax.xaxis.set_major_formatter(percent)
-        ax.yaxis.set_major_formatter(percent)
+        ax.xaxis.set_major_formatter(as_percent)
+        ax.yaxis.set_major_formatter(as_percent)
     hide_spare(axes, len(order))
     for ax in axes.flat[max(0, len(order) - columns) : len(order)]:  # the lowest of each column
         ax.tick_params(labelbottom=True)

@@ -13,6 +13,7 @@ from .style import (
     MARKERS,
     PALETTE,
     Z,
+    as_number,
     hide_spare,
     layer_axis,
     legend_below,
@@ -112,7 +113,7 @@ def activations_against_weights(frame: pd.DataFrame) -> Figure:
     axes[0].set(yscale="log", ylabel="perplexity")
     wide = np.ptp(np.log(frame["perplexity"])) > 2
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if wide else range(1, 10)))
-    axes[0].yaxis.set_major_formatter(plain)
+    axes[0].yaxis.set_major_formatter(as_number)
     axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[1].set(ylabel="average accuracy, %")
     for shape, pattern in zip(MARKERS[2:], of_nm, strict=False):

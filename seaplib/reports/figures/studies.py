@@ -18,14 +18,14 @@ from .style import (
     NUMBERS,
     PALETTE,
     SINGLE,
+    as_number,
+    as_percent,
     hide_spare,
     label_rows,
     layer_axis,
     legend_below,
     mark,
     name_ticks,
-    percent,
-    plain,
     styled,
     task_styles,
     unique,
@@ -252,7 +252,7 @@ def routing_worth(accuracy: pd.DataFrame, curves: pd.DataFrame, even: pd.DataFra
     label_rows(dots, systems)
     dots.tick_params(axis="y", length=0)
     dots.grid(axis="x", color="0.92", linewidth=0.5)
-    dots.xaxis.set_major_formatter(percent)
+    dots.xaxis.set_major_formatter(as_percent)
     dots.set(xlabel="accuracy, %")
     dots.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(kinds))
     for ax, subject in zip(panels, subjects, strict=True):
@@ -264,7 +264,7 @@ def routing_worth(accuracy: pd.DataFrame, curves: pd.DataFrame, even: pd.DataFra
             inside = at[(at >= line["tokens"].min()) & (at <= line["tokens"].max())]
             ax.plot(inside, [1] * len(inside), linestyle="", marker=MARKERS[place], color=PALETTE[place + 2])
         ax.set(xscale="log", xlabel="generated tokens", title=subject.replace(" (", "\n("))
-        ax.xaxis.set_major_formatter(plain)
+        ax.xaxis.set_major_formatter(as_number)
     panels[0].set_ylabel("seconds / dense")
     handles, names = panels[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower right", ncols=1, fontsize=6.5)

@@ -160,12 +160,12 @@ def unique(values) -> list:
     return list(dict.fromkeys(values))
 
 
-def percent(value: float, _=None) -> str:
+def as_percent(value: float, _=None) -> str:
     """A share on an axis whose label says %."""
     return f"{100 * value:.0f}"
 
 
-def plain(value: float, _=None) -> str:
+def as_number(value: float, _=None) -> str:
     """A number on a logarithmic axis, without powers of ten."""
     return f"{value:g}"
 

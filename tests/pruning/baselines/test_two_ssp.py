@@ -71,7 +71,7 @@ def test_the_balance_between_the_stages_by_hand():
         assert two_ssp.attention_modules(llama, sparsity) == round(expected)
     assert [two_ssp.attention_modules(llama, s) for s in (0.0, 0.25, 0.375, 0.5)] == [0, 5, 9, 13]
     with pytest.raises(ValueError, match="alpha"):
-        two_ssp.attention_modules(llama, 0.5, alpha=0)
+        two_ssp.attention_modules(llama, 0.5, alpha=0.0)
 
 
 @torch.no_grad()
