@@ -74,7 +74,7 @@ def generate(
     if longest + new_tokens > context:
         raise ValueError(f"a prompt of {longest} and {new_tokens} new tokens exceed the model's context of {context}")
     chosen = [None, *(variant for variant in variants or () if variant is not None)]
-    fingerprints = {"model": identity.fingerprint(model), "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    fingerprints = identity.specification(model, tokenizer)
     known_words = {word for text in reference for word in words(text)}
     known_sentences = {sentence for text in reference for sentence in sentences(text)}
     rows, dense = [], None

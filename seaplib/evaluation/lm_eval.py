@@ -130,11 +130,8 @@ class Bench:
     @cached_property
     def fingerprints(self) -> dict:
         """What results depend on, task and variant apart."""
-        return {
-            "model": identity.fingerprint(self.model),
-            "tokenizer": identity.tokenizer_fingerprint(self.tokenizer),
-            "attention": self.model.config._attn_implementation,
-        }
+        known = identity.specification(self.model, self.tokenizer)
+        return known | {"attention": self.model.config._attn_implementation}
 
     def drawn(self, name: str) -> rows.Rows:
         """The test items: all, or the first ``settings.items`` of a seeded shuffle."""

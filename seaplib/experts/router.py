@@ -167,7 +167,7 @@ def train(
     :func:`asked`.
     """
     frame = asked(names, per_task, seed, wording).drop_duplicates("text")
-    known = {"model": identity.fingerprint(model), "tokenizer": identity.tokenizer_fingerprint(tokenizer)}
+    known = identity.specification(model, tokenizer)
     about = {"tasks": list(names), "wording": wording, "per_task": per_task, "ids": frame["id"].tolist()} | known
     spec = about | {"texts": store.digest(frame["text"].tolist()), "coverage": coverage, "seed": seed}
     spec["experts"] = frame["expert"].tolist()

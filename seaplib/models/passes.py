@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -173,7 +173,7 @@ def residual_stream(model, read: Callable[[int, Float[Tensor, "batch tokens hidd
 Watcher = Callable[[Float[Tensor, "tokens dim"]], None]  # padding left out
 
 
-def real(x: Float[Tensor, "*tokens dim"], keep: Bool[Tensor, "texts length"]) -> Float[Tensor, "kept dim"]:
+def real(x: Shaped[Tensor, "*tokens dim"], keep: Bool[Tensor, "texts length"]) -> Shaped[Tensor, "kept dim"]:
     """Rows [kept, dim] of ``x`` [texts, length, dim] at the positions that count (OPT flattens its first two axes)."""
     return x.flatten(0, -2)[keep.flatten().to(x.device)]
 

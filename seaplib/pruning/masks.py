@@ -1,16 +1,15 @@
 """Which units stay: :class:`PruningMask`, with its budget and its file."""
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .. import files
 from ..models.shapes import Geometry
 
 
@@ -120,19 +119,14 @@ class PruningMask:
 
     def save(self, directory: str | Path) -> None:
         """Write ``mask.safetensors`` (the units) and ``mask.json`` (geometry, provenance, bypass)."""
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        save_file(
-            {"heads": self.heads.to(torch.uint8), "channels": self.channels.to(torch.uint8)},
-            Path(directory) / "mask.safetensors",
-        )
+        units = {"heads": self.heads.to(torch.uint8), "channels": self.channels.to(torch.uint8)}
         about = {"geometry": self.geometry.as_dict(), "provenance": self.provenance, "bypass": self.bypass}
-        (Path(directory) / "mask.json").write_text(json.dumps(about, indent=1))
+        files.save(directory, "mask", units, about)
 
     @classmethod
     def load(cls, directory: str | Path) -> "PruningMask":
         """Read what :meth:`save` wrote."""
-        about = json.loads((Path(directory) / "mask.json").read_text())
-        tensors = load_file(Path(directory) / "mask.safetensors")
+        tensors, about = files.load(directory, "mask")
         kept = tensors["heads"].bool(), tensors["channels"].bool()
         return cls(Geometry(**about["geometry"]), *kept, about["provenance"], about.get("bypass", False))
 

@@ -58,9 +58,7 @@ def continue_texts(
     Sampled with ``seed``, at most ``new_tokens`` tokens, from the store if there. ValueError where a first half
     leaves no room for them in the model's context.
     """
-    spec = {
-        "model": identity.fingerprint(model),
-        "tokenizer": identity.tokenizer_fingerprint(tokenizer),
+    spec = identity.specification(model, tokenizer) | {
         "corpus": corpus.fingerprint,
         "seed": seed,
         "new_tokens": new_tokens,

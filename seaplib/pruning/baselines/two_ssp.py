@@ -34,12 +34,8 @@ SECOND_STAGE_TOKENS = 2048  # whose perplexity decides; a sample of this length 
 
 
 def _spec(model, tokenizer, corpus: corpora.Corpus, calibration: Calibration) -> dict:
-    return {
-        "model": identity.fingerprint(model),
-        "tokenizer": identity.tokenizer_fingerprint(tokenizer),
-        "corpus": corpus.fingerprint,
-        "calibration": calibration.as_dict(),
-    }
+    known = identity.specification(model, tokenizer)
+    return known | {"corpus": corpus.fingerprint, "calibration": calibration.as_dict()}
 
 
 def attention_modules(g: Geometry, sparsity: float, alpha: float = ALPHA) -> int:
