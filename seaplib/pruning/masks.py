@@ -25,7 +25,7 @@ class PruningMask:
 
     geometry: Geometry
     heads: Bool[Tensor, "layers heads"]
-    channels: Bool[Tensor, "layers channels"]
+    channels: Bool[Tensor, "_layers channels"]  # as many layers as ``heads``, by the check of the geometry below
     provenance: dict = field(default_factory=dict)
     bypass: bool = False
 

@@ -342,7 +342,7 @@ def test_store_keys_follow_the_inputs(world, tiny_model, monkeypatch):
     keys = []
     real = store.fetch
     monkeypatch.setattr(
-        store, "fetch", lambda kind, spec, *rest: keys.append((kind, store.key(spec))) or real(kind, spec, *rest)
+        store, "fetch", lambda kind, spec, *rest: keys.append((kind, store.digest(spec))) or real(kind, spec, *rest)
     )
     model, tokenizer = world
     calls = [
