@@ -10,12 +10,12 @@ Wrong weights are never loaded.
 """
 
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -39,6 +39,7 @@ class PrunedConfig:
         if getattr(self, name) == LOCK:
             setattr(self, name, self.activation)
         super().__post_init__(**kwargs)
+        model_class(self.model_type)
 
 
 class PrunedModel:
@@ -54,25 +55,37 @@ class PrunedModel:
         self.post_init()
 
 
-def _register(pruned_type: str, kind: str) -> tuple[type, type]:
-    """Configuration and model class of an architecture's pruned checkpoints, known to the Auto classes."""
-    config_class = CONFIG_MAPPING[kind]
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+def _configuration(pruned_type: str, kind: str) -> type:
+    """Configuration class of an architecture's pruned checkpoints, known to AutoConfig."""
+    base = CONFIG_MAPPING[kind]
     fields = {"projections": None, "activation": None, "__module__": __name__, "model_type": pruned_type}
     fields["__annotations__"] = {"projections": list | None, "activation": str | None}
-    config = type(f"Pruned{config_class.__name__}", (PrunedConfig, config_class), fields)
-    model = type(
-        f"Pruned{model_class.__name__}",
-        (PrunedModel, model_class),
-        {"config_class": config, "__module__": __name__},
+    made = type(f"Pruned{base.__name__}", (PrunedConfig, base), fields)
+    AutoConfig.register(pruned_type, made)
+    return made
+
+
+@cache
+def model_class(pruned_type: str) -> type:
+    """Model class of an architecture's pruned checkpoints, known to AutoModelForCausalLM.
+
+    Made with the first configuration of its kind: importing the modelling code of ten architectures takes seconds.
+    """
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
     )
-    AutoConfig.register(pruned_type, config)
-    AutoModelForCausalLM.register(config, model)
+
+    kind, config = PRUNED_TYPES[pruned_type], CONFIGURATIONS[pruned_type]
+    base = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]
+    fields = {"config_class": config, "__module__": __name__}
+    made = type(f"Pruned{base.__name__}", (PrunedModel, base), fields)
+    AutoModelForCausalLM.register(config, made)
     # Where tensors have other names on disk (GPT-NeoX's LM head), transformers finds them by type or class.
-    for original, own in ((kind, pruned_type), (model_class.__name__, model.__name__)):
+    for original, own in ((kind, pruned_type), (base.__name__, made.__name__)):
         if (renamed := get_checkpoint_conversion_mapping(original)) is not None:
             register_checkpoint_conversion_mapping(own, renamed)
-    return config, model
+    return made
 
 
 def _reshape(layer: nn.Module, index: int, recorded: dict, hidden: int) -> None:
@@ -90,8 +103,8 @@ def _reshape(layer: nn.Module, index: int, recorded: dict, hidden: int) -> None:
         layers.set_linear(layer, roles[0], layers.blank(old, out, into, bias))
 
 
-#: pruned ``model_type`` → its configuration and model class
-CLASSES = {pruned: _register(pruned, kind) for pruned, kind in PRUNED_TYPES.items()}
+#: pruned ``model_type`` → its configuration class
+CONFIGURATIONS = {pruned: _configuration(pruned, kind) for pruned, kind in PRUNED_TYPES.items()}
 
 
 def projections(model: nn.Module) -> list[dict]:
@@ -154,7 +167,7 @@ def _stamp(path: Path, model) -> None:
     activation = ARCHITECTURES[PRUNED_TYPES[pruned_type]].activation
     written |= {
         "model_type": pruned_type,
-        "architectures": [CLASSES[pruned_type][1].__name__],
+        "architectures": [model_class(pruned_type).__name__],
         "projections": projections(model),
         "activation": getattr(model.config, activation),
         activation: LOCK,
