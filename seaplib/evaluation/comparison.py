@@ -23,9 +23,9 @@ def compare(
 ) -> dict:
     """Difference a − b on the items that both sides have; ``a`` and ``b`` map columns to the values of either side.
 
-    ``items`` is ``evaluate_items``'s frame; ``metric`` is "acc", "acc_norm", "exact_match" or
-    "primary" (each task's own). Calibration seeds are matched where both sides have them; a side
-    without seeds, such as the dense model, is compared with every seed of the other side.
+    ``items`` is ``evaluate_items``'s frame; ``metric`` is one of its metrics or "primary" (each task's
+    own). Calibration seeds are matched where both sides have them; a side without seeds, such as the
+    dense model, is compared with every seed of the other side.
 
     Returns difference, low, high (95%), value_a, value_b, p (two-sided, from the bootstrap),
     p_mcnemar (exact; NaN unless there is one task and one seed), n (items), tasks, seeds. Raises
