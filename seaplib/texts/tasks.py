@@ -17,7 +17,9 @@ says, and worded for calibration by the templates in that file, where it has a t
 - Groups and tags are refused, and their members named, so that no average hides the tasks that were
   run; ``mmlu`` is registered and stands for its 57 subjects, over the single config ``all``.
 
-To add a task of your own, ``register`` a ``Task``; no other module names tasks.
+To add a task of your own, ``register`` a ``Task``. Two other modules name tasks, and neither must: without an entry
+in ``reports.display_names.TASKS`` a task is shown by its name, behind the others; without an entry in
+``runner.workload.SIZES`` an estimate assumes a size, and says so.
 """
 
 from collections.abc import Callable, Iterable
