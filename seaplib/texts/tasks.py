@@ -52,7 +52,9 @@ class Task:
     ``pair(row)`` is (question, right answer), which also identifies an item; ``wording(row)`` is
     Table 5's format where that is more than question + answer. ``metric`` is the metric of the paper's
     tables (WinoGrande, BoolQ, ARC-easy acc; OpenBookQA, HellaSwag, PIQA, ARC-challenge acc_norm).
-    ``expert`` names the task whose corpus makes this task's expert mask. A task without ``pair`` is
+    ``expert`` names the task whose corpus makes this task's expert mask. ``lm_eval`` is the path of a YAML
+    below lm-eval's task directory (of a bundled task: below data/bundled/lm_eval), or an absolute path to a
+    YAML of your own, which may ``include`` one of lm-eval's. A task without ``pair`` is
     worded by its lm-eval configuration. A task without either is plain text: the ``text`` column holds
     documents, which have a perplexity instead of an accuracy.
     """
@@ -62,7 +64,7 @@ class Task:
     test: Source | None = None
     pair: Callable[[dict], tuple[str, str]] | None = None
     wording: Callable[[dict], str] | None = None
-    lm_eval: str | None = None  # YAML below lm-eval's task directory (bundled: data/bundled/lm_eval)
+    lm_eval: str | None = None
     changes: dict = field(default_factory=dict)  # entries that replace those of the YAML
     metric: str | None = None  # of lm_eval.METRICS
     expert: str = ""  # by default the task itself

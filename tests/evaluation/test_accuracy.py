@@ -112,6 +112,19 @@ def test_a_metric_named_in_metrics_alone_is_kept(tiny_model, tiny_tokenizer, tin
     assert after.query("metric == 'acc_bytes'").doc_id.tolist() == before.query("metric == 'acc'").doc_id.tolist()
 
 
+def test_a_configuration_may_lie_anywhere(tiny_model, tiny_tokenizer, tiny_data_dir, tmp_path, monkeypatch):
+    piqa, file = tasks.get("piqa"), tmp_path / "own" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(f"include: {piqa.config_file()}\ntask: mine\ntarget_delimiter: ' so '\n")
+    monkeypatch.setitem(tasks._REGISTRY, "mine", replace(piqa, name="mine", lm_eval=str(file), expert=""))
+    assert tasks.get("mine").config_file() == file
+    frame = evaluate(tiny_model(), tiny_tokenizer, ["piqa", "mine"], progress=False).set_index(["task", "metric"])
+    assert (frame.n["mine"] == frame.n["piqa"]).all() and frame.primary["mine", "acc_norm"]
+    bench = harness.Bench(tiny_model(), tiny_tokenizer, Evaluation())
+    own, usual = (bench.prepared(name).instances[0][0].args for name in ("mine", "piqa"))
+    assert own[0] == usual[0] and own[1] == " so " + usual[1].removeprefix(" ")
+
+
 def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):
     variants = [None, variant(0.5), variant(2.0, tasks=("piqa",))]
     items = evaluate_items(tiny_model(), tiny_tokenizer, TASKS, variants, Evaluation(items=8), progress=False)
