@@ -62,7 +62,7 @@ def compare(
 def contrasts(
     items: pd.DataFrame,
     pairs: Iterable[tuple],
-    metrics: Sequence[str] = ("primary", "exact_match"),
+    metrics: Sequence[str] = bootstrap.REPORTED,
     draws: int = 2000,
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
@@ -100,7 +100,7 @@ def crossed(
     factor: str,
     across: str,
     pool: Sequence | None = None,
-    metrics: Sequence[str] = ("primary", "exact_match"),
+    metrics: Sequence[str] = bootstrap.REPORTED,
     draws: int = 2000,
     pooled_draws: int | None = None,
 ) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 
 from ..activations.statistics import calibrate
-from ..evaluation import accuracy, comparison
+from ..evaluation import accuracy, bootstrap, comparison
 from ..models import loading
 from ..pruning import methods
 from ..settings import Calibration, Evaluation
@@ -57,7 +57,7 @@ def compared(items: pd.DataFrame, name: str, draws: int = 2000, protect_last: in
     pairs = [tuple(replace(side, protect_last=protect_last) for side in pair) for pair in PAIRS]
     found = comparison.contrasts(items, pairs, draws=draws)
     found = found[found["task"] == "all"].drop(columns="p_mcnemar")
-    dense = {"primary": _mean(items, "primary"), "exact_match": _mean(items, "exact_match")}
+    dense = {metric: _mean(items, metric) for metric in bootstrap.REPORTED}
     found.insert(0, "model", name)
     found.insert(1, "architecture", items["architecture"].iloc[0])
     return found.assign(dense=found["metric"].map(dense)).reset_index(drop=True)
@@ -66,7 +66,7 @@ def compared(items: pd.DataFrame, name: str, draws: int = 2000, protect_last: in
 def _mean(items: pd.DataFrame, metric: str) -> float:
     """The dense model's mean over tasks."""
     rows = accuracy.aggregate(items[items["method"] == "dense"].drop(columns="architecture"))
-    return float(rows[rows["primary"] if metric == "primary" else rows["metric"] == metric]["value"].mean())
+    return float(bootstrap.of_metric(rows, metric)["value"].mean())
 
 
 def on_models(names: Iterable[str], draws: int = 2000, dtype: str = "auto", device_map=None, **options) -> pd.DataFrame:
