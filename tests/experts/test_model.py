@@ -10,7 +10,7 @@ from conftest import ARCHITECTURE_CASES
 from pruned import EXPERTS, PROMPTS, mask_of, masks_of, router_of
 
 import seaplib
-from seaplib import models
+from seaplib import models, settings
 from seaplib.activations import covariances
 from seaplib.evaluation import generation
 from seaplib.experts import cache as expert_cache
@@ -269,7 +269,8 @@ def test_bad_input_is_refused_before_anything_is_cut(tiny_model, tiny_tokenizer,
 
 
 @pytest.mark.parametrize("name", ["GRIFFIN", "routed"])
-def test_a_variant_without_a_single_model_is_evaluated_only(experts, tiny_tokenizer, tiny_data_dir, name):
+def test_a_variant_without_a_single_model_is_evaluated_only(experts, tiny_tokenizer, tiny_data_dir, monkeypatch, name):
+    monkeypatch.setitem(settings.PRESETS, "16", settings.Preset(16))
     dense = experts.dense
     made = {"GRIFFIN": griffin.Griffin(models.geometry(dense), 0.2), "routed": variants.Route(experts, "router")}[name]
     with pytest.raises(ValueError, match=f"{name}.*evaluate"):
