@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 from ...evaluation import comparison
+from ...settings import ALLOCATIONS
 from .. import display_names, summaries, tables
 from .style import (
     DENSE_LINE,
@@ -257,9 +258,9 @@ def accuracy_by_sparsity(frame: pd.DataFrame) -> Figure:
 
 
 def _protected(allocation: str) -> bool:
-    """Whether an allocation of that name leaves the last layers alone; unless it says so, only logistic does."""
-    curve, _, protection = allocation.partition(", protect ")
-    return not protection.endswith("+0") if protection else curve == "logistic"
+    """Whether an allocation of that name leaves the last layers alone: as the name says, or else by default."""
+    kind, _, protection = allocation.partition(", protect ")
+    return not protection.endswith("+0") if protection else kind in ALLOCATIONS and ALLOCATIONS[kind].protect_last > 0
 
 
 @styled
