@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
-from ...evaluation import comparison
+from ...evaluation import bootstrap, comparison
 from ...settings import ALLOCATIONS
 from .. import display_names, summaries, tables
 from .style import (
@@ -22,7 +22,6 @@ from .style import (
     DOUBLE,
     NUMBERS,
     SINGLE,
-    Z,
     as_number,
     as_percent,
     hide_spare,
@@ -151,7 +150,7 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
 def _dots(ax, rows, order, looks) -> None:
     """One dot with its 95% interval per label, the first label on top; a share lies between 0 and 1."""
     for place, (label, cell) in enumerate(zip(order, rows, strict=True)):
-        error = Z * cell["stderr"]
+        error = bootstrap.Z * cell["stderr"]
         ends = [np.minimum(error, cell["value"]), np.minimum(error, 1 - cell["value"])]
         ax.errorbar(cell["value"], [place] * len(cell), xerr=ends, linestyle="", elinewidth=0.8, **looks[label])
     _rows(ax, order)
@@ -202,7 +201,7 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
     for ax, sparsity in zip(axes.flat, sparsities, strict=True):
         for allocation in allocations:
             rows = means[(means["allocation"] == allocation) & (means["requested_sparsity"] == sparsity)]
-            bars = {"xerr": Z * rows["stderr"], "linestyle": "", "elinewidth": 0.8}
+            bars = {"xerr": bootstrap.Z * rows["stderr"], "linestyle": "", "elinewidth": 0.8}
             y = [place[label, allocation] for label in rows["label"]]
             ax.errorbar(rows["value"], y, label=allocation, **bars, **looks[allocation])
         if len(dense):

@@ -25,7 +25,6 @@ SINGLE, DOUBLE = 3.3, 6.9  # column widths in inches
 PALETTE = [tuple(colour) for colour in sns.color_palette("colorblind", 10)]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p"]
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
-Z = 1.96  # half a 95% interval in standard errors
 DENSE = "0.15"  # the unpruned model is always this grey
 DENSE_LINE = {"color": DENSE, "linestyle": "--", "linewidth": 0.8, "zorder": 0}
 NUMBERS = {"fmt": "", "annot_kws": {"fontsize": 6.5}}  # written into a heat map
