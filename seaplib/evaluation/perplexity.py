@@ -3,8 +3,9 @@
     PPL = exp(−(1/T) Σ_t log p(x_t | x_<t within its window)),   bits per byte = Σ_t −log₂ p / bytes
 
 The rows of a test split are joined by blank lines and tokenised as a single text, as GPTQ, Wanda, FLAP
-and SEAP's published code do. A last window that the text does not fill is dropped. A preset says which
-windows there are and which of their tokens count, because published numbers differ in exactly this.
+and SEAP's published code do. A last window that the text does not fill is dropped. A preset, declared in
+``settings.PRESETS``, says which windows there are and which of their tokens count, because published
+numbers differ in exactly this.
 Perplexity depends on the tokenizer; bits per byte do not.
 """
 
