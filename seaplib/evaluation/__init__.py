@@ -6,5 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "accuracy": ["DENSE", "aggregate", "evaluate", "evaluate_items", "label_of", "name_of"],
+        "bootstrap": ["REPORTED", "of_metric", "reported"],
     },
 )

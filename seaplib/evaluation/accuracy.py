@@ -144,3 +144,15 @@ def name_of(model: nn.Module) -> str:
 
 def _apply(variant, model):
     return model if variant is None else variant.apply(model)
+
+
+def pruned(variant, model: nn.Module) -> nn.Module:
+    """The model that a variant (None: the dense model) makes of ``model``.
+
+    ValueError for a variant that makes no single model but answers items by a protocol of its own.
+    """
+    made = _apply(variant, model)
+    if not isinstance(made, nn.Module):
+        name = variant.label["method"]
+        raise ValueError(f"{name} makes no single model, and answers a task's items only: use seaplib.evaluate")
+    return made

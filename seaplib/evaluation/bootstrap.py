@@ -23,6 +23,8 @@ from jaxtyping import Float, Int
 from ..texts import tasks as registry
 
 PRIMARY = "primary"
+#: The metrics of the result tables and of every comparison: each task's own and, beside it, exact match.
+REPORTED = (PRIMARY, "exact_match")
 ENDS = (0.025, 0.975)  # of every interval
 Z = 1.96  # half a 95% interval of a normal distribution, in standard errors
 DRAWS = 2000  # of every bootstrap where a caller says nothing else
@@ -146,11 +148,21 @@ class Results:
 
 
 def of_metric(items: pd.DataFrame, metric: str = PRIMARY) -> pd.DataFrame:
-    """The rows of item results by ``metric``: a metric of the frame, or "primary", each task's own."""
+    """The rows of item results, or of means, by ``metric``: a metric of the frame, or "primary", each task's own."""
+    return items[_is(items, metric)]
+
+
+def reported(items: pd.DataFrame) -> pd.DataFrame:
+    """The rows of item results, or of means, by the metrics :data:`REPORTED`."""
+    return items[np.logical_or.reduce([_is(items, metric) for metric in REPORTED])]
+
+
+def _is(items: pd.DataFrame, metric: str) -> pd.Series:
+    """Whether a row is by ``metric``."""
     if metric != PRIMARY:
-        return items[items["metric"] == metric]
+        return items["metric"] == metric
     primary = {task: registry.get(task).metric for task in items["task"].unique()}
-    return items[items["metric"] == items["task"].map(primary)]
+    return items["metric"] == items["task"].map(primary)
 
 
 def results(items: pd.DataFrame, by: Sequence[str], metric: str = PRIMARY) -> Results:

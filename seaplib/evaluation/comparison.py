@@ -28,9 +28,9 @@ def compare(
 ) -> dict:
     """Difference a − b on the items that both sides have; ``a`` and ``b`` map columns to the values of either side.
 
-    ``items`` is ``evaluate_items``'s frame; ``metric`` is "acc", "acc_norm", "exact_match" or
-    "primary" (each task's own). Calibration seeds are matched where both sides have them; a side
-    without seeds, such as the dense model, is compared with every seed of the other side.
+    ``items`` is ``evaluate_items``'s frame; ``metric`` is one of its metrics or "primary" (each task's
+    own). Calibration seeds are matched where both sides have them; a side without seeds, such as the
+    dense model, is compared with every seed of the other side.
 
     Returns difference, low, high (95%), value_a, value_b, p (two-sided, from the bootstrap),
     p_mcnemar (exact; NaN unless there is one task and one seed), n (items), tasks, seeds. Raises
@@ -67,7 +67,7 @@ def compare(
 def contrasts(
     items: pd.DataFrame,
     pairs: Iterable[tuple],
-    metrics: Sequence[str] = ("primary", "exact_match"),
+    metrics: Sequence[str] = bootstrap.REPORTED,
     draws: int = bootstrap.DRAWS,
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
@@ -105,7 +105,7 @@ def crossed(
     factor: str,
     across: str,
     pool: Sequence | None = None,
-    metrics: Sequence[str] = ("primary", "exact_match"),
+    metrics: Sequence[str] = bootstrap.REPORTED,
     draws: int = bootstrap.DRAWS,
     pooled_draws: int | None = None,
 ) -> pd.DataFrame:

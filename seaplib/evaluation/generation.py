@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from .. import store
 from ..models import identity, layers, passes
-from .accuracy import DENSE, name_of
+from .accuracy import DENSE, name_of, pruned
 
 N = 4  # length of the n-grams that count as repetition
 MEASURES = ("repetition", "perplexity", "agreement", "known_words", "known_sentences")
@@ -63,8 +63,9 @@ def generate(
     ``variants`` as in :func:`~seaplib.evaluation.accuracy.evaluate`; the dense model (None) always comes first.
     Words and sentences of the texts ``reference`` count as known. Columns: model, the label's (method …
     calibration_seed), prompt, continuation, tokens, and the measures of this module; a measure with nothing to
-    count (no tokens, no reference) is NaN. Raises ``ValueError`` for an empty prompt, and for a prompt that
-    leaves no room for ``new_tokens`` in the model's context.
+    count (no tokens, no reference) is NaN. Raises ``ValueError`` for an empty prompt, for a prompt that leaves
+    no room for ``new_tokens`` in the model's context, and for a variant that makes no single model (GRIFFIN,
+    routed experts).
     """
     prompts, reference = list(prompts), list(reference)
     if not prompts or not all(prompt.strip() for prompt in prompts):
@@ -136,7 +137,7 @@ def repetition(ids: list[int], n: int = N) -> float:
 @torch.inference_mode()
 def _write(model, variant, encoded: list[list[int]], new_tokens: int) -> Continuations:
     """Greedy decoding, a prompt at a time, so that padding has no part in it."""
-    applied = model if variant is None else variant.apply(model)
+    applied = pruned(variant, model)
     stop = applied.generation_config.eos_token_id
     stops = set(stop) if isinstance(stop, list) else {stop}
     written = []

@@ -268,7 +268,7 @@ class Bench:
             metrics = task.process_results(item[0].doc, response)
             rows += [
                 (task.VERSION, metric, doc_id, float(metrics[metric]), long)
-                for metric in ("acc", "acc_norm", "exact_match")
+                for metric in sorted(lm_eval.METRICS)
                 if metric in metrics
             ]
         frame = pd.DataFrame(rows, columns=["task_version", "metric", "doc_id", "value", "truncated"])

@@ -51,7 +51,7 @@ def perplexity(
     Columns: model, the label's, dataset, data_version, split, preset, window, stride (0: random
     starts), samples, bos, perplexity, low, high (95% over windows), bits_per_byte, nll (nats per
     token), nll_stderr, tokens, bytes. Raises ValueError for an unknown preset, a task without
-    running text, or a text shorter than one window.
+    running text, a text shorter than one window, or a variant that makes no single model (GRIFFIN, routed experts).
     """
     found = by_window(model, tokenizer, task, preset, variants, samples, seed, bos, batch_tokens, progress)
     described = [column for column in found.columns if column not in ("variant", *MEASURED)]
@@ -83,7 +83,7 @@ def by_window(
     for place, variant in enumerate(tqdm(chosen, desc=f"perplexity on {task}", leave=False, disable=not progress)):
 
         def measure(variant=variant):
-            pruned = model if variant is None else variant.apply(model)
+            pruned = accuracy.pruned(variant, model)
             return windows.measure(pruned, passes.affordable(layers.input_device(pruned), batch_tokens))
 
         spec = known | {"variant": None if variant is None else variant.fingerprint}

@@ -12,7 +12,7 @@ from .state import note
 
 
 def check(name_or_path: str | Path):
-    """The model's configuration as transformers' object, without touching its weights.
+    """The model's configuration as transformers' object; weights and tokenizer must be there, and are not loaded.
 
     Raises :class:`ModelError` where the model is missing, damaged or of an unsupported architecture.
     """

@@ -227,11 +227,15 @@ def _written(tokens: float, operations: float) -> list[str]:
 
 
 def _tasks(notebooks: list[Notebook]) -> list[str]:
-    """Lines with the tasks and the number of items answered of each."""
+    """Lines with the tasks and the number of items answered of each, and with the tasks whose sizes are guessed."""
     asked: dict[str, int] = {}
     for p in (n.parameters for n in notebooks if "items" in n.parameters):
         for task in [*(p.get("tasks") or ()), *(p[k] for k in ("first_task", "second_task") if p.get(k))]:
             asked[task] = max(asked.get(task, 0), workload.items(task, p["items"]))
-    guessed = [task for task in asked if task not in workload.SIZES]
+    several, single = ("tasks", "unseen_tasks", "other_general"), ("first_task", "second_task", "general", "text_task")
+    named = [task for n in notebooks for key in several for task in n.parameters.get(key) or ()]
+    named += [n.parameters[key] for n in notebooks for key in single if n.parameters.get(key)]
+    guessed = [task for task in dict.fromkeys(named) if task not in workload.SIZES]
     lines = ["Tasks (items): " + ", ".join(f"{task} {count:,}" for task, count in asked.items())] if asked else []
-    return lines + ([f"Not measured, taken as {workload.UNKNOWN.items} items: {', '.join(guessed)}"] if guessed else [])
+    size = f"{workload.UNKNOWN.items} items and {workload.UNKNOWN.texts} texts"
+    return lines + ([f"Not measured, taken as {size}: {', '.join(guessed)}"] if guessed else [])

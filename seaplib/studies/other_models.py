@@ -59,7 +59,7 @@ def compared(
     pairs = [tuple(replace(side, protect_last=protect_last) for side in pair) for pair in PAIRS]
     found = comparison.contrasts(items, pairs, draws=draws)
     found = found[found["task"] == "all"].drop(columns="p_mcnemar")
-    dense = {"primary": _mean(items, "primary"), "exact_match": _mean(items, "exact_match")}
+    dense = {metric: _mean(items, metric) for metric in bootstrap.REPORTED}
     found.insert(0, "model", name)
     found.insert(1, "architecture", items["architecture"].iloc[0])
     return found.assign(dense=found["metric"].map(dense)).reset_index(drop=True)
@@ -68,7 +68,7 @@ def compared(
 def _mean(items: pd.DataFrame, metric: str) -> float:
     """The dense model's mean over tasks."""
     rows = accuracy.aggregate(items[items["method"] == "dense"].drop(columns="architecture"))
-    return float(rows[rows["primary"] if metric == "primary" else rows["metric"] == metric]["value"].mean())
+    return float(bootstrap.of_metric(rows, metric)["value"].mean())
 
 
 def on_models(

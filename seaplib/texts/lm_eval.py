@@ -20,8 +20,11 @@ import pyarrow as pa
 
 from . import formats
 
-#: What seaplib compares, item by item; the first that a task of lm-eval's offers is its metric.
+#: The metrics of lm-eval that seaplib keeps, in the order of preference: the first that a task offers is the
+#: task's own ("primary"). A metric must have a number for every item. Item results stand in alphabetical order.
 METRICS = ("acc_norm", "acc", "exact_match")
+#: What :func:`harness_task` adds to a task of multiple choice that lists metrics without it.
+ADDED = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
 _KEY = rb"""^["']?%b["']?:[ \t]*["']?([^\s"'#\[][^"'#\n]*)"""
 _TASK, _GROUP = (re.compile(_KEY % key, re.MULTILINE) for key in (b"task", b"group"))
 _INCLUDE = re.compile(rb"""^["']?include["']?:[ \t]*(\S.*)$""", re.MULTILINE)
@@ -129,7 +132,7 @@ _PLACE = "seaplib_row"  # a column that says which row a document was made from
 
 
 def harness_task(task, table: pa.Table):
-    """lm-eval's task for a registered ``Task`` over exactly these rows, zero-shot, exact match beside accuracy.
+    """lm-eval's task for a registered ``Task`` over exactly these rows, zero-shot, with :data:`ADDED` beside accuracy.
 
     Returns it and, for each of its documents, the number of the row it was made from: some tasks leave
     rows out while they prepare them. ValueError where the rows do not fit the task's templates.
@@ -147,9 +150,8 @@ def harness_task(task, table: pa.Table):
         config.pop(key, None)
     if config.get("metric_list"):  # the others are not reported, and some are fetched from the hub
         config["metric_list"] = [metric for metric in config["metric_list"] if metric["metric"] in METRICS]
-        if config["output_type"] == "multiple_choice" and "exact_match" not in _measured(config):
-            exact = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
-            config["metric_list"].append(exact)
+        if config["output_type"] == "multiple_choice" and ADDED["metric"] not in _measured(config):
+            config["metric_list"].append(dict(ADDED))
     data = datasets.Dataset(datasets.table.InMemoryTable(table))
     with _understood(task.name, table):
         data, places = _processed(data, config.pop("process_docs", None))

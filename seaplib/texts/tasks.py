@@ -13,11 +13,13 @@ says, and worded for calibration by the templates in that file, where it has a t
   one (``allenai/sciq`` → ``sciq``; ``nyu-mll/glue``, ``cola`` → ``glue/cola``). Where
   ``dataset_path`` is a file format (json, csv, parquet, text), the folder has the task's name.
 - Calibration rows: ``training_split``. Test rows: ``test_split``, else ``validation_split``.
-- Metric: the first of acc_norm, acc, exact_match that ``metric_list`` has.
+- Metric: the first of :data:`seaplib.texts.lm_eval.METRICS` that ``metric_list`` has.
 - Groups and tags are refused, and their members named, so that no average hides the tasks that were
   run; ``mmlu`` is registered and stands for its 57 subjects, over the single config ``all``.
 
-To add a task of your own, ``register`` a ``Task``; no other module names tasks.
+To add a task of your own, ``register`` a ``Task``. Two other modules name tasks, and neither must: without an entry
+in ``reports.display_names.TASKS`` a task is shown by its name, behind the others; without an entry in
+``runner.workload.SIZES`` an estimate assumes a size, and says so.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,7 +30,6 @@ from pathlib import Path
 from .. import paths
 from ..settings import nearest
 from . import formats, lm_eval
-from .lm_eval import METRICS
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Task:
     ``pair(row)`` is (question, right answer), which also identifies an item; ``wording(row)`` is
     Table 5's format where that is more than question + answer. ``metric`` is the metric of the paper's
     tables (WinoGrande, BoolQ, ARC-easy acc; OpenBookQA, HellaSwag, PIQA, ARC-challenge acc_norm).
-    ``expert`` names the task whose corpus makes this task's expert mask. A task without ``pair`` is
+    ``expert`` names the task whose corpus makes this task's expert mask. ``lm_eval`` is the path of a YAML
+    below lm-eval's task directory (of a bundled task: below data/bundled/lm_eval), or an absolute path to a
+    YAML of your own, which may ``include`` one of lm-eval's. A task without ``pair`` is
     worded by its lm-eval configuration. A task without either is plain text: the ``text`` column holds
     documents, which have a perplexity instead of an accuracy.
     """
@@ -61,13 +64,15 @@ class Task:
     test: Source | None = None
     pair: Callable[[dict], tuple[str, str]] | None = None
     wording: Callable[[dict], str] | None = None
-    lm_eval: str | None = None  # YAML below lm-eval's task directory (bundled: data/bundled/lm_eval)
+    lm_eval: str | None = None
     changes: dict = field(default_factory=dict)  # entries that replace those of the YAML
-    metric: str | None = None  # "acc", "acc_norm" or "exact_match"
+    metric: str | None = None  # of lm_eval.METRICS
     expert: str = ""  # by default the task itself
 
     def __post_init__(self):
         object.__setattr__(self, "expert", self.expert or self.name)
+        if self.metric is not None and self.metric not in lm_eval.METRICS:
+            raise ValueError(f"{self.name}: metric {self.metric!r} is not kept; known: {', '.join(lm_eval.METRICS)}")
 
     def text(self, row: dict) -> str:
         """A calibration text in Table 5's format, answer included."""
@@ -134,7 +139,7 @@ def stock(name: str) -> Task:
     file = lm_eval.index().tasks[name]
     config = lm_eval.config(file)
     offered = lm_eval.metrics(config)
-    test = config.get("test_split") or config.get("validation_split")
+    test, kept = config.get("test_split") or config.get("validation_split"), lm_eval.METRICS
     reasons = {
         "is written in Python": "class" in config,
         "makes its own data": "custom_dataset" in config or not config.get("dataset_path"),
@@ -142,7 +147,7 @@ def stock(name: str) -> Task:
         "is worded by promptsource": bool(config.get("use_prompt")),
         "draws several answers to an item": config.get("repeats", 1) != 1,
         "has neither a test nor a validation split": test is None,
-        f"offers {', '.join(offered) or 'no metric'}, none of {', '.join(METRICS)}": not set(offered) & set(METRICS),
+        f"offers {', '.join(offered) or 'no metric'}, none of {', '.join(kept)}": not set(offered) & set(kept),
     }
     for reason, true in reasons.items():
         if true:
@@ -157,7 +162,7 @@ def stock(name: str) -> Task:
         Source(path, part, (split,), (f"{folder}/{part}" if part else folder,), columns, options) if split else None
         for split in (config.get("training_split"), test)
     )
-    metric = next(metric for metric in METRICS if metric in offered)
+    metric = next(metric for metric in kept if metric in offered)
     return Task(name, train, test, lm_eval=file.relative_to(lm_eval.directory()).as_posix(), metric=metric)
 
 

@@ -1,7 +1,7 @@
 """Evaluation equals lm-eval's own, item by item; it resumes, and it says clearly what is wrong."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +16,7 @@ from seaplib.evaluation.accuracy import evaluate, evaluate_items
 from seaplib.models import likelihood
 from seaplib.models.state import note
 from seaplib.settings import Evaluation
-from seaplib.texts import lm_eval, rows
+from seaplib.texts import lm_eval, rows, tasks
 
 pytestmark = pytest.mark.unit
 TASKS = ("piqa", "arc_easy", "winogrande")
@@ -97,6 +97,32 @@ def test_exact_match_is_the_greedy_gold_option(tiny_model, tiny_tokenizer, tiny_
     items = evaluate_items(model, tiny_tokenizer, "piqa", progress=False)
     exact = items[items.metric == "exact_match"].set_index("doc_id").value
     assert exact.tolist() == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_a_metric_named_in_metrics_alone_is_kept(tiny_model, tiny_tokenizer, tiny_data_dir, tmp_path, monkeypatch):
+    """One declaration decides what a task's items are scored by; nothing is dropped on the way."""
+    listed = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_bytes")]
+    monkeypatch.setitem(tasks._REGISTRY, "piqa", replace(tasks.get("piqa"), changes={"metric_list": listed}))
+    before = evaluate_items(tiny_model(), tiny_tokenizer, "piqa", progress=False)
+    assert before.metric.unique().tolist() == ["acc", "exact_match"]
+    monkeypatch.setattr(lm_eval, "METRICS", ("acc_bytes", *lm_eval.METRICS))
+    monkeypatch.setenv("SEAP_STORE_DIR", str(tmp_path / "empty"))  # its keys know the code, not what a test puts in
+    after = evaluate_items(tiny_model(), tiny_tokenizer, "piqa", progress=False)
+    assert after.metric.unique().tolist() == ["acc", "acc_bytes", "exact_match"]
+    assert after.query("metric == 'acc_bytes'").doc_id.tolist() == before.query("metric == 'acc'").doc_id.tolist()
+
+
+def test_a_configuration_may_lie_anywhere(tiny_model, tiny_tokenizer, tiny_data_dir, tmp_path, monkeypatch):
+    piqa, file = tasks.get("piqa"), tmp_path / "own" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(f"include: {piqa.config_file()}\ntask: mine\ntarget_delimiter: ' so '\n")
+    monkeypatch.setitem(tasks._REGISTRY, "mine", replace(piqa, name="mine", lm_eval=str(file), expert=""))
+    assert tasks.get("mine").config_file() == file
+    frame = evaluate(tiny_model(), tiny_tokenizer, ["piqa", "mine"], progress=False).set_index(["task", "metric"])
+    assert (frame.n["mine"] == frame.n["piqa"]).all() and frame.primary["mine", "acc_norm"]
+    bench = harness.Bench(tiny_model(), tiny_tokenizer, Evaluation())
+    own, usual = (bench.prepared(name).instances[0][0].args for name in ("mine", "piqa"))
+    assert own[0] == usual[0] and own[1] == " so " + usual[1].removeprefix(" ")
 
 
 def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):

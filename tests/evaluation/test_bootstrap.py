@@ -86,3 +86,19 @@ def test_holes_and_doubles_are_refused():
         bootstrap.results(items, ["metric"], "acc")
     with pytest.raises(ValueError, match="f1"):
         bootstrap.results(items, ["method"], "f1")
+
+
+def test_reported_rows_are_each_tasks_own_metric_and_exact_match():
+    rows = [(task, metric) for task in ("mini_piqa", "mini_boolq") for metric in ("acc", "acc_norm", "exact_match")]
+    items = pd.DataFrame(rows, columns=["task", "metric"], index=[7, 7, 8, 9, 9, 9])  # an index need not be unique
+    kept = [
+        ("mini_piqa", "acc_norm"),
+        ("mini_piqa", "exact_match"),
+        ("mini_boolq", "acc"),
+        ("mini_boolq", "exact_match"),
+    ]
+    found = bootstrap.reported(items)
+    assert list(found.itertuples(index=False, name=None)) == kept and found.index.tolist() == [7, 8, 9, 9]
+    parts = [bootstrap.of_metric(items, metric) for metric in bootstrap.REPORTED]
+    assert sorted(pd.concat(parts).itertuples(index=False, name=None)) == sorted(kept)
+    assert bootstrap.reported(items.head(0)).empty

@@ -12,11 +12,13 @@ from pruned import EXPERTS, PROMPTS, mask_of, masks_of, router_of
 import seaplib
 from seaplib import models
 from seaplib.activations import covariances
+from seaplib.evaluation import generation
 from seaplib.experts import cache as expert_cache
 from seaplib.experts import variants
 from seaplib.experts.model import ExpertModel
 from seaplib.experts.router import GENERAL
 from seaplib.pruning import methods
+from seaplib.pruning.baselines import griffin
 
 pytestmark = pytest.mark.unit
 
@@ -264,3 +266,14 @@ def test_bad_input_is_refused_before_anything_is_cut(tiny_model, tiny_tokenizer,
         ExpertModel(wide, tiny_tokenizer, masks_of(wide), router)
     with pytest.raises(ValueError, match="tokenizer"):
         ExpertModel.load("x", model)
+
+
+@pytest.mark.parametrize("name", ["GRIFFIN", "routed"])
+def test_a_variant_without_a_single_model_is_evaluated_only(experts, tiny_tokenizer, tiny_data_dir, name):
+    dense = experts.dense
+    made = {"GRIFFIN": griffin.Griffin(models.geometry(dense), 0.2), "routed": variants.Route(experts, "router")}[name]
+    with pytest.raises(ValueError, match=f"{name}.*evaluate"):
+        seaplib.perplexity(dense, tiny_tokenizer, "wikitext2", "16", [made], progress=False)
+    with pytest.raises(ValueError, match=f"{name}.*evaluate"):
+        generation.generate(dense, tiny_tokenizer, PROMPTS[:1], [made], new_tokens=2, progress=False)
+    assert len(seaplib.evaluate_items(dense, tiny_tokenizer, "piqa", [made], progress=False))

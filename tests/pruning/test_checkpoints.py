@@ -1,4 +1,7 @@
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
@@ -75,6 +78,14 @@ def cases(tiny_model, tmp_path):
 
 ORDINARY = {"dense", "zero"}  # shapes are the architecture's own: checkpoints like any other
 IDS = torch.arange(3, 40).reshape(1, -1)
+FROM_CONFIG = """
+import json, sys
+import seaplib
+from seaplib.pruning import checkpoints
+from transformers import AutoConfig, AutoModelForCausalLM
+model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1]))
+print(json.dumps(checkpoints.projections(model)))
+"""
 
 
 @pytest.fixture
@@ -200,10 +211,19 @@ def test_a_config_of_other_shapes_is_refused(cases, tiny_tokenizer, tmp_path):
 
 
 def test_a_pruned_checkpoint_is_known_by_its_config_alone(cases, tiny_tokenizer, tmp_path):
+    """config.json alone gives a model of the recorded shapes, in a process that has made no such class before."""
     path = checkpoints.save_pretrained(cases["mha"], tiny_tokenizer, tmp_path / "pruned")
+    assert models.check(path).projections == checkpoints.projections(cases["mha"])
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(path / "config.json", alone)
+    assert isinstance(AutoConfig.from_pretrained(alone), checkpoints.PrunedConfig)
+    done = subprocess.run([sys.executable, "-c", FROM_CONFIG, str(alone)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == checkpoints.projections(cases["mha"])
     (path / "model.safetensors").unlink()
-    assert models.check(path).projections
-    assert isinstance(AutoConfig.from_pretrained(path), checkpoints.PrunedConfig)
+    with pytest.raises(models.ModelError, match="safetensors"):
+        models.check(path)
 
 
 def test_a_loaded_pruned_model_is_not_pruned_again(cases, tiny_tokenizer, tmp_path):

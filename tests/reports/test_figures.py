@@ -1,7 +1,9 @@
 """Every figure from made-up data: what is drawn, that its text fits, and that its files are reproducible."""
 
+import ast
 import re
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -473,3 +475,14 @@ def test_zero_shot_dots_are_the_means_of_the_summary():
     assert pytest.approx(row["value"].mean()) in drawn
     dense = frame.loc[frame["method"] == "dense", "value"].mean()
     assert any(line.get_xdata()[0] == pytest.approx(dense) for line in average.lines if len(line.get_xdata()) == 2)
+
+
+def test_colour_maps_and_the_pale_grey_have_names_in_style_alone():
+    found = set()
+    for file in Path(style.__file__).parent.glob("*.py"):
+        words = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        words = {word for word in words if isinstance(word, str) and (word in mpl.colormaps or word == style.PALE)}
+        found |= {(file.stem, word) for word in words}
+    maps = {style.SEQUENTIAL, style.DIVERGING, style.CELLS, style.LOSSES, style.PALE}
+    assert found == {("style", word) for word in maps}
+    assert "".join(style.LINE_MARKERS[:4]) == "osD^" and set(style.MARKERS) < set(style.LINE_MARKERS)

@@ -4,6 +4,7 @@ import json
 import socket
 import weakref
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -209,6 +210,15 @@ def test_work_that_the_store_keeps_is_counted_once():
     assert float(tokens[0]) <= float(tokens[1])
     shared = {one.key for one in workload.passes(four.name, four.parameters)}
     assert shared & {one.key for one in workload.passes(six.name, six.parameters)}
+
+
+def test_tasks_whose_sizes_are_guessed_are_named():
+    six = plan_of("llama_2_7b")["06_zero_shot"]
+    assert "Not measured" not in estimate.report(profiles.load("llama_2_7b"), [six])
+    asked = {"tasks": ["piqa", "sciq"], "general": "mine"}
+    text = estimate.report(profiles.load("llama_2_7b"), [replace(six, parameters=six.parameters | asked)])
+    guessed = next(line for line in text.splitlines() if line.startswith("Not measured"))
+    assert guessed.endswith(": sciq, mine") and f"{workload.UNKNOWN.items} items" in guessed
 
 
 def test_memory_of_the_speed_notebook_grows_with_its_models():

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 
-from seaplib.texts import tasks
+from seaplib.texts import lm_eval, tasks
 
 pytestmark = pytest.mark.unit
 
@@ -110,6 +111,12 @@ def test_arc_is_one_expert():
     assert tasks.get("arc_easy").expert == tasks.get("arc_challenge").expert == "arc_challenge"
     assert tasks.get("mini_arc_easy").expert == "mini_arc_challenge"
     assert tasks.get("piqa").expert == "piqa"
+
+
+def test_a_tasks_metric_is_one_that_is_kept():
+    assert all(tasks.get(name).metric in lm_eval.METRICS for name in tasks.names(scored=True))
+    with pytest.raises(ValueError, match="brier_score"):
+        replace(tasks.get("piqa"), metric="brier_score")
 
 
 def test_unknown_and_taken_names():

@@ -10,6 +10,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from .. import display_names
 from .style import (
+    CELLS,
     DIVERGING,
     DOUBLE,
     PALETTE,
@@ -94,7 +95,7 @@ def _curve(ax, ratios) -> None:
 
 
 def _mask(ax, kept) -> None:
-    ax.imshow(np.where(kept, 1.0, 0.0), aspect="auto", cmap="Blues", vmin=0, vmax=1.25, origin="lower")
+    ax.imshow(np.where(kept, 1.0, 0.0), aspect="auto", cmap=CELLS, vmin=0, vmax=1.25, origin="lower")
 
 
 def _model(ax, kept) -> None:

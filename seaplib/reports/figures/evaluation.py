@@ -17,10 +17,12 @@ from ...evaluation import bootstrap, comparison
 from ...settings import ALLOCATIONS
 from .. import display_names, summaries, tables
 from .style import (
+    CELLS,
     DENSE_LINE,
     DIVERGING,
     DOUBLE,
     NUMBERS,
+    PALE,
     SINGLE,
     as_number,
     as_percent,
@@ -46,7 +48,7 @@ def confusion(matrices: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     matrices = {"": matrices} if isinstance(matrices, pd.DataFrame) else matrices
     size = (SINGLE, 0.95 * SINGLE) if len(matrices) == 1 else (DOUBLE, 0.58 * DOUBLE)
     fig, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False)
-    look = {"vmin": 0, "vmax": 1, "cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"fontsize": 6.5}}
+    look = {"vmin": 0, "vmax": 1, "cmap": CELLS, "cbar": False, "linewidths": 0.5, "annot_kws": {"fontsize": 6.5}}
     for ax, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
         order = display_names.task_order([*matrix.index, *matrix.columns])
         counts = matrix.reindex(index=order, columns=order, fill_value=0)
@@ -160,7 +162,7 @@ def _rows(ax, order) -> None:
     """Variant labels down the y axis, the first on top."""
     label_rows(ax, order)
     ax.tick_params(axis="y", length=0)
-    ax.grid(axis="y", color="0.92", linewidth=0.5)
+    ax.grid(axis="y", color=PALE, linewidth=0.5)
     ax.set_axisbelow(True)
 
 
@@ -242,7 +244,7 @@ def accuracy_by_sparsity(frame: pd.DataFrame) -> Figure:
                 look |= {"linestyle": "--", "markerfacecolor": "white"}
             ax.plot([0, *line["requested_sparsity"]], [dense, *line["value"]], **look)
         ax.set_title(label, fontsize=7)
-        ax.grid(axis="y", color="0.92", linewidth=0.5)
+        ax.grid(axis="y", color=PALE, linewidth=0.5)
         ax.xaxis.set_major_formatter(as_percent)
         ax.yaxis.set_major_formatter(as_percent)
     hide_spare(axes, len(order))
@@ -325,7 +327,7 @@ def inference_speed(frame: pd.DataFrame) -> Figure:
         axes[-1].set_title("parameters, MiB" if subject == subjects[0] else "")
         for ax in axes:
             ax.xaxis.set_major_locator(MaxNLocator(4))
-            ax.grid(axis="x", color="0.92", linewidth=0.5)
+            ax.grid(axis="x", color=PALE, linewidth=0.5)
             ax.set_axisbelow(True)
             ax.tick_params(axis="y", length=0)
         axes[0].set_yticks(range(len(names)), names, fontsize=6.5)

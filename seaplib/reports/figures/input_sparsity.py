@@ -12,6 +12,7 @@ from .style import (
     DENSE_LINE,
     DOUBLE,
     MARKERS,
+    PALE,
     PALETTE,
     as_number,
     hide_spare,
@@ -78,7 +79,7 @@ def sparsity_rules(frame: pd.DataFrame) -> Figure:
     axes[1].set_xlabel(f"average accuracy, % (dense {100 * dense['accuracy']:.1f})")
     for ax in axes:
         ax.tick_params(axis="y", length=0)
-        ax.grid(axis="y", color="0.92", linewidth=0.5)
+        ax.grid(axis="y", color=PALE, linewidth=0.5)
         ax.set_axisbelow(True)
     return fig
 

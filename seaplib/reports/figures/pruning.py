@@ -15,6 +15,7 @@ from .. import display_names
 from .style import (
     DENSE,
     DOUBLE,
+    LINE_MARKERS,
     PALETTE,
     SINGLE,
     layer_axis,
@@ -42,7 +43,7 @@ def remove_test(frame: pd.DataFrame) -> Figure:
     fig, axes = plt.subplots(1, len(panels), figsize=(width, 2.6), squeeze=False, sharey=True)
     for ax, (task, metric) in zip(axes.flat, panels, strict=True):
         panel = frame[(frame["task"] == task) & (frame["metric"] == metric)].sort_values("layer")
-        for (sparsity, colour), marker in zip(colours.items(), "osD^vPX<>ph" * 9, strict=False):
+        for (sparsity, colour), marker in zip(colours.items(), LINE_MARKERS * 9, strict=False):
             line = panel[panel["sparsity"] == sparsity]
             if "stderr" in line:
                 low, high = ((line["value"] + side * bootstrap.Z * line["stderr"]).clip(0, 1) for side in (-1, 1))

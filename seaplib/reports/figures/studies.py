@@ -12,10 +12,13 @@ from matplotlib.ticker import PercentFormatter
 
 from .. import display_names
 from .style import (
+    CELLS,
     DENSE,
     DOUBLE,
+    LOSSES,
     MARKERS,
     NUMBERS,
+    PALE,
     PALETTE,
     SINGLE,
     as_number,
@@ -51,7 +54,7 @@ def effects(frame: pd.DataFrame) -> Figure:
             spread = [part["difference"] - part["low"], part["high"] - part["difference"]]
             ax.errorbar(part["difference"], y, xerr=np.clip(spread, 0, None), **look)
         ax.set(xlabel="difference, points", title=panel if len(panels) > 1 else "")
-        ax.grid(axis="x", color="0.92", linewidth=0.5)
+        ax.grid(axis="x", color=PALE, linewidth=0.5)
         ax.set_axisbelow(True)
     label_rows(axes[0, 0], rows)
     legend_below(fig, axes.flat[0], len(metrics))
@@ -136,7 +139,7 @@ def leave_one_out(frame: pd.DataFrame, rows: Sequence[str], titles: Mapping[str,
         part = frame[frame["metric"] == metric]
         square = part.pivot(index="calibrated_on", columns="task", values="loss").reindex(index=rows, columns=tasks)
         text = square.map(lambda number: "" if np.isnan(number) else f"{number:.0f}")
-        look = {"cmap": "rocket_r", "vmin": 0, "vmax": top, "linewidths": 0.5, "cbar": False}
+        look = {"cmap": LOSSES, "vmin": 0, "vmax": top, "linewidths": 0.5, "cbar": False}
         sns.heatmap(square, annot=text, **NUMBERS, ax=ax, **look)
         for row in part[part["own"]].itertuples():
             corner = tasks.index(row.task), rows.index(row.calibrated_on)
@@ -165,7 +168,7 @@ def logistic_grid(frame: pd.DataFrame, chosen: pd.DataFrame, usual: Mapping[str,
             part = frame[(frame["metric"] == metric) & (frame["requested_sparsity"] == sparsity)]
             square = part.pivot(index="x0", columns="k", values="validation").reindex(index=x0, columns=k)
             text = square.map(lambda value: "" if np.isnan(value) else f"{100 * value:.0f}")
-            sns.heatmap(square, annot=text, **NUMBERS, cbar=False, cmap="Blues", ax=ax)
+            sns.heatmap(square, annot=text, **NUMBERS, cbar=False, cmap=CELLS, ax=ax)
             best = chosen[(chosen["metric"] == metric) & (chosen["requested_sparsity"] == sparsity)].iloc[0]
             for setting, marker in ((best, "*"), (usual, ".")):
                 if setting["k"] in k and setting["x0"] in x0:
@@ -251,7 +254,7 @@ def routing_worth(accuracy: pd.DataFrame, curves: pd.DataFrame, even: pd.DataFra
         dots.errorbar(part["value"], y, xerr=bars, linestyle="", elinewidth=0.8, **look)
     label_rows(dots, systems)
     dots.tick_params(axis="y", length=0)
-    dots.grid(axis="x", color="0.92", linewidth=0.5)
+    dots.grid(axis="x", color=PALE, linewidth=0.5)
     dots.xaxis.set_major_formatter(as_percent)
     dots.set(xlabel="accuracy, %")
     dots.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(kinds))

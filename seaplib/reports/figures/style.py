@@ -24,7 +24,10 @@ from .. import display_names
 SINGLE, DOUBLE = 3.3, 6.9  # column widths in inches
 PALETTE = [tuple(colour) for colour in sns.color_palette("colorblind", 10)]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p"]
+LINE_MARKERS = "osD^vPX<>ph"  # of lines coloured by shades(), in an order of their own
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
+CELLS, LOSSES = "Blues", "rocket_r"  # heat maps with numbers written in: shares and results, points lost
+PALE = "0.92"  # grid lines, and bands behind text
 DENSE = "0.15"  # the unpruned model is always this grey
 DENSE_LINE = {"color": DENSE, "linestyle": "--", "linewidth": 0.8, "zorder": 0}
 NUMBERS = {"fmt": "", "annot_kws": {"fontsize": 6.5}}  # written into a heat map
@@ -136,7 +139,7 @@ def variant_styles(order) -> dict[str, dict]:
 def shades(values) -> dict:
     """A sequential colour per value, light to dark, all legible on white."""
     values = sorted(set(values))
-    colours = sns.color_palette("viridis_r", len(values) + 1)[1:]
+    colours = sns.color_palette(f"{SEQUENTIAL}_r", len(values) + 1)[1:]
     return dict(zip(values, colours, strict=True))
 
 
@@ -148,7 +151,7 @@ def matrix(ax, frame, value: str) -> None:
     off = square.values[~np.eye(len(order), dtype=bool)]
     low, high = (np.nanmin(off), np.nanmax(off)) if off.size else (0, 1)
     text = square.map(lambda number: "" if np.isnan(number) else f"{number:.2f}".replace("0.", "."))
-    look = {"cmap": "Blues", "vmin": low - 0.1 * (high - low), "vmax": high, "linewidths": 0.5}
+    look = {"cmap": CELLS, "vmin": low - 0.1 * (high - low), "vmax": high, "linewidths": 0.5}
     sns.heatmap(square, annot=text, fmt="", annot_kws={"fontsize": 5.5}, cbar=False, square=True, ax=ax, **look)
     name_ticks(ax, order, order)
     ax.set(xlabel="", ylabel="")

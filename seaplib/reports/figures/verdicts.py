@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import DOUBLE, PALETTE, styled
+from .style import DOUBLE, PALE, PALETTE, styled
 
 VERDICTS = {"holds": (PALETTE[2], "o"), "undecided": ("0.5", "D"), "does not hold": (PALETTE[3], "X")}
 FEW = 40  # claims that still fit on a page with their words
@@ -60,10 +60,10 @@ def _by_number(rows: pd.DataFrame) -> Figure:
         claims = {place: line for line, place in enumerate(lines) if place is not None}
         _intervals(ax, rows.loc[list(claims)], claims.values())
         ax.set_yticks(list(claims.values()), rows.loc[list(claims), "claim_id"], fontsize=size)
-        ax.grid(axis="y", color="0.92", linewidth=0.4)
+        ax.grid(axis="y", color=PALE, linewidth=0.4)
         ax.set_axisbelow(True)
         for line in set(range(len(lines))) - set(claims.values()):
-            ax.axhspan(line - 0.5, line + 0.5, color="0.92", zorder=2)
+            ax.axhspan(line - 0.5, line + 0.5, color=PALE, zorder=2)
             title = f"notebook {notebooks[lines[line + 1]]}"
             ax.text(0, line, title, ha="center", va="center_baseline", fontsize=size, fontweight="bold", zorder=3)
         ax.set_ylim(longest - 0.5, -0.5)
