@@ -9,6 +9,8 @@ import sys
 
 import lazy_loader
 
+from .settings import ALLOCATIONS
+
 __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -39,7 +41,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "input_sparsity.rule": ["InputSparsity"],
         "models.layers": ["geometry"],
         "models.loading": ["load"],
-        "pruning.allocation": ["Allocation", "adaptive", "energy", "logistic", "uniform"],
+        "pruning.allocation": ["Allocation", *ALLOCATIONS],
         "pruning.apply": ["Variant", "prune"],
         "pruning.checkpoints": ["save_pretrained"],
         "pruning.masks": ["PruningMask"],

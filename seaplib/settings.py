@@ -11,7 +11,23 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 SCORES = ("s_F", "s_W", "magnitude", "random")
-ALLOCATIONS = ("uniform", "logistic", "adaptive", "energy")
+
+
+@dataclass(frozen=True)
+class AllocationKind:
+    """What tells allocations apart before any scores are known."""
+
+    by_layer: bool  # fixes a ratio per layer; otherwise the ratios follow from the scores of all layers
+    protect_last: int = 0  # layers at the output that keep everything, where nothing else is said
+
+
+#: allocation → its kind; each has a function of its name in :mod:`seaplib.pruning.allocation`
+ALLOCATIONS = {
+    "uniform": AllocationKind(by_layer=True),
+    "logistic": AllocationKind(by_layer=True, protect_last=2),
+    "adaptive": AllocationKind(by_layer=False),
+    "energy": AllocationKind(by_layer=False),
+}
 MODES = ("remove", "zero", "mask")
 #: in place of removed units: nothing, their mean in a bias, a least-squares refit of the kept units
 COMPENSATIONS = ("none", "mean", "least squares")

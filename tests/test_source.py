@@ -1,5 +1,6 @@
 """Results are filed under the code that ran: the maker's module and what it imports, as read at import."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,17 @@ def test_a_maker_brings_the_modules_it_imports_and_no_others():
     found = source.reached(frozenset(["seaplib.activations.statistics"]))
     assert {"seaplib.activations.capture", "seaplib.models.passes", "seaplib.texts.tasks"} <= set(found)
     rooms = {module.split(".")[1] for module in found}
-    assert not rooms & {"reports", "runner", "studies", "pruning", "evaluation", "experts", "paths", "store"}
+    assert not rooms & {
+        "reports",
+        "runner",
+        "studies",
+        "pruning",
+        "evaluation",
+        "experts",
+        "paths",
+        "settings",
+        "store",
+    }
     code, libraries = source.described(["seaplib.activations.hidden_states"])
     assert {"umap-learn", "scikit-learn", "torch"} <= set(libraries)
     assert "umap-learn" not in source.described(["seaplib.activations.statistics"])[1]
@@ -100,6 +111,19 @@ def test_a_result_is_never_filed_under_code_that_did_not_run(tmp_path, before, e
     counts, words = run.stdout.splitlines()[-2:]
     assert counts.split() == [str(stored), str(warned)]
     assert words == ("HANG IT UP" if after else "hang it up")
+
+
+def test_computing_modules_read_those_settings_alone_whose_values_specifications_hold():
+    """``source.PRESENTING`` says why each is safe; a further name needs the same thought."""
+    read = set()
+    for module in source.reached(frozenset(source.FILES)):
+        for node in ast.walk(ast.parse(source.FILES[module].read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = {alias.name for alias in node.names}
+                assert "settings" not in names, f"{module} reads settings under no name that can be checked"
+                read |= names if (node.module or "").split(".")[-1] == "settings" else set()
+    specified = {"Calibration", "Evaluation", "PRESETS", "ALLOCATIONS", "MATRIX_BYTES"}
+    assert read == specified | {"SCORES", "MODES", "COMPENSATIONS", "STEEPEST", "Settings", "suggestion", "nearest"}
 
 
 def test_what_only_presents_does_not_count():

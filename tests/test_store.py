@@ -43,7 +43,7 @@ def refuse():
     raise AssertionError("computed although it is in the store")
 
 
-HERE = ("seaplib.settings",)  # the code of some module, which stands for the maker's
+HERE = ("seaplib.texts.words",)  # the code of some module, which stands for the maker's
 
 
 def entry_of(folder: Path, spec: dict) -> Path:

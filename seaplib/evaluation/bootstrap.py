@@ -26,6 +26,9 @@ PRIMARY = "primary"
 #: The metrics of the result tables and of every comparison: each task's own and, beside it, exact match.
 REPORTED = (PRIMARY, "exact_match")
 ENDS = (0.025, 0.975)  # of every interval
+Z = 1.96  # half a 95% interval of a normal distribution, in standard errors
+DRAWS = 2000  # of every bootstrap where a caller says nothing else
+FEW_DRAWS = 1000  # the same where a draw costs more: rankings, and whole curves or matrices
 NUMBERS_AT_ONCE = 2**24  # bounds the memory of paired draws
 
 Seed = int | Sequence[int] | np.random.Generator
@@ -36,18 +39,18 @@ def places(n: int, draws: int, seed: Seed = 0) -> Int[np.ndarray, "draws n"]:
     return np.random.default_rng(seed).integers(n, size=(draws, n))
 
 
-def means(values: Float[np.ndarray, " n"], draws: int = 2000, seed: Seed = 0) -> Float[np.ndarray, " draws"]:
+def means(values: Float[np.ndarray, " n"], draws: int = DRAWS, seed: Seed = 0) -> Float[np.ndarray, " draws"]:
     """Means of ``values`` drawn with replacement."""
     return values[places(len(values), draws, seed)].mean(axis=1)
 
 
-def mean_interval(values: Float[np.ndarray, " n"], draws: int = 2000, seed: Seed = 0) -> Float[np.ndarray, " 2"]:
+def mean_interval(values: Float[np.ndarray, " n"], draws: int = DRAWS, seed: Seed = 0) -> Float[np.ndarray, " 2"]:
     """Low and high end (95%) of the mean of ``values``."""
     return interval(means(values, draws, seed))
 
 
 def stratified_interval(
-    influences: Float[np.ndarray, "n numbers"], strata: np.ndarray, draws: int = 2000, seed: Seed = 0
+    influences: Float[np.ndarray, "n numbers"], strata: np.ndarray, draws: int = DRAWS, seed: Seed = 0
 ) -> Float[np.ndarray, "2 numbers"]:
     """Low and high end (95%), around 0, of the means of ``influences``, drawn within ``strata`` [n]."""
     rng = np.random.default_rng(seed)
@@ -60,7 +63,7 @@ def stratified_interval(
 
 
 def paired(
-    differences: list[Float[np.ndarray, "seeds _"]], draws: int = 2000, seed: Seed = 0
+    differences: list[Float[np.ndarray, "seeds _"]], draws: int = DRAWS, seed: Seed = 0
 ) -> Float[np.ndarray, " draws"]:
     """Δ = mean over tasks of the mean over seeds and items, of resampled data.
 

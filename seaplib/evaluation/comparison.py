@@ -19,7 +19,12 @@ SINGLE_DRAWS = 2000  # at most, on a single task
 
 
 def compare(
-    items: pd.DataFrame, a: Mapping, b: Mapping, metric: str = bootstrap.PRIMARY, draws: int = 2000, seed: int = 0
+    items: pd.DataFrame,
+    a: Mapping,
+    b: Mapping,
+    metric: str = bootstrap.PRIMARY,
+    draws: int = bootstrap.DRAWS,
+    seed: int = 0,
 ) -> dict:
     """Difference a − b on the items that both sides have; ``a`` and ``b`` map columns to the values of either side.
 
@@ -63,7 +68,7 @@ def contrasts(
     items: pd.DataFrame,
     pairs: Iterable[tuple],
     metrics: Sequence[str] = bootstrap.REPORTED,
-    draws: int = 2000,
+    draws: int = bootstrap.DRAWS,
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
 
@@ -101,7 +106,7 @@ def crossed(
     across: str,
     pool: Sequence | None = None,
     metrics: Sequence[str] = bootstrap.REPORTED,
-    draws: int = 2000,
+    draws: int = bootstrap.DRAWS,
     pooled_draws: int | None = None,
 ) -> pd.DataFrame:
     """``compare`` in a grid: a − b in column ``factor`` at every level of column ``across``, and pooled over them.

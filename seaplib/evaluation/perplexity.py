@@ -3,8 +3,9 @@
     PPL = exp(−(1/T) Σ_t log p(x_t | x_<t within its window)),   bits per byte = Σ_t −log₂ p / bytes
 
 The rows of a test split are joined by blank lines and tokenised as a single text, as GPTQ, Wanda, FLAP
-and SEAP's published code do. A last window that the text does not fill is dropped. A preset says which
-windows there are and which of their tokens count, because published numbers differ in exactly this.
+and SEAP's published code do. A last window that the text does not fill is dropped. A preset, declared in
+``settings.PRESETS``, says which windows there are and which of their tokens count, because published
+numbers differ in exactly this.
 Perplexity depends on the tokenizer; bits per byte do not.
 """
 
@@ -94,7 +95,7 @@ def by_window(
     return pd.concat(frames, ignore_index=True).astype({"calibration_seed": "Int64"})
 
 
-def compare(windows: pd.DataFrame, a: Mapping, b: Mapping, draws: int = 2000, seed: int = 0) -> dict:
+def compare(windows: pd.DataFrame, a: Mapping, b: Mapping, draws: int = bootstrap.DRAWS, seed: int = 0) -> dict:
     """Ratio of the perplexities of a and b on the windows that both have; ``windows`` is ``by_window``'s frame.
 
     ``a`` and ``b`` map columns to the values of either side. Where a side has several variants (seeds,
@@ -128,7 +129,7 @@ def _mean_nll(windows: pd.DataFrame, wanted: Mapping) -> pd.Series:
 def summarise(windows: pd.DataFrame) -> dict:
     """Perplexity, its interval and bits per byte from sums per window: ``nll`` (nats), ``tokens``, ``bytes``.
 
-    The interval takes windows as the independent units: mean ± 1.96 standard errors in nats.
+    The interval takes windows as the independent units: mean ± ``bootstrap.Z`` standard errors in nats.
     """
     if windows["nll"].isna().any():
         raise ValueError(passes.DAMAGED)
@@ -137,8 +138,8 @@ def summarise(windows: pd.DataFrame) -> dict:
     error = (windows["nll"] / windows["tokens"]).std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {
         "perplexity": math.exp(mean),
-        "low": math.exp(mean - 1.96 * error),
-        "high": math.exp(mean + 1.96 * error),
+        "low": math.exp(mean - bootstrap.Z * error),
+        "high": math.exp(mean + bootstrap.Z * error),
         "bits_per_byte": total / math.log(2) / size,
         "nll": mean,
         "nll_stderr": error,

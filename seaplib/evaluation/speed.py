@@ -178,7 +178,7 @@ def compare_speed(
     reference = names[0] if reference is None else reference
     if reference not in names:
         raise ValueError(f"the reference is one of {', '.join(names)}, got {reference!r}")
-    drawn = bootstrap.places(timed["round"].nunique(), 2000, seed)
+    drawn = bootstrap.places(timed["round"].nunique(), bootstrap.DRAWS, seed)
     rows = []
     for measure in dict.fromkeys(timed["measure"]):
         table = timed[timed["measure"] == measure].pivot(index="round", columns="name", values="tokens_per_second")

@@ -114,6 +114,9 @@ def fit(
 ) -> Router:
     """A router trained on ``features`` [prompts, hidden] and each prompt's expert.
 
+    Only a linear classifier can be fitted: the router is made of the ``coef_`` and ``intercept_`` of
+    :func:`seaplib.experts.classifier.train`'s regression.
+
     Temperature and threshold come from cross-validated predictions (``FOLDS`` folds, drawn by ``seed``); the
     regression is trained on all prompts. ``coverage`` is the share of prompts to be routed. ValueError where an
     expert has fewer prompts than there are folds.

@@ -133,7 +133,9 @@ def curve(timed: pd.DataFrame, tokens: Sequence[int], reference: str = "dense") 
     return pd.DataFrame(rows)
 
 
-def break_even(timed: pd.DataFrame, system: str, reference: str = "dense", draws: int = 1000, seed: int = 0) -> dict:
+def break_even(
+    timed: pd.DataFrame, system: str, reference: str = "dense", draws: int = bootstrap.FEW_DRAWS, seed: int = 0
+) -> dict:
     """n*, the generated tokens from which ``system`` answers a request sooner: tokens, low, high (95%, over turns).
 
     0 where the system is sooner from the first token on; infinite where it never is.
@@ -164,7 +166,9 @@ def _drawn(timed: pd.DataFrame, system: str, chosen: np.ndarray) -> tuple[np.nda
     return route + cut.mean(axis=1) * switch + prefill, token
 
 
-def throughput(timed: pd.DataFrame, reference: str = "dense", draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def throughput(
+    timed: pd.DataFrame, reference: str = "dense", draws: int = bootstrap.DRAWS, seed: int = 0
+) -> pd.DataFrame:
     """Generated tokens per second of every system over the whole stream, and its ratio to the reference's.
 
     ``low``-``high`` is the ratio's 95% bootstrap interval over turns (NaN below :data:`FEWEST` of them),

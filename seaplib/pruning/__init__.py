@@ -2,10 +2,12 @@
 
 import lazy_loader
 
+from ..settings import ALLOCATIONS
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "allocation": ["Allocation", "adaptive", "energy", "logistic", "uniform"],
+        "allocation": ["Allocation", *ALLOCATIONS],
         "apply": ["Variant", "prune"],
         "checkpoints": ["save_pretrained"],
         "masks": ["PruningMask"],

@@ -2,7 +2,8 @@
 
 An :class:`Allocation` is a decision that can be printed and compared before anything is pruned.
 ``uniform`` and ``logistic`` fix a ratio per layer; under ``adaptive`` and ``energy`` (our own) the ratios
-follow from the scores of all layers (:func:`~seaplib.pruning.selection.select`).
+follow from the scores of all layers (:func:`~seaplib.pruning.selection.select`). Which is which, and how many
+last layers each protects by default, stands in ``settings.ALLOCATIONS``.
 """
 
 import math
@@ -55,6 +56,26 @@ class Allocation:
         index = np.arange(layers)
         return (index >= self.protect_first) & (index < layers - self.protect_last)
 
+    @property
+    def by_layer(self) -> bool:
+        """Whether the allocation fixes a ratio per layer, whatever the scores."""
+        return ALLOCATIONS[self.kind].by_layer
+
+    def check(self, layers: int, caps: dict[str, float], shares: dict[str, float]) -> None:
+        """Raise :class:`UnreachableSparsity`, naming the largest G possible; ``caps``, ``shares``: :meth:`ratios`."""
+        free = self.unprotected(layers).sum()
+        largest = sum(shares[m] * caps[m] for m in caps) * free / max(self._counted(layers), 1)
+        if self.sparsity > largest + 1e-12:
+            raise UnreachableSparsity(
+                f"sparsity {self.sparsity:g} is out of reach with {self.protect_first}+{self.protect_last} of {layers} "
+                "layers protected and one unit kept in every module; "
+                f"the largest possible is {np.floor(largest * 1000) / 1000:g}"
+            )
+
+    def _counted(self, layers: int) -> int:
+        """The number of layers over which G is the mean."""
+        return int(self.unprotected(layers).sum()) if self.over == "unprotected" else layers
+
     def ratios(
         self, layers: int, caps: dict[str, float] | None = None, shares: dict[str, float] | None = None
     ) -> dict[str, Float[np.ndarray, " layers"]]:
@@ -64,12 +85,13 @@ class Allocation:
         protected layers. Λ is found by bisection so that the mean is G (Eq. 17). ``caps`` bounds ρ in each
         module so that a unit always remains; ``shares`` are the modules' weights in the mean (their shares of
         a layer's parameters). Without caps and shares there is a single module, with ρ < 1.
-        Raises :class:`UnreachableSparsity`, which names the largest G possible.
+        Raises :class:`UnreachableSparsity`, which names the largest G possible, and ``ValueError`` for an
+        allocation without a curve, whose ratios follow from scores.
         """
         caps = caps or {"all": 1.0}
         shares = shares or {module: 1 / len(caps) for module in caps}
-        free = self.unprotected(layers)
-        counted = free.sum() if self.over == "unprotected" else layers
+        self.check(layers, caps, shares)
+        free, counted = self.unprotected(layers), self._counted(layers)
         curve = np.where(free, self._curve(layers), 0.0)
 
         def at(scale):
@@ -78,13 +100,6 @@ class Allocation:
         def mean(rho):
             return sum(shares[module] * rho[module].sum() for module in caps) / max(counted, 1)
 
-        largest = sum(shares[m] * caps[m] for m in caps) * free.sum() / max(counted, 1)
-        if self.sparsity > largest + 1e-12:
-            raise UnreachableSparsity(
-                f"sparsity {self.sparsity:g} is out of reach with {self.protect_first}+{self.protect_last} of {layers} "
-                "layers protected and one unit kept in every module; "
-                f"the largest possible is {np.floor(largest * 1000) / 1000:g}"
-            )
         if not free.any() or self.sparsity == 0:
             return {module: np.zeros(layers) for module in caps}
         published = self.over == "unprotected"  # its search starts at [0, 2] and ends within 1e-4 of the target
@@ -100,8 +115,10 @@ class Allocation:
 
     def _curve(self, layers: int) -> Float[np.ndarray, " layers"]:
         """Shape of ρ over depth, up to the factor Λ."""
-        if self.kind != "logistic":
+        if self.kind == "uniform":
             return np.ones(layers)
+        if self.kind != "logistic":
+            raise ValueError(f"the allocation {self.kind!r} has no curve over depth")
         if self.over == "unprotected":
             first, last = self.protect_first, layers - 1 - self.protect_last
         else:
@@ -118,23 +135,33 @@ def checked(sparsity: float) -> float:
 
 
 def logistic(
-    sparsity: float, x0: float = 0.3, k: float = 1.0, protect_first: int = 0, protect_last: int = 2
+    sparsity: float,
+    x0: float = 0.3,
+    k: float = 1.0,
+    protect_first: int = 0,
+    protect_last: int = ALLOCATIONS["logistic"].protect_last,
 ) -> Allocation:
     """The paper's allocation (Eqs. 16-17): less in early layers, nothing in the last ``protect_last``."""
     return Allocation("logistic", sparsity, x0, k, protect_first, protect_last)
 
 
-def uniform(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
+def uniform(
+    sparsity: float, protect_first: int = 0, protect_last: int = ALLOCATIONS["uniform"].protect_last
+) -> Allocation:
     """The same ratio in every unprotected layer (UL in Table 3)."""
     return Allocation("uniform", sparsity, protect_first=protect_first, protect_last=protect_last)
 
 
-def adaptive(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
+def adaptive(
+    sparsity: float, protect_first: int = 0, protect_last: int = ALLOCATIONS["adaptive"].protect_last
+) -> Allocation:
     """A single ranking over all layers and modules of scores standardised per layer (AL in Table 3, FLAP)."""
     return Allocation("adaptive", sparsity, protect_first=protect_first, protect_last=protect_last)
 
 
-def energy(sparsity: float, protect_first: int = 0, protect_last: int = 0) -> Allocation:
+def energy(
+    sparsity: float, protect_first: int = 0, protect_last: int = ALLOCATIONS["energy"].protect_last
+) -> Allocation:
     """Our own: the attention and the MLP of every layer lose what adds least to the error of the residual stream.
 
         minimise Σ_{ℓ,m} e_{ℓ,m}(n_{ℓ,m})   subject to the budget in parameters,
@@ -165,4 +192,4 @@ def check_reachable(
     """Raise :class:`UnreachableSparsity` unless every module can keep a unit at this target."""
     caps = {"attention": 1 - 1 / attention_units, "mlp": 1 - 1 / channels}
     shares = {"attention": attention_share, "mlp": 1 - attention_share}
-    uniform(sparsity, protect_first, protect_last).ratios(layers, caps, shares)
+    uniform(sparsity, protect_first, protect_last).check(layers, caps, shares)

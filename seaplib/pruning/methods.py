@@ -32,8 +32,6 @@ CALIBRATIONS = ("task", "general", "fused", "all", "none")
 EXPERTS = ("task", "fused")
 #: what a compensated method's name ends in
 SUFFIXES = {"none": "", "mean": "+bias", "least squares": "+least squares"}
-#: layers protected at the output, by allocation, where a method does not say otherwise
-PROTECT_LAST = {"logistic": 2, "uniform": 0, "adaptive": 0, "energy": 0}
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,13 @@ class Method:
 
     def allocate(self, sparsity: float) -> Allocation:
         """The method's allocation at a global sparsity."""
-        last = PROTECT_LAST[self.allocation] if self.protect_last is None else self.protect_last
+        last = ALLOCATIONS[self.allocation].protect_last if self.protect_last is None else self.protect_last
         return Allocation(self.allocation, sparsity, self.x0, self.k, self.protect_first, last)
 
     @property
     def allocation_name(self) -> str:
         """The allocation's name, with its protection where that is unusual."""
-        usual = PROTECT_LAST[self.allocation]
+        usual = ALLOCATIONS[self.allocation].protect_last
         last = usual if self.protect_last is None else self.protect_last
         own = (self.protect_first, last) != (0, usual)
         return f"{self.allocation}, protect {self.protect_first}+{last}" if own else self.allocation

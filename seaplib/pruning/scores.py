@@ -9,11 +9,19 @@ from torch import Tensor
 
 from ..activations.statistics import ActivationStats
 from ..models.shapes import Geometry
-from ..settings import SCORES
 
 #: Eq. 15's weights as published (A.4): 3 for the general text, 2 for every task.
 GENERAL_WEIGHT = 3.0
 TASK_WEIGHT = 2.0
+#: score → its formula of the statistics, a module ("attention" or "mlp") and a generator of noise: [layers, dims]
+FORMULAS = {
+    "s_F": lambda stats, module, generator: stats.var[module] * stats.weight_l2sq[module],
+    "s_W": lambda stats, module, generator: stats.second_moment[module] * stats.weight_l1[module],
+    "magnitude": lambda stats, module, generator: stats.weight_l2sq[module].clone(),
+    "random": lambda stats, module, generator: torch.rand(
+        stats.weight_l2sq[module].shape, dtype=torch.float64, generator=generator
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -55,20 +63,14 @@ def score(stats: ActivationStats, name: str = "s_F", seed: int = 0) -> Scores:
     activations; ``random`` = uniform noise drawn with ``seed``. Raises ``ValueError`` for another name, and
     for statistics of norms.
     """
-    if name not in SCORES:
-        raise ValueError(f"score is one of {', '.join(SCORES)}, got {name!r}")
+    if name not in FORMULAS:
+        raise ValueError(f"score is one of {', '.join(FORMULAS)}, got {name!r}")
     if stats.provenance.get("calibration", {}).get("pooling") == "norm":
         raise ValueError("statistics of norms (pooling='norm') have no score; collect them with pooling='token'")
     generator = torch.Generator().manual_seed(seed)
 
     def of(module: str) -> Float[Tensor, "layers dims"]:
-        if name == "s_F":
-            return stats.var[module] * stats.weight_l2sq[module]
-        if name == "s_W":
-            return stats.second_moment[module] * stats.weight_l1[module]
-        if name == "magnitude":
-            return stats.weight_l2sq[module].clone()
-        return torch.rand(stats.weight_l2sq[module].shape, dtype=torch.float64, generator=generator)
+        return FORMULAS[name](stats, module, generator)
 
     provenance = {"score": name, "calibration": stats.provenance.get("task", "?")}
     return Scores(stats.geometry, of("attention"), of("mlp"), provenance=provenance, errors=relative_errors(stats))

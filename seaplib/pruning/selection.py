@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..models.shapes import Geometry
+from ..settings import ALLOCATIONS
 from .allocation import Allocation, logistic
 from .masks import PruningMask, keep_all
 from .scores import Scores
@@ -38,9 +39,10 @@ def standardise(metric: Float[Tensor, "layers dims"]) -> Float[Tensor, "layers d
 def ranked_across(metric: Float[Tensor, "layers dims"]) -> Float[Tensor, "layers dims"]:
     """``metric`` itself. ValueError where a layer has NaN: sorting would give NaN an arbitrary place."""
     if flat := metric.isnan().any(1).nonzero().flatten().tolist():
+        fixed = ", ".join(name for name, kind in ALLOCATIONS.items() if kind.by_layer)
         raise ValueError(
             f"the scores of layer {flat[0]} do not differ, so no order over all layers can place its units; "
-            "calibrate on more text, or use an allocation that fixes a ratio per layer (logistic, uniform)"
+            f"calibrate on more text, or use an allocation that fixes a ratio per layer ({fixed})"
         )
     return metric
 
@@ -137,8 +139,7 @@ def select(
         if not np.isfinite(values.numpy()).all():  # a single pass, where torch takes several
             raise ValueError("the scores are not all finite (NaN or Inf), so they rank nothing")
     allocation = sparsity if isinstance(sparsity, Allocation) else logistic(float(sparsity))
-    by_layer = allocation.kind in ("uniform", "logistic")
-    if round_to > 1 and (budget == "floor" or not by_layer):
+    if round_to > 1 and (budget == "floor" or not allocation.by_layer):
         raise ValueError("round_to needs budget='parameters' and an allocation that fixes a ratio per layer")
     geometry = scores.geometry
     units = attention_units(geometry, kv_unit)
@@ -227,7 +228,7 @@ def _adaptive(
     g = scores.geometry
     free = torch.from_numpy(allocation.unprotected(g.layers))
     if allocation.sparsity > free.double().mean():
-        allocation.ratios(g.layers)  # raises, naming the largest possible sparsity
+        allocation.check(g.layers, {"all": 1.0}, {"all": 1.0})  # raises, naming the largest possible sparsity
     groups = standardise(scores.attention).unflatten(1, (g.kv_heads, g.queries_per_group * g.head_dim)).mean(-1)
     channels = standardise(scores.channels)
     target = allocation.sparsity * g.projection_parameters / g.channel_parameters
@@ -269,7 +270,7 @@ def energy_counts(
     g, costs = scores.geometry, {"attention": unit_cost, "mlp": scores.geometry.channel_parameters}
     caps = {"attention": 1 - 1 / units, "mlp": 1 - 1 / g.channels}
     shares = {"attention": units * unit_cost / g.layer_parameters, "mlp": g.mlp_parameters / g.layer_parameters}
-    allocation.ratios(g.layers, caps, shares)  # raises where the target is out of reach
+    allocation.check(g.layers, caps, shares)
     errors = scores.errors["attention"].unflatten(1, (g.heads, g.head_dim)).sum(-1)
     steps = {}
     for layer in np.flatnonzero(allocation.unprotected(g.layers)).tolist():

@@ -46,6 +46,9 @@ METRICS = {
     "exact_match": "exact match",
 }
 SCORES = {"s_F": "$s_F$", "s_W": "$s_W$"}
+#: method → the score that the method's name says, so that a label does not
+SAID = {"random": "random", "magnitude": "magnitude", "shortgpt": "BI", "2ssp": "norm", "griffin": "prompt"}
+NO_SCORE = ("none", "–")  # of the dense model; missing from a table
 MINI = "mini_"
 #: columns that tell two variants of the same method and score apart, in the order they are named
 DETAILS = ("allocation", "budget", "kv_unit", "compensation", "mode", "calibration")
@@ -99,9 +102,10 @@ def variants(frame: pd.DataFrame) -> pd.Series:
     A detail (allocation, budget, calibration text, …) is named only for a method that occurs with
     two of them at the same sparsity on the same task; so nothing different is ever averaged.
     """
-    scores = frame["score"].map(SCORES) if "score" in frame else pd.Series(index=frame.index, dtype=object)
     label = frame["method"].map(method)
-    label = label.where(scores.isna(), label + " (" + scores.astype(str) + ")")
+    if "score" in frame:
+        scores = [_score(*names) for names in zip(frame["method"], frame["score"], strict=True)]
+        label = label + pd.Series(scores, index=frame.index, dtype=label.dtype)
     cell = [frame[column] for column in ("requested_sparsity", "task") if column in frame]
     for detail in DETAILS:
         if detail in frame:
@@ -110,6 +114,13 @@ def variants(frame: pd.DataFrame) -> pd.Series:
             differs = differs.groupby(label).transform("any")
             label = label.where(~differs, label + ", " + values)
     return label
+
+
+def _score(method: str, score: str) -> str:
+    """A score as it follows a method's name in a label; empty for no score, and where the name says the score."""
+    if pd.isna(score) or score in (*NO_SCORE, SAID.get(method_key(str(method).partition("+")[0]))):
+        return ""
+    return f" ({SCORES.get(score, score)})"
 
 
 def variant_order(frame: pd.DataFrame, label: str = "label") -> list[str]:

@@ -192,6 +192,7 @@ class Parameters(TypedDict, total=False):
     grid_items: Count
     chat_template: setting("chat_template")
     draws: Count
+    window_draws: Count
     permutations: Count
     presets: Several[Preset]
     claims_preset: Preset

@@ -88,7 +88,7 @@ def overlap_curve(found: pd.DataFrame, module: str = "channels") -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def accuracy_curve(answers: bootstrap.Results, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def accuracy_curve(answers: bootstrap.Results, draws: int = bootstrap.DRAWS, seed: int = 0) -> pd.DataFrame:
     """Mean result by size, and its difference to the largest, with 95% intervals over items and seeds.
 
     ``answers``' cells are sizes. Columns: texts, value, low, high, difference,

@@ -146,7 +146,10 @@ def squares(y: np.ndarray, vectors: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 
 def analyse(
-    answers: bootstrap.Results, vectors: Mapping[str, np.ndarray] | None = None, draws: int = 2000, seed: int = 0
+    answers: bootstrap.Results,
+    vectors: Mapping[str, np.ndarray] | None = None,
+    draws: int = bootstrap.DRAWS,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Effect of every factor and its share of the variation: a row per contrast, and a row each for BY_TASK and NOISE.
 

@@ -76,7 +76,7 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(size > 0, (x * y).sum(-2) / np.where(size > 0, size, 1), 0.0)
 
 
-def stability(answers: bootstrap.Results, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+def stability(answers: bootstrap.Results, draws: int = bootstrap.FEW_DRAWS, seed: int = 0) -> pd.DataFrame:
     """How far curves agree: rows of rank correlations and of shares of variance, with 95% intervals.
 
     ``answers``' cells are layers. Columns: quantity, measured, low, high, p_value (of a correlation, against 0).

@@ -38,7 +38,7 @@ def table(items: pd.DataFrame, by: Sequence[str], metric: str = "primary") -> pd
 
 
 def judge(
-    items: pd.DataFrame, by: Sequence[str], usual: Mapping, metric: str = "primary", draws: int = 2000
+    items: pd.DataFrame, by: Sequence[str], usual: Mapping, metric: str = "primary", draws: int = bootstrap.DRAWS
 ) -> tuple[dict, dict]:
     """The setting that is best on validation items, and its difference to the ``usual`` setting on test items.
 

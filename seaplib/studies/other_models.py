@@ -52,7 +52,9 @@ def answers(
     return items.assign(architecture=model.config.model_type)
 
 
-def compared(items: pd.DataFrame, name: str, draws: int = 2000, protect_last: int | None = None) -> pd.DataFrame:
+def compared(
+    items: pd.DataFrame, name: str, draws: int = bootstrap.DRAWS, protect_last: int | None = None
+) -> pd.DataFrame:
     """``PAIRS`` on a model's items, over all tasks: columns model, architecture, and ``comparison.contrasts``'s."""
     pairs = [tuple(replace(side, protect_last=protect_last) for side in pair) for pair in PAIRS]
     found = comparison.contrasts(items, pairs, draws=draws)
@@ -69,7 +71,9 @@ def _mean(items: pd.DataFrame, metric: str) -> float:
     return float(bootstrap.of_metric(rows, metric)["value"].mean())
 
 
-def on_models(names: Iterable[str], draws: int = 2000, dtype: str = "auto", device_map=None, **options) -> pd.DataFrame:
+def on_models(
+    names: Iterable[str], draws: int = bootstrap.DRAWS, dtype: str = "auto", device_map=None, **options
+) -> pd.DataFrame:
     """The protocol on each named model in turn, each alone in memory; ``options`` as in :func:`answers`."""
     frames = []
     for name in names:

@@ -87,7 +87,7 @@ def _silhouettes(distances: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
     return values, n * values.mean() - (n - 1) * without
 
 
-def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = bootstrap.DRAWS, seed: int = 0) -> pd.DataFrame:
     """Mean of each measure by layer with its 95% interval: layer, measure, value, low, high, chance, n.
 
     Takes states, or the frame of ``prompt_values``. The silhouette's interval is a bootstrap
@@ -110,7 +110,7 @@ def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: i
     return pd.concat(rows, ignore_index=True)
 
 
-def trend(values: HiddenStates | pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def trend(values: HiddenStates | pd.DataFrame, resamples: int = bootstrap.DRAWS, seed: int = 0) -> pd.DataFrame:
     """Does separation grow with depth? Mean of the deeper half of the layers minus that of the shallower.
 
     A row per measure: shallower, deeper, value (their difference), its 95% bootstrap interval
@@ -206,7 +206,7 @@ def norm_correlations(
     method: str = "spearman",
     per_layer: bool = True,
     permutations: int = 10_000,
-    resamples: int = 2000,
+    resamples: int = bootstrap.DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Correlation over dimensions of half 0 and half 1: of the same task (within) and of two tasks (between).

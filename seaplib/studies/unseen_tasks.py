@@ -58,7 +58,7 @@ def variants(
     return out
 
 
-def matrix(items: pd.DataFrame, metric: str = bootstrap.PRIMARY, draws: int = 1000) -> pd.DataFrame:
+def matrix(items: pd.DataFrame, metric: str = bootstrap.PRIMARY, draws: int = bootstrap.FEW_DRAWS) -> pd.DataFrame:
     """A row per calibration text and task: calibrated_on, task, value, low, high (95%, items and seeds), own.
 
     ``items`` are item results of :func:`variants`. ``own`` says whether the task's own corpus is part of the text.

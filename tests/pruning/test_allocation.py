@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import reference
 
+import seaplib
+from seaplib import pruning
 from seaplib.pruning import allocation as sparsity
-from seaplib.settings import Pruning
+from seaplib.settings import ALLOCATIONS, Pruning
 
 pytestmark = pytest.mark.unit
 
@@ -132,6 +134,23 @@ def test_check_reachable_without_a_model():
     sparsity.check_reachable(0.5, layers=6, attention_units=4, channels=256, attention_share=1 / 3, protect_last=2)
     with pytest.raises(sparsity.UnreachableSparsity, match=r"0\.6"):
         sparsity.check_reachable(0.7, layers=6, attention_units=4, channels=256, attention_share=1 / 3, protect_last=2)
+
+
+@pytest.mark.parametrize("kind", ALLOCATIONS)
+def test_every_declared_allocation_has_a_function_of_its_name(kind):
+    declared = ALLOCATIONS[kind]
+    assert getattr(pruning, kind) is getattr(seaplib, kind) is getattr(sparsity, kind)
+    assert getattr(sparsity, kind)(0.3) == sparsity.Allocation(kind, 0.3, protect_last=declared.protect_last)
+
+
+@pytest.mark.parametrize("kind", ALLOCATIONS)
+def test_an_allocation_without_a_curve_is_never_uniform(kind):
+    made = sparsity.Allocation(kind, 0.3)
+    if ALLOCATIONS[kind].by_layer:
+        assert made.by_layer and made.ratios(6)["all"].mean() == pytest.approx(0.3, abs=1e-9)
+    else:
+        with pytest.raises(ValueError, match=kind):
+            made.ratios(6)
 
 
 def test_allocations_print_well():

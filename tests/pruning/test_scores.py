@@ -7,7 +7,7 @@ import torch
 from seaplib import activations
 from seaplib.activations import capture
 from seaplib.pruning import scores
-from seaplib.settings import Calibration
+from seaplib.settings import SCORES, Calibration
 from seaplib.texts import corpora
 
 pytestmark = pytest.mark.unit
@@ -64,6 +64,10 @@ def test_magnitude_and_random_need_no_activations(stats):
 def test_an_unknown_score_is_refused(stats):
     with pytest.raises(ValueError, match="s_f"):
         scores.score(stats(), "s_f")
+
+
+def test_every_score_that_settings_allow_has_a_formula():
+    assert tuple(scores.FORMULAS) == SCORES
 
 
 def test_weights_are_three_for_general_text_and_two_for_tasks():

@@ -91,6 +91,20 @@ def test_variants_that_differ_are_never_averaged():
     assert "SEAP ($s_F$), gsm8k" in set(display_names.variants(crossed))
 
 
+def test_a_label_names_every_score_that_the_method_does_not_say():
+    named = {("SEAP", "s_F"): "SEAP ($s_F$)", ("SEAP", "mine"): "SEAP (mine)", ("SEAP", "random"): "SEAP (random)"}
+    named |= {
+        ("random+bias", "random"): "Random+bias",
+        ("magnitude", "magnitude"): "Magnitude",
+        ("2SSP", "norm"): "2SSP",
+    }
+    named |= {("ShortGPT", "BI"): "ShortGPT", ("GRIFFIN", "prompt"): "GRIFFIN", ("dense", "none"): "Dense"}
+    named[("remove test", None)] = "remove test"
+    assert display_names.variants(pd.DataFrame(named.keys(), columns=["method", "score"])).tolist() == list(
+        named.values()
+    )
+
+
 def test_published_numbers_stand_beside_the_measured_ones():
     beside = published.with_published(results(), published.published("table1_zero_shot"))
     assert len(beside) == len(results())

@@ -13,7 +13,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
-from ...evaluation import comparison
+from ...evaluation import bootstrap, comparison
+from ...settings import ALLOCATIONS
 from .. import display_names, summaries, tables
 from .style import (
     CELLS,
@@ -23,7 +24,6 @@ from .style import (
     NUMBERS,
     PALE,
     SINGLE,
-    Z,
     as_number,
     as_percent,
     hide_spare,
@@ -152,7 +152,7 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
 def _dots(ax, rows, order, looks) -> None:
     """One dot with its 95% interval per label, the first label on top; a share lies between 0 and 1."""
     for place, (label, cell) in enumerate(zip(order, rows, strict=True)):
-        error = Z * cell["stderr"]
+        error = bootstrap.Z * cell["stderr"]
         ends = [np.minimum(error, cell["value"]), np.minimum(error, 1 - cell["value"])]
         ax.errorbar(cell["value"], [place] * len(cell), xerr=ends, linestyle="", elinewidth=0.8, **looks[label])
     _rows(ax, order)
@@ -203,7 +203,7 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
     for ax, sparsity in zip(axes.flat, sparsities, strict=True):
         for allocation in allocations:
             rows = means[(means["allocation"] == allocation) & (means["requested_sparsity"] == sparsity)]
-            bars = {"xerr": Z * rows["stderr"], "linestyle": "", "elinewidth": 0.8}
+            bars = {"xerr": bootstrap.Z * rows["stderr"], "linestyle": "", "elinewidth": 0.8}
             y = [place[label, allocation] for label in rows["label"]]
             ax.errorbar(rows["value"], y, label=allocation, **bars, **looks[allocation])
         if len(dense):
@@ -259,9 +259,9 @@ def accuracy_by_sparsity(frame: pd.DataFrame) -> Figure:
 
 
 def _protected(allocation: str) -> bool:
-    """Whether an allocation of that name leaves the last layers alone; unless it says so, only logistic does."""
-    curve, _, protection = allocation.partition(", protect ")
-    return not protection.endswith("+0") if protection else curve == "logistic"
+    """Whether an allocation of that name leaves the last layers alone: as the name says, or else by default."""
+    kind, _, protection = allocation.partition(", protect ")
+    return not protection.endswith("+0") if protection else kind in ALLOCATIONS and ALLOCATIONS[kind].protect_last > 0
 
 
 @styled

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from ...evaluation import bootstrap
 from .. import display_names
 from .style import (
     DENSE_LINE,
@@ -13,7 +14,6 @@ from .style import (
     MARKERS,
     PALE,
     PALETTE,
-    Z,
     as_number,
     hide_spare,
     layer_axis,
@@ -66,7 +66,7 @@ def sparsity_rules(frame: pd.DataFrame) -> Figure:
         for row in part[part["perplexity"] > limit].itertuples():
             axes[0].annotate(f"{row.perplexity:.3g} →", (1, row.place), xycoords=axes[0].get_yaxis_transform(),
                              ha="right", va="center", fontsize=6.5, color=colour)  # fmt: skip
-        spread = [Z * part["stderr"], np.minimum(Z * part["stderr"], 1 - part["accuracy"])]
+        spread = [bootstrap.Z * part["stderr"], np.minimum(bootstrap.Z * part["stderr"], 1 - part["accuracy"])]
         axes[1].errorbar(100 * part["accuracy"], part["place"], xerr=100 * np.array(spread), **look)
         axes[1].annotate(block, (1.0, part["place"].iloc[0]), (2, 0), xycoords=axes[1].get_yaxis_transform(),
                          textcoords="offset points", fontsize=6.5, color="0.3", va="center")  # fmt: skip
@@ -126,4 +126,5 @@ def activations_against_weights(frame: pd.DataFrame) -> Figure:
 def _interval(part: pd.DataFrame, value: str) -> tuple[pd.Series, pd.Series]:
     if value == "perplexity":
         return part["low"], part["high"]
-    return part["accuracy"] - Z * part["stderr"], (part["accuracy"] + Z * part["stderr"]).clip(upper=1)
+    half = bootstrap.Z * part["stderr"]
+    return part["accuracy"] - half, (part["accuracy"] + half).clip(upper=1)

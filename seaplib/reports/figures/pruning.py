@@ -10,6 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from ...evaluation import bootstrap
 from .. import display_names
 from .style import (
     DENSE,
@@ -17,7 +18,6 @@ from .style import (
     LINE_MARKERS,
     PALETTE,
     SINGLE,
-    Z,
     layer_axis,
     legend_below,
     matrix,
@@ -46,7 +46,7 @@ def remove_test(frame: pd.DataFrame) -> Figure:
         for (sparsity, colour), marker in zip(colours.items(), LINE_MARKERS * 9, strict=False):
             line = panel[panel["sparsity"] == sparsity]
             if "stderr" in line:
-                low, high = ((line["value"] + side * Z * line["stderr"]).clip(0, 1) for side in (-1, 1))
+                low, high = ((line["value"] + side * bootstrap.Z * line["stderr"]).clip(0, 1) for side in (-1, 1))
                 ax.fill_between(line["layer"], low, high, color=colour, alpha=0.12, linewidth=0)
             ax.plot(line["layer"], line["value"], color=colour, marker=marker, label=display_names.sparsity(sparsity))
         for name, dashes in (("dense", "--"), ("chance", ":")):

@@ -28,7 +28,6 @@ LINE_MARKERS = "osD^vPX<>ph"  # of lines coloured by shades(), in an order of th
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 CELLS, LOSSES = "Blues", "rocket_r"  # heat maps with numbers written in: shares and results, points lost
 PALE = "0.92"  # grid lines, and bands behind text
-Z = 1.96  # half a 95% interval in standard errors
 DENSE = "0.15"  # the unpruned model is always this grey
 DENSE_LINE = {"color": DENSE, "linestyle": "--", "linewidth": 0.8, "zorder": 0}
 NUMBERS = {"fmt": "", "annot_kws": {"fontsize": 6.5}}  # written into a heat map
