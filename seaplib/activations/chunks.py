@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float64, Int
@@ -54,7 +55,7 @@ class PartialStats:
         count = int(self.counts[index])
         return replace(self.like, count=count, mean=mean, var=var, second_moment=second, stream=None, provenance=about)
 
-    def union(self, indices: Iterable[int]) -> ActivationStats:
+    def union(self, indices: Iterable[SupportsIndex]) -> ActivationStats:
         """The statistics of several parts together; a part named twice counts once."""
         return merge([self.part(int(index)) for index in dict.fromkeys(indices)])
 

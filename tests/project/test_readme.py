@@ -10,6 +10,7 @@ import torch
 
 import seaplib
 from seaplib import __main__, models
+from seaplib.experts import variants
 from seaplib.runner import readme
 
 pytestmark = pytest.mark.unit
@@ -66,11 +67,11 @@ def test_the_program_beyond_the_paper(tmp_path, monkeypatch, tiny_model, tiny_to
 def test_the_program_with_experts(tmp_path, monkeypatch):
     """As printed, on the bundled model, with fewer prompts for its router."""
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    (block,) = [block for block in blocks if "routes.build(" in block]
+    (block,) = [block for block in blocks if "variants.build(" in block]
     monkeypatch.chdir(tmp_path)
     model, tokenizer = seaplib.load("bundled")
-    build, small = seaplib.experts.variants.build, {"calibration": seaplib.Calibration(samples=8), "per_task": 40}
-    monkeypatch.setattr(seaplib.experts.variants, "build", lambda *args, **options: build(*args, **options, **small))
+    build, small = variants.build, {"calibration": seaplib.Calibration(samples=8), "per_task": 40}
+    monkeypatch.setattr(variants, "build", lambda *args, **options: build(*args, **options, **small))
     evaluate = seaplib.evaluate
     monkeypatch.setattr(seaplib, "evaluate", lambda *a, **b: evaluate(*a, **b, settings=seaplib.Evaluation(items=10)))
     names = {"seaplib": seaplib, "model": model, "tokenizer": tokenizer}

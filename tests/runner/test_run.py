@@ -343,7 +343,6 @@ BAD_INPUT = {
     "sparsity": ([], {"parameters": {"sparsities": [0.2, 1.0]}}, {}, "sparsity must lie in [0, 1), got 1.0"),
     "reach": ([], {"parameters": {"model": "{tiny}", "sparsities": [0.2, 0.6]}}, {}, "0.6"),
     "model": ([], {"parameters": {"model": "{tiny}/nowhere"}}, {}, "/nowhere'"),
-    "bundled model": ([], {"parameters": {"model": "bundled"}}, {}, "bundled/model"),
     "architecture": ([], {"parameters": {"model": "{gpt}"}}, {}, "'gpt_neo'"),
     "extends a list": ([], {"extends": ["other"]}, {}, "extends must be a text, got ['other']"),
     "twice": ([], {"parameters": {"sparsities": [0.2, 0.2]}}, {}, "sparsities names 0.2 twice"),

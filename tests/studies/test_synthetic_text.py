@@ -68,7 +68,7 @@ def test_continuations_depend_on_the_seed_alone_and_are_stored(tiny_model, tiny_
     assert made.texts != synthetic_text.continue_texts(model, tiny_tokenizer, corpus, seed=4, new_tokens=5).texts
     for text, source in zip(made.texts, corpus.texts, strict=True):
         assert text.startswith(synthetic_text.halves(source)[0])
-    monkeypatch.setattr(synthetic_text, "_continue", lambda *_: pytest.fail("written twice"))
+    monkeypatch.setattr(model, "generate", lambda *_, **__: pytest.fail("written twice"))
     assert synthetic_text.continue_texts(model, tiny_tokenizer, corpus, seed=3, new_tokens=5).texts == made.texts
 
 
