@@ -6,7 +6,8 @@ PROFILE ?= embedded
 TEST_JOBS ?= 2
 
 RUN := $(VENV)/bin/python
-INSTALL = -m pip install --quiet --constraint requirements.lock --editable
+# Byte code is made where a module is first imported: for every file of every package it takes minutes.
+INSTALL = -m pip install --quiet --no-compile --constraint requirements.lock --editable
 # One thread a process: the tests share the cores.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q
 TESTS = -n $(TEST_JOBS) --dist loadfile -m "not browser and not long"
