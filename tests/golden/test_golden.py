@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parent
 TASKS = ("wikitext2", "piqa", "gsm8k")
 MODULES = ("attention", "mlp")
 LAYERS = 8
-TOLERANCE = 1e-6
+TOLERANCE = 4e-6  # single precision: with the narrowest instruction set (no AVX) differences of 1.1e-6 were seen
 NAMES = {"mean": "mean", "var": "var", "second_moment": "l2"}  # field of ActivationStats → the authors' name
 
 
