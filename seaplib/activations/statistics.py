@@ -178,7 +178,7 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
 
 
 def calibrate_texts(model, tokenizer, texts: dict, calibration: Calibration | None = None) -> dict:
-    """Statistics of every :class:`~seaplib.corpora.Corpus` in ``texts``, under the same keys, asking the store first.
+    """Statistics of every :class:`~seaplib.Corpus` in ``texts``, under the same keys, asking the store first.
 
     As in :func:`collect`, all texts of each without a ``calibration``.
     """

@@ -1,6 +1,7 @@
 """The project around the package: pins, README, notebooks, profiles say what is there."""
 
 import json
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -204,3 +205,16 @@ def test_notebook_is_committed_clean_and_documented(path):
 def test_modules_stay_short():
     lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "seaplib").glob("*.py")}
     assert {name: length for name, length in lengths.items() if length > 330} == {}
+
+
+def test_every_dotted_name_of_the_package_exists():
+    """In docstrings, README and docs: ``seaplib.room.module.name``."""
+    files = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/*.md"), *ROOT.glob("seaplib/**/*.py")]
+    missing = []
+    for file in files:
+        for name in set(re.findall(r"(?<![\w/])seaplib(?:\.[A-Za-z_]\w*)+", file.read_text("utf-8"))):
+            try:
+                pkgutil.resolve_name(name)
+            except (ImportError, AttributeError):
+                missing.append((file.name, name))
+    assert not missing
