@@ -101,11 +101,9 @@ def collect_parts(
     return PartialStats(size, counts, mean, var, texts, tokens, whole)
 
 
-def calibrate_parts(
-    model, tokenizer, tasks: Iterable[str], pool: int, size: int, calibration: Calibration | None = None
-) -> dict[str, PartialStats]:
+def calibrate_parts(model, tokenizer, tasks: Iterable[str], pool: int, size: int) -> dict[str, PartialStats]:
     """:func:`collect_parts` of every task's corpus (``pool`` texts, or all it has), from the store if it is there."""
-    calibration = calibration or Calibration()
+    calibration = Calibration()
     weights = Weights(model)
     known = identity.specification(weights.identity, tokenizer)
     how = {k: v for k, v in calibration.as_dict().items() if k != "samples"}

@@ -24,6 +24,7 @@ from ..texts.corpora import Corpus
 
 POOLINGS = ("mean", "last")
 METHODS = ("umap", "tsne", "pca")
+MAX_LENGTH = 2048  # tokens of a text
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,6 @@ def hidden_states(
     corpora: Mapping[str, Corpus],
     pooling: str = "mean",
     bos: bool = True,
-    max_length: int = 2048,
     batch_tokens: int = 8192,
     progress: bool = True,
 ) -> HiddenStates:
@@ -94,7 +94,7 @@ def hidden_states(
     texts = [text for corpus in corpora.values() for text in corpus.texts]
     if not texts:
         raise ValueError("no texts: every corpus is empty")
-    encoded = encode(model, tokenizer, texts, max_length, bos)
+    encoded = encode(model, tokenizer, texts, MAX_LENGTH, bos)
     kept, shape = encoded.kept, (len(encoded.ids), len(layers.decoder_layers(model)) + 1, model.config.hidden_size)
     vectors = np.empty(shape, dtype=np.float32)
     rows, weight = [], None  # of the batch that is running
@@ -113,7 +113,7 @@ def hidden_states(
         "corpora": {task: corpus.fingerprint for task, corpus in corpora.items()},
         "pooling": pooling,
         "bos": bos,
-        "max_length": max_length,
+        "max_length": MAX_LENGTH,
         "tokens": sum(map(len, encoded.ids)),
         "truncated": encoded.truncated,
         "skipped": len(texts) - len(kept),

@@ -124,20 +124,20 @@ class Results:
         """Means over items."""
         return np.stack([self.values[task].mean(2) for task in self.tasks], axis=1)
 
-    def seed_weights(self, draws: int, seed: int = 0) -> Int[np.ndarray, "draws seeds"]:
+    def seed_weights(self, draws: int) -> Int[np.ndarray, "draws seeds"]:
         """How often each calibration seed is taken in each draw."""
         n = len(self.seeds)
-        return np.random.default_rng([seed, 0]).multinomial(n, np.full(n, 1 / n), size=draws)
+        return np.random.default_rng([0, 0]).multinomial(n, np.full(n, 1 / n), size=draws)
 
-    def drawn(self, draws: int, seed: int = 0, seeds: bool = True) -> Float[np.ndarray, "draws cells tasks seeds"]:
+    def drawn(self, draws: int, seeds: bool = True) -> Float[np.ndarray, "draws cells tasks seeds"]:
         """``means`` of ``draws`` resampled data sets.
 
         ``seeds=False`` draws items alone, for comparisons of seeds with each other: a seed drawn twice would agree
         with itself. :meth:`seed_weights` then says how often each seed counts.
         """
-        generator, out = np.random.default_rng([seed, 1]), []
+        generator, out = np.random.default_rng([0, 1]), []  # [0, 0] draws the seeds
         order = np.arange(len(self.seeds))
-        chosen = np.stack([order.repeat(weight) for weight in self.seed_weights(draws, seed)])
+        chosen = np.stack([order.repeat(weight) for weight in self.seed_weights(draws)])
         for task in self.tasks:
             table = self.values[task]
             n = table.shape[2]

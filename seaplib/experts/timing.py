@@ -123,27 +123,27 @@ def costs(timed: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("system")
 
 
-def curve(timed: pd.DataFrame, tokens: Sequence[int], reference: str = "dense") -> pd.DataFrame:
-    """Seconds of a request with so many generated ``tokens`` by every system, and their ratio to the reference's."""
+def curve(timed: pd.DataFrame, tokens: Sequence[int]) -> pd.DataFrame:
+    """Seconds of a request with so many generated ``tokens`` by every system, and their ratio to the dense model's."""
     each, rows = costs(timed), []
     for system, cost in each.iterrows():
         for n in tokens:
-            seconds, theirs = (row["start"] + n * row["token"] for row in (cost, each.loc[reference]))
+            seconds, theirs = (row["start"] + n * row["token"] for row in (cost, each.loc["dense"]))
             rows.append({"system": system, "tokens": int(n), "seconds": seconds, "ratio": seconds / theirs})
     return pd.DataFrame(rows)
 
 
-def break_even(
-    timed: pd.DataFrame, system: str, reference: str = "dense", draws: int = bootstrap.FEW_DRAWS, seed: int = 0
-) -> dict:
-    """n*, the generated tokens from which ``system`` answers a request sooner: tokens, low, high (95%, over turns).
+def break_even(timed: pd.DataFrame, system: str, draws: int = bootstrap.FEW_DRAWS, seed: int = 0) -> dict:
+    """n*, the generated tokens from which ``system`` answers a request sooner than the dense model.
+
+    Keys: tokens, low, high (95%, over turns).
 
     0 where the system is sooner from the first token on; infinite where it never is.
     """
     costs(timed)  # raises where turns have several requests
     turns = timed["turn"].nunique()
     chosen = np.concatenate([np.arange(turns)[None], bootstrap.places(turns, draws, seed)])  # first as they were
-    start, token = zip(*(_drawn(timed, name, chosen) for name in (system, reference)), strict=True)
+    start, token = zip(*(_drawn(timed, name, chosen) for name in (system, "dense")), strict=True)
     overhead, saved = start[0] - start[1], token[1] - token[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         tokens = np.where(

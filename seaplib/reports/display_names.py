@@ -123,10 +123,10 @@ def _score(method: str, score: str) -> str:
     return f" ({SCORES.get(score, score)})"
 
 
-def variant_order(frame: pd.DataFrame, label: str = "label") -> list[str]:
+def variant_order(frame: pd.DataFrame) -> list[str]:
     """Unique labels: dense, controls, baselines, SEAP; within a method by score and detail."""
     ranks = frame.assign(_rank=frame["method"].map(method_rank))
-    return list(dict.fromkeys(ranks.sort_values(["_rank", label], kind="stable")[label]))
+    return list(dict.fromkeys(ranks.sort_values(["_rank", "label"], kind="stable")["label"]))
 
 
 def sparsity(value: float) -> str:

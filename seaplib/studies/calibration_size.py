@@ -88,13 +88,13 @@ def overlap_curve(found: pd.DataFrame, module: str = "channels") -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def accuracy_curve(answers: bootstrap.Results, draws: int = bootstrap.DRAWS, seed: int = 0) -> pd.DataFrame:
+def accuracy_curve(answers: bootstrap.Results, draws: int = bootstrap.DRAWS) -> pd.DataFrame:
     """Mean result by size, and its difference to the largest, with 95% intervals over items and seeds.
 
     ``answers``' cells are sizes. Columns: texts, value, low, high, difference,
     difference_low, difference_high, p_value.
     """
-    means, drawn = answers.means.mean((1, 2)), answers.drawn(draws, seed).mean((2, 3))
+    means, drawn = answers.means.mean((1, 2)), answers.drawn(draws).mean((2, 3))
     last, rows = answers.cells.index(max(answers.cells)), []
     for place, texts in enumerate(answers.cells):
         low, high = bootstrap.interval(drawn[:, place])

@@ -145,25 +145,19 @@ def squares(y: np.ndarray, vectors: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return found | {BY_TASK: by_task, NOISE: noise}
 
 
-def analyse(
-    answers: bootstrap.Results,
-    vectors: Mapping[str, np.ndarray] | None = None,
-    draws: int = bootstrap.DRAWS,
-    seed: int = 0,
-) -> pd.DataFrame:
+def analyse(answers: bootstrap.Results, draws: int = bootstrap.DRAWS) -> pd.DataFrame:
     """Effect of every factor and its share of the variation: a row per contrast, and a row each for BY_TASK and NOISE.
 
-    The cells of ``answers`` are ``CELLS`` in that order (in other designs: the cells of ``vectors``). Columns: source,
-    effect, low, high (a difference of means, with its 95% interval over items and seeds), p_value, share, share_low,
-    share_high (of the variation within tasks), by_noise: the share that calibration seeds alone would give a source of
-    as many degrees of freedom. All cells and seeds answer the same items, so that the choice of items is not part of
-    the noise. It is part of the intervals, and of ``factor × task``, because every task has items of its own.
+    The cells of ``answers`` are ``CELLS`` in that order. Columns: source, effect, low, high (a difference of means,
+    with its 95% interval over items and seeds), p_value, share, share_low, share_high (of the variation within tasks),
+    by_noise: the share that calibration seeds alone would give a source of as many degrees of freedom. All cells and
+    seeds answer the same items, so that the choice of items is not part of the noise. It is part of the intervals, and
+    of ``factor × task``, because every task has items of its own.
     """
-    if vectors is None:
-        vectors = contrasts()
-        if answers.cells != CELLS:
-            raise ValueError(f"the design's cells are {CELLS}, got {answers.cells}")
-    y, drawn = answers.means, answers.drawn(draws, seed)
+    if answers.cells != CELLS:
+        raise ValueError(f"the design's cells are {CELLS}, got {answers.cells}")
+    vectors = contrasts()
+    y, drawn = answers.means, answers.drawn(draws)
     whole, resampled = squares(y, vectors), squares(drawn, vectors)
     total, totals = sum(whole.values()), sum(resampled.values())
     cells, tasks, seeds = y.shape

@@ -76,15 +76,15 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(size > 0, (x * y).sum(-2) / np.where(size > 0, size, 1), 0.0)
 
 
-def stability(answers: bootstrap.Results, draws: int = bootstrap.FEW_DRAWS, seed: int = 0) -> pd.DataFrame:
+def stability(answers: bootstrap.Results, draws: int = bootstrap.FEW_DRAWS) -> pd.DataFrame:
     """How far curves agree: rows of rank correlations and of shares of variance, with 95% intervals.
 
     ``answers``' cells are layers. Columns: quantity, measured, low, high, p_value (of a correlation, against 0).
     The dense model's own results are not needed: they shift a task's curve and change neither ranks nor variation.
     """
-    curves, drawn = -answers.means, -answers.drawn(draws, seed)
+    curves, drawn = -answers.means, -answers.drawn(draws)
     rows = []
-    resampled = agreement(-answers.drawn(draws, seed, seeds=False), answers.seed_weights(draws, seed))
+    resampled = agreement(-answers.drawn(draws, seeds=False), answers.seed_weights(draws))
     for name, value in agreement(curves).items():
         numbers = resampled[name][~np.isnan(resampled[name])]  # a draw of a single seed has no pair
         found = bootstrap.estimate(value, numbers) if len(numbers) else {}

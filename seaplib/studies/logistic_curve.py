@@ -14,7 +14,7 @@ from ..evaluation import bootstrap, comparison
 VALIDATION, TEST = "validation", "test"
 
 
-def parted(items: pd.DataFrame, share: float = 0.5, seed: int = 0) -> pd.DataFrame:
+def parted(items: pd.DataFrame, share: float = 0.5) -> pd.DataFrame:
     """``items`` with a column ``part``: the ``share`` of every task's items is for validation, the rest for test.
 
     An item is on the same side in all its rows. ValueError where a task would have no items on a side.
@@ -24,7 +24,7 @@ def parted(items: pd.DataFrame, share: float = 0.5, seed: int = 0) -> pd.DataFra
         first = round(share * len(names))
         if not 0 < first < len(names):
             raise ValueError(f"{task}: {len(names)} items cannot be parted with a share of {share:g} to validate")
-        order = np.random.default_rng(seed).permutation(np.sort(np.asarray(names, dtype=str)))
+        order = np.random.default_rng(0).permutation(np.sort(np.asarray(names, dtype=str)))
         side |= {(task, name): VALIDATION if place < first else TEST for place, name in enumerate(order)}
     keys = zip(items["task"], items["doc_id"].astype(str), strict=True)
     return items.assign(part=[side[key] for key in keys])

@@ -32,7 +32,7 @@ MEASURES = ("silhouette", "knn_accuracy")
 
 
 def prompt_values(
-    states: HiddenStates, layers=None, neighbours: int = 10, folds: int = 5, seed: int = 0, progress: bool = True
+    states: HiddenStates, neighbours: int = 10, folds: int = 5, seed: int = 0, progress: bool = True
 ) -> pd.DataFrame:
     """Silhouette and nearest-neighbour success of every prompt: layer, measure, prompt, task, value, influence.
 
@@ -51,9 +51,8 @@ def prompt_values(
     neighbours = min(neighbours, len(labels) - math.ceil(len(labels) / folds))
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
     vote = KNeighborsClassifier(neighbours, metric="precomputed")
-    layers = list(states.layers if layers is None else layers)
     frames = []
-    for layer in tqdm(layers, desc="separability", unit="layer", leave=False, disable=not progress):
+    for layer in tqdm(states.layers, desc="separability", unit="layer", leave=False, disable=not progress):
         distances = pairwise_distances(states.standardised(layer))
         right = (cross_val_predict(vote, distances, labels, cv=splits) == labels).astype(float)
         values = {"silhouette": _silhouettes(distances, labels), "knn_accuracy": (right, right)}
@@ -87,7 +86,7 @@ def _silhouettes(distances: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
     return values, n * values.mean() - (n - 1) * without
 
 
-def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = bootstrap.DRAWS, seed: int = 0) -> pd.DataFrame:
+def by_layer(values: HiddenStates | pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Mean of each measure by layer with its 95% interval: layer, measure, value, low, high, chance, n.
 
     Takes states, or the frame of ``prompt_values``. The silhouette's interval is a bootstrap
@@ -100,7 +99,7 @@ def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = bootstrap.DRA
         table, influences, tasks = _by_prompt(values, measure)
         means, n = table.mean(), len(table)
         if measure == "silhouette":
-            low, high = means.to_numpy() + bootstrap.stratified_interval(influences, tasks, resamples, seed)
+            low, high = means.to_numpy() + bootstrap.stratified_interval(influences, tasks, bootstrap.DRAWS, seed)
             chance = 0.0
         else:
             low, high = proportion_confint(table.sum().values, n, method="wilson")
@@ -110,7 +109,7 @@ def by_layer(values: HiddenStates | pd.DataFrame, resamples: int = bootstrap.DRA
     return pd.concat(rows, ignore_index=True)
 
 
-def trend(values: HiddenStates | pd.DataFrame, resamples: int = bootstrap.DRAWS, seed: int = 0) -> pd.DataFrame:
+def trend(values: HiddenStates | pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Does separation grow with depth? Mean of the deeper half of the layers minus that of the shallower.
 
     A row per measure: shallower, deeper, value (their difference), its 95% bootstrap interval
@@ -125,7 +124,7 @@ def trend(values: HiddenStates | pd.DataFrame, resamples: int = bootstrap.DRAWS,
         half = table.shape[1] // 2
         shallower, deeper = table.iloc[:, :half].mean(axis=None), table.iloc[:, -half:].mean(axis=None)
         difference = influences[:, -half:].mean(axis=1) - influences[:, :half].mean(axis=1)
-        around = bootstrap.stratified_interval(difference[:, None], tasks, resamples, seed)
+        around = bootstrap.stratified_interval(difference[:, None], tasks, bootstrap.DRAWS, seed)
         low, high = deeper - shallower + around[:, 0]
         row = {"measure": measure, "shallower": shallower, "deeper": deeper, "value": deeper - shallower}
         row |= {"low": low, "high": high, "p_value": ttest_1samp(difference, 0).pvalue if difference.std() else 1.0}
