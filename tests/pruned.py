@@ -57,7 +57,7 @@ def greedy(model, ids, cache: str | None):
     out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=6,
+        max_new_tokens=4,
         do_sample=False,
         eos_token_id=None,
         use_cache=cache is not None,

@@ -1,8 +1,5 @@
 import copy
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import safetensors.torch
@@ -181,40 +178,6 @@ def test_a_plan_reads_the_sizes_of_every_architecture(any_model, tiny_tokenizer,
         checks._check_sparsity("here", {"sparsities": [0.2], "protect_last": 0}, config)
         with pytest.raises(parameters.PlanError, match="here: "):
             checks._check_sparsity("here", {"sparsities": [0.99], "protect_last": 1}, config)
-
-
-HUB = """
-import http.server, os, threading
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        gated = "gated" in self.path
-        self.send_response(401 if gated else 404)
-        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-    do_GET = do_POST = do_HEAD
-    def log_message(self, *args): pass
-
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_address[1]}"
-from seaplib import models
-for name in ("someone/gated", "someone/absent"):
-    try:
-        models.load(name)
-    except models.ModelError as error:
-        print("SAID", error)
-"""
-
-
-def test_a_gated_and_an_absent_model_are_told_apart(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment |= {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", HUB], capture_output=True, text=True, env=environment, timeout=600)
-    gated, absent = (line for line in done.stdout.splitlines() if line.startswith("SAID"))
-    assert "'someone/gated': access to it has to be granted" in gated and "HF_TOKEN" in gated
-    assert "'someone/absent': neither a directory nor on the hub" in absent
 
 
 def test_an_unreachable_hub_is_said_to_be_one():
