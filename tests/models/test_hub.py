@@ -180,7 +180,7 @@ for name in ("gated", "absent"):
 server.shutdown()
 server.server_close()
 ask(lambda: checks.check(plan.load("llama_2_7b")))
-ask(lambda: rows.check("piqa"))
+ask(lambda: rows.check("boolq"))
 """
 
 
@@ -201,7 +201,7 @@ def test_what_the_hub_says_of_a_model_or_a_data_set_is_one_line(tmp_path):
     assert data == "fine"
     assert "lost" in lost and "'someone/absent'" in lost and "SEAP_DATA_DIR" in lost
     assert "'meta-llama/Llama-2-7b-hf': neither a directory nor in the local hub cache" in model
-    assert "the hub cannot be reached" in model and "the hub cannot be reached" in rows and "baber/piqa" in rows
+    assert "the hub cannot be reached" in model and "the hub cannot be reached" in rows and "boolq" in rows
 
 
 def test_errors_of_the_clients_http_library_count_as_unreachable():
