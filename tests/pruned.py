@@ -103,35 +103,39 @@ def router_of(model, tokenizer, threshold: float = 0.0) -> router.Router:
 FRESH = """
 import json, sys
 from pathlib import Path
-{imports}
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama import LlamaForCausalLM
 
-out = {{}}
-for path in sorted(Path(sys.argv[1]).iterdir()):
+def load(path):
     expected = load_file(path / "expected" / "expected.safetensors")
     ids = expected.pop("ids")
     logits = expected.pop("logits")
     try:
-        model = {load}(path, dtype="auto").eval()
+        model = AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()
         state = model.state_dict()
         same = state.keys() == expected.keys()
         same = same and all(state[k].dtype == v.dtype and torch.equal(state[k], v) for k, v in expected.items())
         with torch.no_grad():
             same = same and torch.allclose(model(ids).logits, logits, rtol=0, atol=64 * torch.finfo(logits.dtype).eps)
         tokens = AutoTokenizer.from_pretrained(path)("the otter")["input_ids"]
-        out[path.name] = ["loaded", same, tokens]
+        return ["loaded", same, tokens]
     except Exception as error:
-        out[path.name] = ["refused", type(error).__name__, str(error)]
-print("RESULT" + json.dumps(out))
+        return ["refused", type(error).__name__, str(error)]
+
+paths = sorted(Path(sys.argv[1]).iterdir())
+without = {path.name: load(path) for path in paths}
+assert "seaplib" not in sys.modules
+import seaplib
+print("RESULT" + json.dumps([without, {path.name: load(path) for path in paths}]))
 """
 
 
-def in_a_fresh_process(directory, imports: str = "", load: str = "AutoModelForCausalLM.from_pretrained") -> dict:
+def in_a_fresh_process(directory) -> list[dict]:
+    """What becomes of every checkpoint in a directory: loaded by transformers alone, then after ``import seaplib``."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", FRESH.format(imports=imports, load=load), str(directory)]
+    command = [sys.executable, "-c", FRESH, str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.rsplit("RESULT", 1)[1])

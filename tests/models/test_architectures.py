@@ -226,12 +226,11 @@ def saved(any_model, tiny_tokenizer, tmp_path):
 
 def test_checkpoints_load_bit_for_bit_in_a_fresh_process_and_never_as_something_else(saved, tiny_tokenizer, ids):
     directory, originals = saved
-    found = in_a_fresh_process(directory, imports="import seaplib")
+    without, found = in_a_fresh_process(directory)
     tokens = tiny_tokenizer("the otter")["input_ids"]
     # a zeroed model whose projections all have biases anyway is an ordinary checkpoint
     ordinary = {"gpt2-compensated", "gpt_neox-compensated", "opt-compensated", "llama-compensated"}
     assert found == {name: ["loaded", True, tokens] for name in originals}
-    without = in_a_fresh_process(directory)
     for name, (stock, pruned) in originals.items():
         if name in ordinary:
             assert without[name] == ["loaded", True, tokens], name
