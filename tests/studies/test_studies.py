@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ARCHITECTURE_CASES
 
-from seaplib import activations
+from seaplib import activations, models
 from seaplib.activations import chunks
 from seaplib.evaluation import bootstrap
 from seaplib.pruning import methods
@@ -283,7 +282,7 @@ def test_every_layer_loses_units_by_its_own_seeds_scores(stats):
 # --- the protocol on any architecture -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ARCHITECTURE_CASES)
+@pytest.mark.parametrize("case", models.ARCHITECTURES)  # a case of every type is named after it
 def test_the_protocol_runs_on_every_architecture(any_model, tiny_tokenizer, tiny_data_dir, case):
     options = {"tasks": ["piqa", "winogrande"], "general": "wikitext2", "sparsity": 0.5, "seeds": [0, 1], "samples": 6}
     model = any_model(case)
