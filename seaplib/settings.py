@@ -28,6 +28,23 @@ ALLOCATIONS = {
     "adaptive": AllocationKind(by_layer=False),
     "energy": AllocationKind(by_layer=False),
 }
+
+
+@dataclass(frozen=True)
+class MetricKind:
+    """What the tables say of a metric."""
+
+    title: str
+    reported: bool = False  # in result tables and comparisons, beside each task's own metric
+
+
+#: lm-eval's metrics that are kept, in the order of preference: the first that a task offers is the task's own
+#: ("primary"). A metric must have a number for every item.
+METRICS = {
+    "acc_norm": MetricKind("accuracy (normalised)"),
+    "acc": MetricKind("accuracy"),
+    "exact_match": MetricKind("exact match", reported=True),
+}
 MODES = ("remove", "zero", "mask")
 #: in place of removed units: nothing, their mean in a bias, a least-squares refit of the kept units
 COMPENSATIONS = ("none", "mean", "least squares")

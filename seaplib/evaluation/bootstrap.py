@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from ..settings import METRICS
 from ..texts import tasks as registry
 
 PRIMARY = "primary"
 #: The metrics of the result tables and of every comparison: each task's own and, beside it, exact match.
-REPORTED = (PRIMARY, "exact_match")
+REPORTED = (PRIMARY, *(name for name, kind in METRICS.items() if kind.reported))
 ENDS = (0.025, 0.975)  # of every interval
 Z = 1.96  # half a 95% interval of a normal distribution, in standard errors
 DRAWS = 2000  # of every bootstrap where a caller says nothing else

@@ -22,7 +22,7 @@ from torch import nn
 
 from .. import store
 from ..models import identity, layers, likelihood, passes
-from ..settings import Evaluation
+from ..settings import METRICS, Evaluation
 from ..texts import lm_eval, rows, tasks
 
 
@@ -268,7 +268,7 @@ class Bench:
             metrics = task.process_results(item[0].doc, response)
             rows += [
                 (task.VERSION, metric, doc_id, float(metrics[metric]), long)
-                for metric in sorted(lm_eval.METRICS)
+                for metric in sorted(METRICS)
                 if metric in metrics
             ]
         frame = pd.DataFrame(rows, columns=["task_version", "metric", "doc_id", "value", "truncated"])

@@ -6,6 +6,8 @@ spelling. An unknown name is shown as it is, after the known names.
 
 import pandas as pd
 
+from ..settings import METRICS
+
 #: task → how it is written; the order is the order of rows, columns and colours
 TASKS = {
     "boolq": "BoolQ",
@@ -39,12 +41,6 @@ METHODS = {
     "seapenergy": "SEAP-energy",
     "seapgenenergy": "SEAP-gen-energy",
 }
-METRICS = {
-    "primary": "accuracy",
-    "acc": "accuracy",
-    "acc_norm": "accuracy (normalised)",
-    "exact_match": "exact match",
-}
 SCORES = {"s_F": "$s_F$", "s_W": "$s_W$"}
 #: method → the score that the method's name says, so that a label does not
 SAID = {"random": "random", "magnitude": "magnitude", "shortgpt": "BI", "2ssp": "norm", "griffin": "prompt"}
@@ -75,7 +71,9 @@ def task_order(names) -> list[str]:
 
 def metric(name: str) -> str:
     """``exact_match`` → exact match."""
-    return METRICS.get(name, name)
+    if name == "primary":
+        return "accuracy"
+    return METRICS[name].title if name in METRICS else name
 
 
 def method_key(name: str) -> str:

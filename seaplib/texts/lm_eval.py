@@ -18,11 +18,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ..settings import METRICS
 from . import formats
 
-#: The metrics of lm-eval that seaplib keeps, in the order of preference: the first that a task offers is the
-#: task's own ("primary"). A metric must have a number for every item. Item results stand in alphabetical order.
-METRICS = ("acc_norm", "acc", "exact_match")
 #: What :func:`harness_task` adds to a task of multiple choice that lists metrics without it.
 ADDED = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
 _KEY = rb"""^["']?%b["']?:[ \t]*["']?([^\s"'#\[][^"'#\n]*)"""

@@ -13,7 +13,7 @@ says, and worded for calibration by the templates in that file, where it has a t
   one (``allenai/sciq`` → ``sciq``; ``nyu-mll/glue``, ``cola`` → ``glue/cola``). Where
   ``dataset_path`` is a file format (json, csv, parquet, text), the folder has the task's name.
 - Calibration rows: ``training_split``. Test rows: ``test_split``, else ``validation_split``.
-- Metric: the first of :data:`seaplib.texts.lm_eval.METRICS` that ``metric_list`` has.
+- Metric: the first of :data:`seaplib.settings.METRICS` that ``metric_list`` has.
 - Groups and tags are refused, and their members named, so that no average hides the tasks that were
   run; ``mmlu`` is registered and stands for its 57 subjects, over the single config ``all``.
 
@@ -28,7 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .. import paths
-from ..settings import nearest
+from ..settings import METRICS, nearest
 from . import formats, lm_eval
 
 
@@ -66,13 +66,13 @@ class Task:
     wording: Callable[[dict], str] | None = None
     lm_eval: str | None = None
     changes: dict = field(default_factory=dict)  # entries that replace those of the YAML
-    metric: str | None = None  # of lm_eval.METRICS
+    metric: str | None = None  # of settings.METRICS
     expert: str = ""  # by default the task itself
 
     def __post_init__(self):
         object.__setattr__(self, "expert", self.expert or self.name)
-        if self.metric is not None and self.metric not in lm_eval.METRICS:
-            raise ValueError(f"{self.name}: metric {self.metric!r} is not kept; known: {', '.join(lm_eval.METRICS)}")
+        if self.metric is not None and self.metric not in METRICS:
+            raise ValueError(f"{self.name}: metric {self.metric!r} is not kept; known: {', '.join(METRICS)}")
 
     def text(self, row: dict) -> str:
         """A calibration text in Table 5's format, answer included."""
@@ -139,7 +139,7 @@ def stock(name: str) -> Task:
     file = lm_eval.index().tasks[name]
     config = lm_eval.config(file)
     offered = lm_eval.metrics(config)
-    test, kept = config.get("test_split") or config.get("validation_split"), lm_eval.METRICS
+    test, kept = config.get("test_split") or config.get("validation_split"), METRICS
     reasons = {
         "is written in Python": "class" in config,
         "makes its own data": "custom_dataset" in config or not config.get("dataset_path"),

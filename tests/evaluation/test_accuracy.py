@@ -10,7 +10,7 @@ import pytest
 import torch
 from lm_eval_alone import stock
 
-from seaplib import evaluation
+from seaplib import evaluation, settings
 from seaplib.evaluation import lm_eval as harness
 from seaplib.evaluation.accuracy import evaluate, evaluate_items
 from seaplib.models import likelihood
@@ -105,7 +105,7 @@ def test_a_metric_named_in_metrics_alone_is_kept(tiny_model, tiny_tokenizer, tin
     monkeypatch.setitem(tasks._REGISTRY, "piqa", replace(tasks.get("piqa"), changes={"metric_list": listed}))
     before = evaluate_items(tiny_model(), tiny_tokenizer, "piqa", progress=False)
     assert before.metric.unique().tolist() == ["acc", "exact_match"]
-    monkeypatch.setattr(lm_eval, "METRICS", ("acc_bytes", *lm_eval.METRICS))
+    monkeypatch.setitem(settings.METRICS, "acc_bytes", settings.MetricKind("accuracy by bytes"))
     monkeypatch.setenv("SEAP_STORE_DIR", str(tmp_path / "empty"))  # its keys know the code, not what a test puts in
     after = evaluate_items(tiny_model(), tiny_tokenizer, "piqa", progress=False)
     assert after.metric.unique().tolist() == ["acc", "acc_bytes", "exact_match"]

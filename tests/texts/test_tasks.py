@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from seaplib.texts import lm_eval, tasks
+from seaplib import settings
+from seaplib.texts import tasks
 
 pytestmark = pytest.mark.unit
 
@@ -114,7 +115,7 @@ def test_arc_is_one_expert():
 
 
 def test_a_tasks_metric_is_one_that_is_kept():
-    assert all(tasks.get(name).metric in lm_eval.METRICS for name in tasks.names(scored=True))
+    assert all(tasks.get(name).metric in settings.METRICS for name in tasks.names(scored=True))
     with pytest.raises(ValueError, match="brier_score"):
         replace(tasks.get("piqa"), metric="brier_score")
 
