@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 INSTALL = -m pip install --quiet --no-compile --constraint requirements.lock --editable
 # One thread a process: the tests share the cores.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q
-TESTS = -n $(TEST_JOBS) --dist loadfile -m "not browser and not long"
+SPREAD = -n $(TEST_JOBS) --dist loadfile
 CHECKED := tests/project/test_project.py tests/project/test_walls.py
 
 .PHONY: help reproduce test browser long bench lab check ci lock
@@ -23,6 +23,7 @@ help:
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the notebooks"
 	@echo "make check                         style, pins, links, who may import whom"
+	@echo "make ci                            check, test, the wheel and all notebooks in kernels: what has to pass"
 	@echo "make lock                          requirements.lock written anew: the newest versions within the ranges"
 	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
 
@@ -30,7 +31,7 @@ reproduce: $(VENV)/installed
 	$(RUN) -m seaplib reproduce --profile $(PROFILE)
 
 test: $(VENV)/installed
-	$(PYTEST) $(TESTS)
+	$(PYTEST) $(SPREAD) -m "not browser and not long and not notebook"
 
 browser: $(VENV)/installed
 	$(RUN) $(INSTALL) ".[test,browser]"
@@ -52,9 +53,9 @@ check: $(VENV)/installed
 	$(VENV)/bin/lint-imports --no-logo
 	$(PYTEST) $(CHECKED)
 
-# check, then those tests that it has not run.
+# check, then those tests that it has not run, with those that make test leaves out: wheel, and kernels.
 ci: check
-	$(PYTEST) $(TESTS) $(addprefix --ignore=,$(CHECKED))
+	$(PYTEST) $(SPREAD) -m "not browser and not long" $(addprefix --ignore=,$(CHECKED))
 
 # The newest versions that the ranges of pyproject.toml allow, installed apart; then run the tests with them.
 lock:

@@ -17,6 +17,7 @@ from seaplib.texts import corpora
 
 ATTENTION = ("eager", "sdpa")
 TOLERANCE = 1e-5
+NEW_TOKENS = 4
 EXPERTS = ("piqa", "winogrande", GENERAL)
 TEXTS = (
     "the otter in the river",
@@ -57,7 +58,7 @@ def greedy(model, ids, cache: str | None):
     out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=4,
+        max_new_tokens=NEW_TOKENS,
         do_sample=False,
         eos_token_id=None,
         use_cache=cache is not None,

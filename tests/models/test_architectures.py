@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 from conftest import ARCHITECTURE_CASES
-from pruned import assert_same_function, greedy, in_a_fresh_process, logits, random_mask, random_means
+from pruned import NEW_TOKENS, assert_same_function, greedy, in_a_fresh_process, logits, random_mask, random_means
 from transformers import AutoModelForCausalLM
 
 from seaplib import activations, models
@@ -176,7 +176,7 @@ def test_the_residual_stream_and_the_decoding_loop(any_model, ids, case):
     pruned = prune(model, random_mask(model))
     for cache in speed.CACHES:
         tokens = greedy(pruned, ids[:1], None)[0][0, ids.shape[1] :].tolist()
-        assert speed.generate(pruned, ids[:1], 5, cache).tokens == tokens, cache
+        assert speed.generate(pruned, ids[:1], NEW_TOKENS - 1, cache).tokens == tokens, cache
 
 
 @pytest.mark.parametrize("case", ARCHITECTURE_CASES)

@@ -1,16 +1,21 @@
-"""The notebooks as files (``unit``), and all of them executed under the ``smoke`` profile (``notebook``)."""
+"""The notebooks as files, executed under the ``smoke`` profile in this process, and by the runner (``notebook``)."""
 
 import ast
+import copy
 import os
 import re
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 
 from seaplib import paths, settings, store
 from seaplib.runner import manifest, plan
@@ -152,7 +157,53 @@ def test_notebook_13_says_that_it_needs_two_seeds_before_it_loads_a_model():
         exec(before, {"seeds": [0]})
 
 
-# --- executed -----------------------------------------------------------------------------------
+# --- executed in this process, where shapes and types are checked ---------------------------------
+
+QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # as outside of tests
+SMOKE = plan.load("smoke").notebooks
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Store, run records and figures of the notebooks that run in this process: later notebooks read earlier ones'."""
+    base = tmp_path_factory.mktemp("in_process")
+    return {f"SEAP_{place}_DIR": str(base / place.lower()) for place in ("STORE", "RUNS", "FIGURES")}
+
+
+@pytest.fixture
+def shell(places, monkeypatch):
+    """An IPython without a kernel, in the project's directory."""
+    for name, place in places.items():
+        monkeypatch.setenv(name, place)
+    monkeypatch.delenv("SEAP_DATA_DIR", raising=False)
+    monkeypatch.chdir(paths.root())
+    InteractiveShell.clear_instance()
+    yield InteractiveShell.instance()
+    InteractiveShell.clear_instance()
+
+
+@unit
+@pytest.mark.parametrize("notebook", SMOKE, ids=lambda notebook: notebook.name)
+def test_a_notebook_runs_and_leaves_its_products(shell, notebook):
+    """Every cell, with the smoke profile's parameters; no warning of its own."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for category in QUIET:
+            warnings.simplefilter("ignore", category)
+        for cell in cells(notebook.path, "code"):
+            with capture_output() as said:
+                shell.run_cell(cell.source).raise_error()
+                if "parameters" in cell.metadata.get("tags", ()):
+                    shell.user_ns.update(copy.deepcopy(notebook.parameters))
+            plt.close("all")  # as in a kernel, after every cell
+            assert "Warning" not in said.stdout + said.stderr, said.stderr
+    assert not [str(warning.message) for warning in caught]
+    for names in notebook.files.values():
+        for name in names:
+            assert (paths.figures_dir("smoke") / name).stat().st_size, name
+
+
+# --- executed by the runner, in kernels (make ci) -------------------------------------------------
 
 
 def reproduce(*arguments: str) -> subprocess.CompletedProcess:
