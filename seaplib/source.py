@@ -22,6 +22,7 @@ NAME = PACKAGE.name
 #:   items. Evaluation's batch_tokens counts in no entry of items, however it is set.
 #: - PRESETS: the window, the scored tokens and the starts that follow. ALLOCATIONS (ratio per layer, protected
 #:   layers): the mask that follows, by its fingerprint.
+#: - METRICS: their names, of which an entry of items holds rows; titles and ``reported`` are words.
 #: - MATRIX_BYTES: in how many passes covariances are summed, whatever the number, to the same sums.
 #: - SCORES, MODES, COMPENSATIONS, STEEPEST and the checks of the dataclasses only refuse; suggestions are messages.
 PRESENTING = ("reports", "runner", "commands", "hub", "paths", "source", "store", "settings")
@@ -29,6 +30,16 @@ PRESENTING = ("reports", "runner", "commands", "hub", "paths", "source", "store"
 LIBRARIES = {"torch": "torch", "transformers": "transformers"}
 LIBRARIES |= {"lm_eval": "lm-eval", "numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn", "umap": "umap-learn"}
 LIBRARIES |= {"tokenizers": "tokenizers", "datasets": "datasets", "accelerate": "accelerate"}
+
+
+def files() -> list[Path]:
+    """The package's modules; not what an editor keeps beside them, nor the data and notebooks of an installation."""
+    found = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        if all(part.isidentifier() for part in parts) and parts[0] != "workbench":
+            found.append(file)
+    return found
 
 
 def _module(file: Path) -> str:
@@ -45,7 +56,7 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 
 #: module → its file, its time of change and size, and its text, at import
-FILES = {_module(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+FILES = {_module(file): file for file in files()}
 _STAMP = {module: _stamp(file) for module, file in FILES.items()}
 _TEXT = {module: file.read_text("utf-8") for module, file in FILES.items()}
 #: module → its import specification when its file was last seen unchanged; reloading makes a new one
@@ -148,7 +159,10 @@ def runs(modules: Iterable[str]) -> bool:
                 _SEEN[module] = loaded
         else:
             edited.append(module)
-            known &= loaded is not None and _SEEN.get(module) is loaded
+            if loaded is None or _SEEN.get(module) is not loaded:
+                known = False
+                if loaded is not None:
+                    _SEEN[module] = False  # for ever: the edit may be taken back, which changes nothing here
     if new := set(edited) - _SAID:
         _SAID.update(edited)
         what = "results are stored under the code that was imported" if known else "results are not stored"

@@ -127,9 +127,9 @@ def fetch(kind: str, spec: dict, make: Callable[[], T], noun: type[T], uses: Ite
                 return _read(entry, noun)
             except Exception as error:
                 warnings.warn(f"damaged {kind} entry {entry} is computed again ({error})", stacklevel=2)
-                shutil.rmtree(entry)
+                _remove(entry)
         partial = shelf / f"{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+        _remove(partial)  # left by a process that was killed
         made = make()
         partial.mkdir()
         _write(partial, made, noun)
@@ -138,6 +138,14 @@ def fetch(kind: str, spec: dict, make: Callable[[], T], noun: type[T], uses: Ite
         (partial / "spec.json").write_text(record + "\n", "utf-8")
         os.replace(partial, entry)
         return _read(entry, noun)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or whatever else lies in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read(entry: Path, noun: type[T]) -> T:

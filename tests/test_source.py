@@ -96,6 +96,14 @@ UPPER = ("word.lower() for", "word.upper() for")
         (FIRST, UPPER, "", 2, 1),  # known to run as it was imported
         ("", ("in order, lower-cased", "in order"), "", 1, 0),  # a docstring
         (FIRST, UPPER, "import importlib; importlib.reload(words)", 1, 1),
+        # judged while the edit stands, and the edit taken back: the module in memory is the same
+        (
+            "text = Path(words.__file__).read_text()",
+            UPPER,
+            "source.runs([words.__name__]); file.write_text(text)",
+            0,
+            0,
+        ),
     ],
 )
 def test_a_result_is_never_filed_under_code_that_did_not_run(tmp_path, before, edit, after, stored, warned):
@@ -110,7 +118,18 @@ def test_a_result_is_never_filed_under_code_that_did_not_run(tmp_path, before, e
     assert run.returncode == 0, run.stderr
     counts, words = run.stdout.splitlines()[-2:]
     assert counts.split() == [str(stored), str(warned)]
-    assert words == ("HANG IT UP" if after else "hang it up")
+    assert words == ("HANG IT UP" if "reload" in after else "hang it up")
+
+
+def test_what_an_editor_keeps_beside_the_modules_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "PACKAGE", tmp_path)
+    for name in ("models/layers.py", "models/.#layers.py", "models/.ipynb_checkpoints/layers-checkpoint.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\xff")
+    (tmp_path / "models" / ".#shapes.py").symlink_to("user@host.123")  # Emacs' lock
+    (tmp_path / "workbench").mkdir()
+    (tmp_path / "workbench" / "generate.py").write_text("")
+    assert source.files() == [tmp_path / "models" / "layers.py"]
 
 
 def test_computing_modules_read_those_settings_alone_whose_values_specifications_hold():
@@ -122,7 +141,7 @@ def test_computing_modules_read_those_settings_alone_whose_values_specifications
                 names = {alias.name for alias in node.names}
                 assert "settings" not in names, f"{module} reads settings under no name that can be checked"
                 read |= names if (node.module or "").split(".")[-1] == "settings" else set()
-    specified = {"Calibration", "Evaluation", "PRESETS", "ALLOCATIONS", "MATRIX_BYTES"}
+    specified = {"Calibration", "Evaluation", "PRESETS", "ALLOCATIONS", "METRICS", "MATRIX_BYTES"}
     assert read == specified | {"SCORES", "MODES", "COMPENSATIONS", "STEEPEST", "Settings", "suggestion", "nearest"}
 
 

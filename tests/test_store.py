@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,16 @@ def test_damaged_entry_is_computed_again(own_store, damage):
     with pytest.warns(UserWarning, match="damaged"):
         assert store.fetch("notes", {}, lambda: Note("one again"), Note) == Note("one again")
     assert store.fetch("notes", {}, refuse, Note) == Note("one again")
+
+
+def test_a_file_in_place_of_an_entry_is_computed_again(own_store):
+    store.fetch("notes", {}, lambda: Note("one"), Note)
+    entry = entry_of(own_store / "notes", {})
+    shutil.rmtree(entry)
+    for place in (entry, entry.with_name(f"{entry.name}.partial")):
+        place.write_text("in the way")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.fetch("notes", {}, lambda: Note("one again"), Note) == Note("one again")
 
 
 def test_failure_leaves_nothing_and_is_not_remembered():

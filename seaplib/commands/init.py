@@ -1,5 +1,6 @@
 """``init``: a folder of one's own to run the notebooks in, from what comes with the package."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -34,11 +35,13 @@ def run(options) -> int:
         raise PlanError(f"{folder} already holds {', '.join(there)}, which init does not overwrite; name a new folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(paths.shipped() / PARTS[0], folder / PARTS[0], ignore=shutil.ignore_patterns(".*", "__*"))
-        shutil.copy(paths.shipped() / PARTS[1], folder / PARTS[1])
+        (folder / PARTS[0]).mkdir()
+        for notebook in (paths.shipped() / PARTS[0]).glob("*.ipynb"):  # their contents: an installation is read-only
+            shutil.copyfile(notebook, folder / PARTS[0] / notebook.name)
+        shutil.copyfile(paths.shipped() / PARTS[1], folder / PARTS[1])
         for name in FOLDERS:
             (folder / name).mkdir()
-        (folder / "README.md").write_text(README.format(folder=folder), encoding="utf-8")
+        (folder / "README.md").write_text(README.format(folder=shlex.quote(str(folder))), encoding="utf-8")
     except OSError as error:
         raise PlanError(f"cannot unpack into {folder}: {error}") from error
     print(f"{folder}: notebooks and profiles; go there and run: python -m seaplib reproduce")

@@ -159,7 +159,7 @@ class Bench:
             spec |= {"task": name, "content": hashlib.sha256(content.encode()).hexdigest(), "ids": self.drawn(name).ids}
             if self.settings.chat_template:
                 spec["chat_template"] = self.tokenizer.chat_template
-            self._identities[name] = spec | {"max_length": self.max_length}
+            self._identities[name] = spec | {"max_length": self.max_length, "metrics": sorted(METRICS)}
         return self._identities[name]
 
     def items(self, name: str, variant, applied) -> pd.DataFrame:

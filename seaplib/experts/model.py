@@ -7,6 +7,7 @@ The dense model is in memory once (:mod:`seaplib.experts.cache`), a router names
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -233,9 +234,10 @@ class ExpertModel(nn.Module):
 
     @property
     def seaplib_state(self) -> ModelState:
-        """The dense model's source, and what :func:`seaplib.models.fingerprint` tells the experts and the choice by."""
-        applied = store.digest([self.fingerprint, self.chosen])
-        return ModelState(source=state(self.dense).source, applied=applied, label=self.label)
+        """The dense model's state, and what :func:`seaplib.models.fingerprint` tells the experts and the choice by."""
+        dense = state(self.dense)
+        done = [dense.applied] if dense.applied else []  # to the dense model, such as a context's sparse inputs
+        return replace(dense, applied=store.digest([self.fingerprint, self.chosen, *done]), label=self.label)
 
     def __repr__(self) -> str:
         router = "no router" if self.router is None else repr(self.router)

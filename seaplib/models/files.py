@@ -30,12 +30,20 @@ def read_config(name_or_path: str | Path, offline: bool = False, published: bool
     model whose weights are not at hand. Raises :class:`ModelError` for a model that does not exist,
     is damaged or has an unsupported architecture.
     """
-    name, directory = str(name_or_path), Path(resolve(name_or_path))
-    if name == "bundled" or directory.is_dir():
+    name = str(name_or_path)
+    nothing = f"there is no model {name!r}: neither 'bundled', nor a directory, nor a hub id"
+    try:  # ValueError: no hub id, or a null character; RuntimeError: the home of nobody; OSError: too long a name
+        directory = Path(resolve(name_or_path))
+        there = name == "bundled" or bool(name) and directory.is_dir()
+        local = directory.is_absolute() or name[:1] in ("", ".") or name.count("/") > 1
+        cached = None if there or local else hub.snapshot(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(nothing) from error
+    if there:
         return _checked(name, directory)
-    if directory.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise ModelError(f"there is no model {name!r}: neither 'bundled', nor a directory, nor a hub id")
-    cached, offline = hub.snapshot(name), offline or hub.offline()
+    if local:
+        raise ModelError(nothing)
+    offline = offline or hub.offline()
     if cached and (offline or not _lacks(cached)):
         return _checked(name, cached)
     if published and (cached or name in PUBLISHED):

@@ -150,16 +150,17 @@ def prune(
     if here != mask.geometry:
         raise ValueError(f"the mask was made for another model: {mask.geometry} against {here}")
     pruned = model if in_place else copy_of(model)
-    for index, layer in enumerate(layers.decoder_layers(pruned)):
-        if mode == "mask":
-            _mask_layer(layer, index, mask, compensation)
-        else:
-            _prune_layer(layer, index, mask, mode, compensation)
+    # Before the first layer: a model that is stopped halfway in place must not pass for the dense one.
     note(pruned, mask=mask, mode=mode)
     if mode == "mask":
         note(pruned, applied=identity(mask, mode, compensation))
     else:
         note(pruned, source=None)
+    for index, layer in enumerate(layers.decoder_layers(pruned)):
+        if mode == "mask":
+            _mask_layer(layer, index, mask, compensation)
+        else:
+            _prune_layer(layer, index, mask, mode, compensation)
     return pruned
 
 

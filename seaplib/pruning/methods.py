@@ -125,7 +125,7 @@ UNPROTECTED = tuple(replace(method, protect_last=0) for method in (FLAP, SEAP_F,
 FLOOR = tuple(replace(method, budget="floor") for method in PAPER)
 TABLE_1 = PAPER + CONTROLS + OWN + COMPENSATED + REFITTED + UNPROTECTED
 #: allocation and number of protected last layers; the paper's own setting comes last
-SETTINGS = tuple((allocation, last) for allocation in ("uniform", "adaptive", "energy", "logistic") for last in (0, 2))
+SETTINGS = tuple((name, last) for name in sorted(ALLOCATIONS, key="logistic".__eq__) for last in (0, 2))
 
 
 def grid(*methods: Method) -> tuple[Method, ...]:

@@ -16,7 +16,7 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
-from .. import hub, paths, store
+from .. import hub, paths, source, store
 from .parameters import named_tasks
 from .plan import Notebook, Plan
 
@@ -30,8 +30,8 @@ NOTE_VARIABLE = "SEAP_PROVENANCE_FILE"
 
 def source_hash() -> str:
     """Hash of the package's source tree."""
-    files = sorted(PACKAGE.rglob("*.py"))
-    return store.digest([[file.relative_to(PACKAGE).as_posix(), store.file_hash(file)] for file in files])
+    files = [[file.relative_to(PACKAGE).as_posix(), store.file_hash(file)] for file in source.files()]
+    return store.digest(files)
 
 
 def write_json(path: Path, content) -> None:

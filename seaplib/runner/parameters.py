@@ -27,6 +27,9 @@ T = TypeVar("T")
 class PlanError(ValueError):
     """A request that cannot be carried out; the message is one line and says what to do."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).splitlines()))
+
 
 @dataclass(frozen=True)
 class Names:
@@ -52,6 +55,12 @@ def _within(low: float, high: float, ends: bool = True) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _above_zero(value: float) -> float:
+    if not value > 0:
+        raise ValueError(f"must be above 0, got {value!r}")
+    return value
 
 
 def _one_of(known: Callable[[], Any]) -> AfterValidator:
@@ -222,7 +231,7 @@ class Parameters(TypedDict, total=False):
     targets: Several[Annotated[str, _rule("targets")]]
     error_texts: Count
     prefill_tokens: Count
-    product_shapes: Several[list[Count]]
+    product_shapes: Several[Annotated[list[Count], Field(min_length=2, max_length=2)]]
     # classifier and routing
     prompts_per_class: Annotated[int, Field(ge=10)]
     router_prompts: Count
@@ -231,7 +240,7 @@ class Parameters(TypedDict, total=False):
     template_shares: Several[Share]
     test_share: Annotated[float, _within(0, 1, ends=False)]
     needed_accuracy: Share
-    coverage: Share
+    coverage: Annotated[Share, AfterValidator(_above_zero)]
     rooms: Several[Whole]
     stream_requests: Count
     large_requests: Count

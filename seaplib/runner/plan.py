@@ -148,7 +148,7 @@ def read() -> tuple[dict[str, Profile], dict[str, Declared]]:
     except OSError as error:
         hint = "run this in the project's directory, set SEAP_ROOT, or make a folder with: python -m seaplib init DIR"
         raise PlanError(f"{path} cannot be read; {hint}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8; 0x_; the 45th of a month
         raise PlanError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
     for section in {"profiles", "notebooks"} - set(_mapping(content, path.name)):
         content[section] = None
@@ -170,6 +170,8 @@ def _entries(section: str, model: type[BaseModel], content) -> dict:
         where = f"{section} {name}"
         if not isinstance(name, str):
             raise PlanError(f"{where}: a {section} is named by a text; put {name!r} in quotes")
+        if Path(name).name != name:
+            raise PlanError(f"{where}: a {section} is named without folder")
         given = {key: value for key, value in _mapping(entry, where).items() if value is not None}
         try:
             entries[name] = model.model_validate(given)
@@ -240,6 +242,8 @@ def read_cells(path: Path) -> list[dict]:
         return [cell | {"source": "".join(cell["source"])} for cell in cells]
     except FileNotFoundError as error:
         raise PlanError(f"notebook {path.stem}: there is no file {path.parent.name}/{path.name}") from error
+    except OSError as error:
+        raise PlanError(f"notebook {path.stem}: {path.name} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise PlanError(f"notebook {path.stem}: {path.name} is not a notebook ({error})") from error
 

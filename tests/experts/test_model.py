@@ -58,6 +58,15 @@ def test_outputs_are_those_of_separately_pruned_models_bit_for_bit(any_model, ti
             assert torch.equal(alone.generate(**part, **options), written[rows])
 
 
+def test_what_is_done_to_the_dense_model_tells_the_experts_apart(tiny_model, tiny_tokenizer):
+    model = tiny_model("gqa")
+    experts = ExpertModel(model, tiny_tokenizer, masks_of(model), router_of(model, tiny_tokenizer))
+    before = models.fingerprint(experts)
+    with griffin.griffin(model, 16):
+        assert models.fingerprint(experts) != before
+    assert models.fingerprint(experts) == before
+
+
 @pytest.mark.parametrize("case", ARCHITECTURE_CASES)
 @pytest.mark.parametrize("compensated", [False, True])
 def test_bytes_foreseen_are_the_bytes_of_the_parameters(any_model, tiny_tokenizer, case, compensated):

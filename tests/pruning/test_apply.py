@@ -8,7 +8,7 @@ from seaplib.activations import capture
 from seaplib.models import layers
 from seaplib.models.layers import EmptyAttention, EmptyMLP
 from seaplib.models.state import ModelState, state
-from seaplib.pruning import masks, selection
+from seaplib.pruning import apply, masks, selection
 from seaplib.pruning.apply import Variant, prune
 from seaplib.pruning.scores import Scores
 from seaplib.settings import Calibration
@@ -298,3 +298,23 @@ def test_resized_slices_weight_and_bias():
     assert torch.equal(small.bias, linear.bias[[0, 3]])
     copy = layers.resized(linear)
     assert torch.equal(copy.weight, linear.weight) and copy.weight.data_ptr() != linear.weight.data_ptr()
+
+
+@pytest.mark.parametrize("mode", ["remove", "zero", "mask"])
+def test_a_model_that_was_stopped_halfway_in_place_is_not_the_dense_one(tiny_model, monkeypatch, mode):
+    model = tiny_model("gqa")
+    before, mask = models.fingerprint(model), random_mask(model)
+    name = "_mask_layer" if mode == "mask" else "_prune_layer"
+    whole = getattr(apply, name)
+
+    def stop(layer, index, *rest):
+        if index:
+            raise KeyboardInterrupt
+        whole(layer, index, *rest)
+
+    monkeypatch.setattr(apply, name, stop)
+    with pytest.raises(KeyboardInterrupt):
+        prune(model, mask, mode, in_place=True)
+    assert models.fingerprint(model) != before
+    with pytest.raises(ValueError, match="already pruned"):
+        prune(model, mask, mode)

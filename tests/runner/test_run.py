@@ -351,6 +351,11 @@ BAD_INPUT = {
     "product elsewhere": ([], {}, {"tables": ["../x"]}, "'../x'"),
     "list as product": ([], {}, {"figures": [["a"]]}, "each of figures must be a text, got ['a']"),
     "text as list": ([], {"skip": "02"}, {}, "skip must be a list, got '02'"),
+    "name that is no id": ([], {"parameters": {"model": "my model"}}, {}, "there is no model 'my model'"),
+    "two lines": ([], {"parameters": {"model": "a\nb"}}, {}, "there is no model"),
+    "home of nobody": ([], {"parameters": {"model": "~nobody-here/x"}}, {}, "there is no model '~nobody-here/x'"),
+    "long name": ([], {"parameters": {"model": "m" * 300}}, {}, "there is no model"),
+    "no name": ([], {"parameters": {"model": ""}}, {}, "there is no model ''"),
 }
 
 
@@ -418,6 +423,8 @@ BAD_VALUES = [
     ("tasks", [], "tasks must not be empty"),
     ("variations", 1, "variations must be true or false, got 1"),
     ("coverage", True, "coverage must be a number, got True"),
+    ("coverage", 0, "coverage must be above 0, got 0"),
+    ("product_shapes", [[4096]], "product_shapes"),
     ("scale", 1, "'scale'"),
 ]
 
@@ -538,6 +545,16 @@ def test_missing_or_broken_files(project, main, monkeypatch):
     assert "not valid YAML" in main("reproduce")[1]
     (project.root / "papermill_runs.yaml").write_text("profiles:\n  a: {jobs: 1}\n  a: {jobs: 2}\n")
     assert "the key 'a' stands twice" in main("reproduce")[1]
+    for content in (
+        b"profiles: {a: {jobs: 0x_}}",
+        b"# caf\xe9",
+        b"profiles: {a: {description: 2024-13-45}}",
+        b"[" * 3000,
+    ):
+        (project.root / "papermill_runs.yaml").write_bytes(content)
+        assert "not valid YAML" in main("reproduce")[1]
+    (project.root / "papermill_runs.yaml").write_text("profiles: {../x: {jobs: 1}}\n")
+    assert "named without folder" in main("reproduce")[1]
     (project.root / "papermill_runs.yaml").write_text("profiles: {7: {jobs: 1}}\n")
     assert "put 7 in quotes" in main("reproduce")[1]
 
