@@ -56,6 +56,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
 )
 
 # Loading a pruned checkpoint needs its classes registered with transformers, so `import seaplib`
-# does that; only the runner (python -m seaplib), which loads no model, starts without it.
-if sys.argv[:1] != ["-m"]:
+# does that; only the runner (python -m seaplib), which loads no model, starts without it. While a module is
+# started by -m, argv[0] is "-m" in every package on the way to it; the module's name stands in orig_argv alone.
+if sys.argv[:1] != ["-m"] or sys.orig_argv[-len(sys.argv)].partition(".")[0] != __name__:
     importlib.import_module(".pruning.checkpoints", __name__)

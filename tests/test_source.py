@@ -61,7 +61,7 @@ def test_every_import_of_the_package_is_followed():
 
 KERNEL = """
 import sys, warnings
-sys.argv = ["-m"]  # the package without its models
+sys.argv, sys.orig_argv = ["-m"], ["-m", "seaplib"]  # the package without its models
 from pathlib import Path
 sys.path.insert(0, {place!r})
 import seaplib

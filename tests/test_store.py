@@ -131,7 +131,7 @@ def test_concurrent_processes_compute_once(tmp_path):
 
 KILLED_WHILE_SAVING = """
 import os, signal, sys
-sys.argv = ["-m"]  # the package without its models, as the runner sees it
+sys.argv, sys.orig_argv = ["-m"], ["-m", "seaplib"]  # the package without its models, as the runner sees it
 from seaplib import store
 
 class Note:

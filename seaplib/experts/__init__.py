@@ -1,9 +1,12 @@
 """A dense model, a mask for each task, and a router that chooses among them."""
 
+import pkgutil
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
+    submodules=[module.name for module in pkgutil.iter_modules(__path__)],
     submod_attrs={
         "model": ["ExpertModel"],
         "router": ["Router"],

@@ -1,9 +1,12 @@
 """Language models: loading, identity, layers by role, passes through the decoder."""
 
+import pkgutil
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
+    submodules=[module.name for module in pkgutil.iter_modules(__path__)],
     submod_attrs={
         "architectures": ["ARCHITECTURES", "ModelError", "PRUNED_TYPES", "ROLES"],
         "identity": ["fingerprint", "tokenizer_fingerprint"],

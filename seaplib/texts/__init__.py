@@ -1,9 +1,12 @@
 """Tasks, their rows, and the calibration texts made of them."""
 
+import pkgutil
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
+    submodules=[module.name for module in pkgutil.iter_modules(__path__)],
     submod_attrs={
         "corpora": ["Corpus", "corpus", "questions"],
     },

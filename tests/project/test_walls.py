@@ -105,7 +105,8 @@ PLANNING = (
 
 def test_a_plan_imports_no_torch():
     """``-m`` is how Python starts the runner; other programs get the classes of pruned checkpoints registered."""
-    code = "import importlib, sys; sys.argv = ['-m']\nfor name in {}: importlib.import_module('seaplib.' + name)\n"
+    code = "import importlib, sys; sys.argv, sys.orig_argv = ['-m'], ['-m', 'seaplib']\n"
+    code += "for name in {}: importlib.import_module('seaplib.' + name)\n"
     code = code.format(PLANNING) + "print({'torch', 'transformers', 'lm_eval', 'datasets'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)

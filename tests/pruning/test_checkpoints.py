@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -80,10 +81,9 @@ ORDINARY = {"dense", "zero"}  # shapes are the architecture's own: checkpoints l
 IDS = torch.arange(3, 40).reshape(1, -1)
 FROM_CONFIG = """
 import json, sys
-import seaplib
-from seaplib.pruning import checkpoints
 from transformers import AutoConfig, AutoModelForCausalLM
 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1]))
+from seaplib.pruning import checkpoints
 print(json.dumps(checkpoints.projections(model)))
 """
 
@@ -215,7 +215,13 @@ def test_a_pruned_checkpoint_is_known_by_its_config_alone(cases, tiny_tokenizer,
     alone.mkdir()
     shutil.copy(path / "config.json", alone)
     assert isinstance(AutoConfig.from_pretrained(alone), checkpoints.PrunedConfig)
-    done = subprocess.run([sys.executable, "-c", FROM_CONFIG, str(alone)], capture_output=True, text=True, timeout=300)
+    mine = tmp_path / "mine"  # a package that imports seaplib, started by -m
+    mine.mkdir()
+    (mine / "__init__.py").write_text("import seaplib\n")
+    (mine / "go.py").write_text(FROM_CONFIG)
+    command = [sys.executable, "-m", "mine.go", str(alone)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == checkpoints.projections(cases["mha"])
     (path / "model.safetensors").unlink()

@@ -598,7 +598,7 @@ def test_local_data_is_looked_at(project, main, monkeypatch, damage, message):
 
 LOOK_AT_IMPORTS = """
 import sys
-sys.argv = ["-m"]  # what a package sees while python -m imports it
+sys.argv, sys.orig_argv = ["-m"], ["-m", "seaplib"]  # what a package sees while python -m imports it
 from seaplib.__main__ import main
 status = main(["reproduce"])
 heavy = {"torch", "transformers", "lm_eval", "papermill", "matplotlib", "scipy"}

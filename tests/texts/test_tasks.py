@@ -160,6 +160,7 @@ def test_one_mmlu_task_words_its_prompts_as_the_57_do():
 def test_registry_needs_no_heavy_import():
     """The runner reads it before every run; ``-m`` is how Python starts the runner."""
     heavy = "{'torch', 'lm_eval', 'datasets', 'transformers'} & set(sys.modules)"
-    code = f"import sys; sys.argv = ['-m']; import seaplib.texts.tasks; print(sorted({heavy}))"
+    code = "import sys; sys.argv, sys.orig_argv = ['-m'], ['-m', 'seaplib']; "
+    code += f"import seaplib.texts.tasks; print(sorted({heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

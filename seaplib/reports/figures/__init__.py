@@ -4,10 +4,13 @@ Figures compute only what a picture needs (means over calibration seeds, the cho
 so that a figure can be restyled without running a model. Intervals are drawn wherever the frame has them.
 """
 
+import pkgutil
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
+    submodules=[module.name for module in pkgutil.iter_modules(__path__)],
     submod_attrs={
         "calibration": [
             "MEASURES",
