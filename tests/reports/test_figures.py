@@ -283,7 +283,7 @@ def words(fig) -> str:
 
 
 def test_every_public_figure_is_tested():
-    public = set(figures.__all__) - {"save", "MEASURES"}
+    public = {name for name in figures.__all__ if callable(getattr(figures, name))} - {"save"}
     assert public == {name.split(",")[0].split(" ")[0] for name in DRAWN}
 
 
