@@ -23,7 +23,7 @@ help:
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the notebooks"
 	@echo "make check                         style, pins, links, who may import whom"
-	@echo "make ci                            check, test, the wheel and all notebooks in kernels: what has to pass"
+	@echo "make ci                            check, test, the wheel, notebooks in kernels: what has to pass"
 	@echo "make lock                          requirements.lock written anew: the newest versions within the ranges"
 	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
 

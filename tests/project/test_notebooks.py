@@ -200,20 +200,23 @@ def test_a_notebook_runs_and_leaves_its_products(shell, notebook):
     assert not [str(warning.message) for warning in caught]
     for names in notebook.files.values():
         for name in names:
-            assert (paths.figures_dir("smoke") / name).stat().st_size, name
+            content = (paths.figures_dir("smoke") / name).read_bytes()
+            assert content and not (name.endswith(".pdf") and b"/Type3" in content), name
 
 
 # --- executed by the runner, in kernels (make ci) -------------------------------------------------
 
+IN_KERNELS = ("00", "04", "10")
 
-def reproduce(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "seaplib", "reproduce", "--profile", "smoke", *arguments]
+
+def reproduce() -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "seaplib", "reproduce", "--profile", "smoke", "--only", *IN_KERNELS]
     return subprocess.run(command, cwd=paths.root(), env=dict(os.environ), capture_output=True, text=True, timeout=1800)
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """The smoke profile executed once, in directories of its own; yields its ledger."""
+    """Some notebooks of the smoke profile executed once, in directories of their own; yields the ledger."""
     base = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         for place in ("STORE", "RUNS", "FIGURES"):
@@ -234,11 +237,15 @@ def here(smoke, monkeypatch):
     return smoke
 
 
+def ran(ledger) -> list:
+    return [notebook for notebook in ledger.plan.notebooks if notebook.name[:2] in IN_KERNELS]
+
+
 @pytest.mark.notebook
-def test_every_notebook_of_the_smoke_profile_leaves_its_products(here):
-    assert {notebook.name for notebook in here.plan.notebooks} == {path.stem for path in NOTEBOOKS}
+def test_the_manifest_lists_the_products_of_the_runners_notebooks(here):
+    assert len(ran(here)) == len(IN_KERNELS) and len(here.plan.notebooks) == len(NOTEBOOKS)
     listed = manifest.read_json(here.directory / "manifest.json")["products"]
-    for notebook in here.plan.notebooks:
+    for notebook in ran(here):
         for product, names in notebook.files.items():
             hashes = {name: store.file_hash(here.directory / name) for name in names}
             assert listed[product]["files"] == hashes
@@ -248,18 +255,12 @@ def test_every_notebook_of_the_smoke_profile_leaves_its_products(here):
 
 @pytest.mark.notebook
 def test_executed_notebooks_hold_no_error_and_no_warning_of_their_own(here):
-    for notebook in here.plan.notebooks:
+    for notebook in ran(here):
         for cell in cells(here.runs / f"{notebook.name}.ipynb", "code"):
             for output in cell.outputs:
                 assert output.output_type != "error"
                 text = output.get("text", "") if output.output_type == "stream" else ""
                 assert "Warning" not in text, f"{notebook.name}: {text}"
-
-
-@pytest.mark.notebook
-def test_figures_embed_no_type_3_font(here):
-    for file in here.directory.glob("*.pdf"):
-        assert b"/Type3" not in file.read_bytes(), file.name
 
 
 @pytest.mark.notebook
