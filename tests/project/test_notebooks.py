@@ -1,4 +1,4 @@
-"""The notebooks as files, executed under the ``smoke`` profile in this process, and by the runner (``notebook``)."""
+"""The notebooks as files, executed under the ``smoke`` profile in this process, some by the runner (``notebook``)."""
 
 import ast
 import copy

@@ -194,7 +194,8 @@ def test_a_plan_looks_at_its_files(sciq_dir):
 
 def test_a_plan_imports_no_torch(sciq_dir):
     code = (
-        "import sys; sys.argv, sys.orig_argv = ['-m'], ['-m', 'seaplib']\nimport seaplib.runner.checks\nfrom seaplib.texts import rows\n"
+        "import sys; sys.argv, sys.orig_argv = ['-m'], ['-m', 'seaplib']\n"
+        "import seaplib.runner.checks\nfrom seaplib.texts import rows\n"
         "rows.check('sciq')\nprint('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
