@@ -19,7 +19,7 @@ help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
 	@echo "make test                          the tests"
 	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
-	@echo "make long                          the laptop profile without a network; needs SEAP_DATA_DIR and time"
+	@echo "make long                          the laptop profile without a network (SEAP_DATA_DIR), the first steps of training"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the notebooks"
 	@echo "make check                         style, pins, links, who may import whom"

@@ -99,15 +99,14 @@ def test_exact_match_is_the_greedy_gold_option(tiny_model, tiny_tokenizer, tiny_
     assert exact.tolist() == [1.0, 1.0, 0.0, 1.0]
 
 
-def test_a_metric_named_in_metrics_alone_is_kept(tiny_model, tiny_tokenizer, tiny_data_dir, tmp_path, monkeypatch):
+def test_a_metric_named_in_metrics_alone_is_kept(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
     """One declaration decides what a task's items are scored by; nothing is dropped on the way."""
     listed = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_bytes")]
     monkeypatch.setitem(tasks._REGISTRY, "piqa", replace(tasks.get("piqa"), changes={"metric_list": listed}))
     before = evaluate_items(tiny_model(), tiny_tokenizer, "piqa", progress=False)
     assert before.metric.unique().tolist() == ["acc", "exact_match"]
     monkeypatch.setitem(settings.METRICS, "acc_bytes", settings.MetricKind("accuracy by bytes"))
-    monkeypatch.setenv("SEAP_STORE_DIR", str(tmp_path / "empty"))  # its keys know the code, not what a test puts in
-    after = evaluate_items(tiny_model(), tiny_tokenizer, "piqa", progress=False)
+    after = evaluate_items(tiny_model(), tiny_tokenizer, "piqa", progress=False)  # not what the store has of before
     assert after.metric.unique().tolist() == ["acc", "acc_bytes", "exact_match"]
     assert after.query("metric == 'acc_bytes'").doc_id.tolist() == before.query("metric == 'acc'").doc_id.tolist()
 
