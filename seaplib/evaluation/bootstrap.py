@@ -94,10 +94,15 @@ def interval(drawn: Float[np.ndarray, " draws *shape"], method: str = "linear") 
 def p_value(drawn: Float[np.ndarray, " draws"], null: float = 0.0) -> float:
     """p = 2 · (1 + tail) / (1 + draws), two-sided: tail is the smaller number of draws on either side of ``null``.
 
-    At least 2 / (draws + 1), at most 1.
+    At least :func:`p_floor`, at most 1.
     """
     tail = min((drawn <= null).sum(), (drawn >= null).sum())
     return float(min(1.0, 2 * (1 + tail) / (1 + len(drawn))))
+
+
+def p_floor(draws: int) -> float:
+    """The smallest p that so many draws can give: 2 / (1 + draws)."""
+    return 2 / (1 + draws)
 
 
 def estimate(value: float | np.ndarray, drawn: Float[np.ndarray, " draws"], null: float = 0.0) -> dict:

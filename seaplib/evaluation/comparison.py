@@ -16,6 +16,7 @@ from . import bootstrap
 INHERENT = ("variant", "task", "doc_id", "value", "truncated")  # what differs between items of one variant
 POOLED = "pooled"
 SINGLE_DRAWS = 2000  # at most, on a single task
+HOLDS, REVERSED, UNDECIDED = "holds", "reversed", "undecided"  # the verdicts
 
 
 def compare(
@@ -32,24 +33,15 @@ def compare(
     own). Calibration seeds are matched where both sides have them; a side without seeds, such as the
     dense model, is compared with every seed of the other side.
 
-    Returns difference, low, high (95%), value_a, value_b, p (two-sided, from the bootstrap),
-    p_mcnemar (exact; NaN unless there is one task and one seed), n (items), tasks, seeds. Raises
-    ValueError where a side is empty or holds two variants, and where the sides share no item.
+    Returns difference, low, high (95%), value_a, value_b, p (two-sided, from the bootstrap), p_floor (the smallest
+    that ``draws`` can give), p_mcnemar (exact; NaN unless there is one task and one seed), n (items), tasks, seeds.
+    Raises ValueError where a side is empty or holds two variants, and where the sides share no item.
     """
-    pairs = _paired(items, a, b, metric)
-    tables = {
-        task: cell.pivot(index="seed", columns="doc_id", values=["a", "b"]) for task, cell in pairs.groupby("task")
-    }
-    seeds = [tuple(table.index) for table in tables.values()]
-    if len(set(seeds)) > 1:
-        raise ValueError(f"tasks were run with different calibration seeds: {dict(zip(tables, seeds, strict=True))}")
-    first, second = ([table[side].to_numpy() for table in tables.values()] for side in "ab")
-    if any(np.isnan(values).any() for values in [*first, *second]):
-        raise ValueError("some items have results under some calibration seeds only")
+    first, second = _tables(items, a, b, metric)
     differences = [x - y for x, y in zip(first, second, strict=True)]
     drawn = bootstrap.paired(differences, draws, seed)
     low, high = bootstrap.interval(drawn)
-    single = len(differences) == 1 and len(seeds[0]) == 1
+    single = len(differences) == 1 and len(differences[0]) == 1
     return {
         "difference": _average(differences),
         "low": float(low),
@@ -57,11 +49,41 @@ def compare(
         "value_a": _average(first),
         "value_b": _average(second),
         "p": bootstrap.p_value(drawn),
+        "p_floor": bootstrap.p_floor(draws),
         "p_mcnemar": mcnemar(first[0][0], second[0][0]) if single else float("nan"),
-        "n": sum(values.shape[1] for values in differences),
-        "tasks": len(differences),
-        "seeds": len(seeds[0]),
-    }
+    } | _sizes(first)
+
+
+def ratio(
+    items: pd.DataFrame,
+    a: Mapping,
+    b: Mapping,
+    null: float = 1.0,
+    metric: str = bootstrap.PRIMARY,
+    draws: int = bootstrap.DRAWS,
+    seed: int = 0,
+) -> dict:
+    """Mean of a over mean of b on the items that both sides have: what is kept, or gained, relatively.
+
+    A draw takes the same items and seeds on both sides. Arguments and errors as in :func:`compare`. Returns ratio,
+    low, high (95%), value_a, value_b, p (two-sided against ``null``), p_floor, n, tasks, seeds. The ends are
+    infinite or NaN where a draw of b has nothing right.
+    """
+    first, second = _tables(items, a, b, metric)
+    above, below = (bootstrap.paired(side, draws, seed) for side in (first, second))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = above / below
+        whole = np.divide(_average(first), _average(second))
+    low, high = bootstrap.interval(drawn, "closest_observation")
+    return {
+        "ratio": float(whole),
+        "low": float(low),
+        "high": float(high),
+        "value_a": _average(first),
+        "value_b": _average(second),
+        "p": bootstrap.p_value(drawn, null),
+        "p_floor": bootstrap.p_floor(draws),
+    } | _sizes(first)
 
 
 def contrasts(
@@ -72,7 +94,8 @@ def contrasts(
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
 
-    Columns: requested_sparsity, pair (its place), a, b (names), metric, task ("all", or its name), the columns of
+    ``pairs`` may map each pair to the claim that it tests. Columns: requested_sparsity, pair (its place), claim ("" for
+    none), a, b (names), metric, task ("all", or its name), the columns of
     ``compare`` (a single task is compared at the first seed that both have, where McNemar's test is exact), p_holm
     (p over all rows of all tasks, p_mcnemar over all rows of single tasks), verdict of "a is better".
     ``draws`` bound the smallest p-value over all tasks; single tasks, which have McNemar's, take at most
@@ -88,7 +111,8 @@ def contrasts(
             differ = [k for k in wanted[0] if k in ("method", "score") or wanted[0][k] != wanted[1][k]]
             a, b = (", ".join(dict.fromkeys(w[k] for k in differ if k != "calibration")) for w in wanted)
             for metric in metrics:
-                head = {"requested_sparsity": sparsity, "pair": place, "a": a, "b": b, "metric": metric}
+                head = {"requested_sparsity": sparsity, "pair": place, "claim": _sentence(pairs, pair)}
+                head |= {"a": a, "b": b, "metric": metric}
                 rows.append(head | {"task": "all"} | compare(both, *sides, metric, draws))
                 for task, cell in both[both["calibration_seed"] == seed].groupby("task", sort=False):
                     if metric == "primary" or metric in set(cell["metric"]):
@@ -111,18 +135,19 @@ def crossed(
 ) -> pd.DataFrame:
     """``compare`` in a grid: a − b in column ``factor`` at every level of column ``across``, and pooled over them.
 
-    ``pairs`` are values (a, b) of ``factor``. For the pooled rows an item's results are averaged over
+    ``pairs`` are values (a, b) of ``factor``, and may map each pair to the claim that it tests. For the pooled rows an item's results are averaged over
     the levels at which both sides were run (of the levels in ``pool``, by default all), so that an item
     counts once. A level that lacks a side has no row. ``pooled_draws`` (default: ``draws``) are the
     bootstrap's draws for the pooled rows, which bound their smallest p-value.
 
-    Columns: requested_sparsity, ``across`` (a level or "pooled"), a, b, metric, levels (how many),
-    those of ``compare``, p_holm (over all rows), verdict of "a is better".
+    Columns: requested_sparsity, ``across`` (a level or "pooled"), claim ("" for none), a, b, metric, levels (how
+    many), those of ``compare``, p_holm (over all rows), verdict of "a is better".
     """
     items, rows = items[items["requested_sparsity"] > 0], []
     levels, sparsities = list(dict.fromkeys(items[across])), sorted(items["requested_sparsity"].unique())
     cells = dict(iter(items.groupby([across, "requested_sparsity"])))
     for a, b in pairs:
+        claim = _sentence(pairs, (a, b))
         sides = {key: cell[cell[factor].isin([a, b])] for key, cell in cells.items()}
         sides = {key: cell for key, cell in sides.items() if cell[factor].nunique() == 2}
         for level in (*levels, POOLED):
@@ -132,7 +157,7 @@ def crossed(
                 if not found:
                     continue
                 both = _averaged(found, factor) if level == POOLED else found[0]
-                head = {"requested_sparsity": sparsity, across: level, "a": a, "b": b}
+                head = {"requested_sparsity": sparsity, across: level, "claim": claim, "a": a, "b": b}
                 for metric in metrics:
                     drawn = pooled_draws or draws if level == POOLED else draws
                     row = compare(both, {factor: a}, {factor: b}, metric, drawn)
@@ -147,13 +172,13 @@ def crossed(
 def verdict(low: float | int, high: float | int, direction: int = 1) -> str:
     """What an interval says of the claim that a difference is positive (``direction`` 1) or negative (−1).
 
-    "holds": the interval lies beyond 0 in the claimed direction; "does not hold": beyond 0 in the other direction;
+    "holds": the interval lies beyond 0 in the claimed direction; "reversed": beyond 0 in the other direction;
     "undecided": it contains 0, or there is no interval (NaN).
     """
     if direction not in (1, -1):
         raise ValueError(f"direction is 1 or -1, got {direction!r}")
     low, high = sorted((direction * low, direction * high))
-    return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
+    return HOLDS if low > 0 else REVERSED if high < 0 else UNDECIDED
 
 
 def holm(pvalues: Sequence[float] | pd.Series | np.ndarray) -> Float[np.ndarray, " tests"]:
@@ -179,10 +204,33 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     return float(contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
+def _sentence(pairs: Iterable[tuple], pair: tuple) -> str:
+    return pairs[pair] if isinstance(pairs, Mapping) else ""
+
+
 def _averaged(cells: Sequence[pd.DataFrame], factor: str) -> pd.DataFrame:
     """The mean result of every item over ``cells``, per value of ``factor``."""
     keys = [factor, "calibration_seed", "task", "metric", "doc_id"]
     return pd.concat(cells).groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
+
+
+def _tables(items: pd.DataFrame, a: Mapping, b: Mapping, metric: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The results of both sides on the items that both have: an array [seeds, items] per task."""
+    pairs = _paired(items, a, b, metric)
+    tables = {
+        task: cell.pivot(index="seed", columns="doc_id", values=["a", "b"]) for task, cell in pairs.groupby("task")
+    }
+    seeds = [tuple(table.index) for table in tables.values()]
+    if len(set(seeds)) > 1:
+        raise ValueError(f"tasks were run with different calibration seeds: {dict(zip(tables, seeds, strict=True))}")
+    first, second = ([table[side].to_numpy() for table in tables.values()] for side in "ab")
+    if any(np.isnan(values).any() for values in [*first, *second]):
+        raise ValueError("some items have results under some calibration seeds only")
+    return first, second
+
+
+def _sizes(tables: list[np.ndarray]) -> dict:
+    return {"n": sum(table.shape[1] for table in tables), "tasks": len(tables), "seeds": len(tables[0])}
 
 
 def _paired(items: pd.DataFrame, a: Mapping, b: Mapping, metric: str) -> pd.DataFrame:
