@@ -20,7 +20,7 @@ from ..models import architectures, loading
 from ..models.state import state
 from ..settings import Evaluation
 from ..texts import tasks
-from .lm_eval import Bench
+from .lm_eval import Bench, chance
 
 DENSE = {
     "method": "dense",
@@ -112,6 +112,16 @@ def evaluate_items(
         raise ValueError("nothing to evaluate: no variant is meant for any of the tasks " + ", ".join(names))
     items = pd.concat(frames, ignore_index=True)
     return items.astype({"calibration_seed": "Int64"})
+
+
+def with_chance(results: pd.DataFrame) -> pd.DataFrame:
+    """``aggregate``'s rows with ``chance``, what guessing gives by a task's usual metric, and ``at_chance``.
+
+    ``at_chance``: within two standard errors of guessing. Other metrics have no chance (NaN).
+    """
+    known = {task: chance(task) for task in results["task"].unique()}
+    guessed = results["task"].map(known).where(results["primary"].astype(bool))
+    return results.assign(chance=guessed, at_chance=(results["value"] - guessed).abs() <= 2 * results["stderr"])
 
 
 def label_of(model: nn.Module, variant=None) -> dict:

@@ -135,10 +135,10 @@ def crossed(
 ) -> pd.DataFrame:
     """``compare`` in a grid: a − b in column ``factor`` at every level of column ``across``, and pooled over them.
 
-    ``pairs`` are values (a, b) of ``factor``, and may map each pair to the claim that it tests. For the pooled rows an item's results are averaged over
-    the levels at which both sides were run (of the levels in ``pool``, by default all), so that an item
-    counts once. A level that lacks a side has no row. ``pooled_draws`` (default: ``draws``) are the
-    bootstrap's draws for the pooled rows, which bound their smallest p-value.
+    ``pairs`` are values (a, b) of ``factor``, and may map each pair to the claim that it tests. For the pooled rows an
+    item's results are averaged over the levels at which both sides were run (of the levels in ``pool``, by default
+    all), so that an item counts once. A level that lacks a side has no row. ``pooled_draws`` (default: ``draws``) are
+    the bootstrap's draws for the pooled rows, which bound their smallest p-value.
 
     Columns: requested_sparsity, ``across`` (a level or "pooled"), claim ("" for none), a, b, metric, levels (how
     many), those of ``compare``, p_holm (over all rows), verdict of "a is better".
@@ -167,6 +167,24 @@ def crossed(
     frame = pd.DataFrame(rows)
     frame["p_holm"] = holm(frame["p"])
     return frame.assign(verdict=[verdict(row.low, row.high) for row in frame.itertuples()])
+
+
+def by_task(items: pd.DataFrame, pairs: Iterable[tuple], factor: str, across: str, draws: int, pooled_draws: int):
+    """``crossed`` over tasks, an item's results averaged over the levels of ``across`` that both sides of a pair have.
+
+    The pooled rows are the mean over tasks. Columns as in :func:`crossed` with "task" in the place of ``across``;
+    averages are neither right nor wrong, so that p_mcnemar is NaN.
+    """
+    keys, parts = [factor, "requested_sparsity", "calibration_seed", "task", "metric", "doc_id"], []
+    for pair in pairs:
+        sides = items[items[factor].isin(pair)]
+        shared = sides.groupby(["requested_sparsity", across])[factor].transform("nunique") == 2
+        averaged = sides[shared].groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
+        parts.append(
+            crossed(averaged, {pair: _sentence(pairs, pair)}, factor, "task", draws=draws, pooled_draws=pooled_draws)
+        )
+    frame = pd.concat(parts, ignore_index=True)
+    return frame.assign(p_mcnemar=float("nan"), p_holm=holm(frame["p"]))
 
 
 def verdict(low: float | int, high: float | int, direction: int = 1) -> str:

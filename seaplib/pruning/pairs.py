@@ -6,8 +6,27 @@ A pair (a, b) maps to the sentence "a is better than b" in words; an empty sente
 from dataclasses import replace
 
 from .methods import (
-    BEYOND, DEPTH, ENERGY_F, FIRST_LAYER, FLAP, FLAP_ENERGY, FLAP_PUBLISHED, FUSED_F, FUSED_W, GENERAL_F,
-    GENERAL_W, MAGNITUDE, OWN, PAPER, RANDOM, REFITTED, SEAP_F, SEAP_W, WANDA_SP, DepthMethod, Method,
+    BEYOND,
+    DEPTH,
+    ENERGY_F,
+    FIRST_LAYER,
+    FLAP,
+    FLAP_ENERGY,
+    FLAP_PUBLISHED,
+    FUSED_F,
+    FUSED_W,
+    GENERAL_F,
+    GENERAL_W,
+    MAGNITUDE,
+    OWN,
+    PAPER,
+    RANDOM,
+    REFITTED,
+    SEAP_F,
+    SEAP_W,
+    WANDA_SP,
+    DepthMethod,
+    Method,
 )  # fmt: skip
 
 Pairs = dict[tuple[Method | DepthMethod, Method | DepthMethod], str]

@@ -4,6 +4,8 @@ Names in result frames are identifiers (``mini_arc_easy``, ``seap_gen``); reader
 spelling. An unknown name is shown as it is, after the known names.
 """
 
+from collections.abc import Collection, Mapping
+
 import pandas as pd
 
 from ..settings import METRICS
@@ -129,3 +131,10 @@ def variant_order(frame: pd.DataFrame) -> list[str]:
 
 def sparsity(value: float) -> str:
     return f"{100 * float(value):g}%"
+
+
+def pairs(methods: Mapping[tuple, str], known: Collection[str]) -> dict[tuple[str, str], str]:
+    """Pairs of methods (``name`` and ``score``) as pairs of labels, without those that have a label not in ``known``."""
+    both = [pd.DataFrame([{"method": one.name, "score": one.score} for one in pair]) for pair in methods]
+    named = {tuple(variants(frame)): text for frame, text in zip(both, methods.values(), strict=True)}
+    return {pair: text for pair, text in named.items() if set(pair) <= set(known)}

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from . import display_names
-from .tables import AVERAGE, MISSING
+from ..evaluation import bootstrap, comparison
+from . import claims, display_names
+from .tables import AVERAGE, MISSING, points
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -76,6 +77,20 @@ def sparsity_settings(means: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(blocks, ignore_index=True)
 
 
+def by_metric(results: pd.DataFrame) -> pd.DataFrame:
+    """The form of :func:`sparsity_settings` by every reported metric: a row per sparsity, method and compensation.
+
+    Takes the frame of ``evaluate``. The allocation has columns of its own, so that a method's name does not say it.
+    """
+    named, blocks = results.assign(method=results["method"].str.replace("-energy", "")), []
+    for metric in bootstrap.REPORTED:
+        chosen = bootstrap.of_metric(named, metric).assign(primary=True)
+        block = sparsity_settings(by_allocation(chosen))
+        block.insert(0, "Metric", display_names.metric(metric))
+        blocks.append(block)
+    return pd.concat(blocks, ignore_index=True)
+
+
 def zero_shot(frame: pd.DataFrame) -> pd.DataFrame:
     """The form of the paper's Tables 1 and 4: rows sparsity × method, columns tasks and average.
 
@@ -97,6 +112,121 @@ def zero_shot(frame: pd.DataFrame) -> pd.DataFrame:
         blocks.append(_with_heads(shown, sparsity))
     names = {task: display_names.task(task) for task in tasks} | {AVERAGE: "Average"}
     return pd.concat(blocks, ignore_index=True).rename(columns=names)
+
+
+def as_published(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of Table 1 as the paper has them: none again under another budget, protection or compensation."""
+    allocation, method = frame["allocation"].astype(str), frame["method"].astype(str)
+    again = allocation.str.contains("protect") | method.str.contains("+", regex=False) | (frame["budget"] == "floor")
+    return frame[~again]
+
+
+def variations(results: pd.DataFrame) -> pd.DataFrame:
+    """Average accuracy (%) of every method at the first calibration seed, a column per variation of its row.
+
+    The variations are: as in Table 1, ``+bias``, the last layers unprotected, the paper's floor budget. Takes the
+    frame of ``evaluate``; a dash was not run.
+    """
+    first = results[(results["calibration_seed"] == results["calibration_seed"].min()) & results["primary"]]
+    recipe = pd.Series("as in Table 1", index=first.index)
+    recipe[first["method"].str.endswith("+bias")] = "+bias"
+    recipe[first["allocation"].astype(str).str.endswith("protect 0+0")] = "no layer protected"
+    recipe[first["budget"] == "floor"] = "floor budget"
+    first = first.assign(recipe=recipe, method=first["method"].str.partition("+")[0])
+    keys = ["requested_sparsity", "method", "score"]
+    averages = first.pivot_table(index=keys, columns="recipe", values="value", sort=False)
+    return (100 * averages).round(1).reset_index().rename_axis(columns=None)
+
+
+def budgets(results: pd.DataFrame) -> pd.DataFrame:
+    """The smallest and largest achieved sparsity of every method, of the projections and of the whole model."""
+    keys = ["requested_sparsity", "budget", "allocation", "method", "score"]
+    pruned = results[results["method"] != "dense"].groupby(keys)
+    found = pruned[["achieved_sparsity", "achieved_model_sparsity"]].agg(["min", "max"])
+    found.columns = [f"{name}, {end}" for name, end in found.columns]
+    return found.reset_index()
+
+
+def comparisons(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """``comparison.contrasts`` over all tasks for reading: differences in points and verdicts, a column per metric.
+
+    A verdict that Holm's correction over the whole table does not leave standing has a mark.
+    """
+    overall = contrasts[contrasts["task"] == "all"]
+    cells = overall.assign(cell=points(overall), verdict=claims.marked(overall))
+    cells["metric"] = cells["metric"].map(display_names.metric)
+    keys = ["requested_sparsity", "a", "b"]
+    wide = cells.pivot(index=keys, columns="metric", values=["cell", "verdict"])
+    wide = wide.reindex(cells.set_index(keys).index.unique())
+    wide.columns = [metric if kind == "cell" else f"{metric}: verdict" for kind, metric in wide.columns]
+    shown = wide[sorted(wide.columns)].reset_index()
+    return shown.assign(requested_sparsity=shown["requested_sparsity"].map(display_names.sparsity))
+
+
+def crossed(found: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """``comparison.crossed`` or ``by_task`` for reading: columns ``by``, sparsity, metric, difference, n, verdict."""
+    shown = found[[*by, "a", "b"]].assign(
+        sparsity=found["requested_sparsity"].map(display_names.sparsity),
+        metric=found["metric"].map(display_names.metric),
+        difference=points(found),
+        n=found["n"],
+        verdict=claims.marked(found),
+    )
+    return shown.rename(columns={"difference": "a − b, points [95%]"})
+
+
+def uncompensated(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of Table 3's figures: no compensation, and not the control that leaves the first layer alone."""
+    allocation, method = results["allocation"].astype(str), results["method"].astype(str)
+    return results[~method.str.contains("+", regex=False) & ~allocation.str.endswith("1+0")]
+
+
+def with_compensation(items: pd.DataFrame) -> pd.DataFrame:
+    """The items of methods that were run with and without compensation.
+
+    Adds ``compensation`` ("none", "bias", "least squares") and ``base``, the method with its allocation.
+    """
+    names, suffix = items["method"].str.partition("+")[0], items["method"].str.partition("+")[2]
+    base = (
+        display_names.variants(items[["score"]].assign(method=names)[["method", "score"]]) + ", " + items["allocation"]
+    )
+    items = items.assign(compensation=suffix.replace({"": "none"}), base=base)
+    return items[items["base"].isin(set(items.loc[suffix != "", "base"]))]
+
+
+def largest_contributions(by_task: pd.DataFrame) -> pd.DataFrame:
+    """Of ``comparison.by_task``'s means by accuracy: tasks ahead and behind, and the task that contributes most."""
+    single = by_task[(by_task["task"] != comparison.POOLED) & (by_task["metric"] == "primary")]
+    rows = []
+    for (a, b, sparsity), part in single.groupby(["a", "b", "requested_sparsity"], sort=False):
+        most, said = part.loc[part["difference"].abs().idxmax()], part["verdict"].value_counts()
+        rows.append(
+            {
+                "a": a,
+                "b": b,
+                "sparsity": display_names.sparsity(sparsity),
+                "mean, points": f"{100 * part['difference'].mean():+.1f}",
+                "a ahead": said.get(comparison.HOLDS, 0),
+                "a behind": said.get(comparison.REVERSED, 0),
+                "tasks": len(part),
+                "most in": f"{display_names.task(most['task'])} ({100 * most['difference']:+.1f})",
+                "mean without it": f"{100 * part.drop(most.name)['difference'].mean():+.1f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def single_tasks(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """On how many single tasks a is better or worse than b, and on how many McNemar's test stands after Holm's."""
+    single = contrasts[(contrasts["task"] != "all") & (contrasts["metric"] == "primary")]
+    counts = {
+        "better": single["difference"] > 0,
+        "worse": single["difference"] < 0,
+        "significant": single["p_holm"] < 0.05,
+    }
+    keys = ["requested_sparsity", "a", "b"]
+    grouped = single.assign(**counts, tasks=1).groupby(keys, sort=False)
+    return grouped[[*counts, "tasks"]].sum().reset_index()
 
 
 def _marked(column: pd.Series) -> pd.Series:

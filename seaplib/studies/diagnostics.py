@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .. import paths
+from ..evaluation import comparison
 from ..experts import router, variants
 from ..reports import summaries, tables
 
@@ -110,7 +111,7 @@ def idle_routing(comparisons: pd.DataFrame) -> pd.DataFrame:
     for row in chosen.itertuples():
         advice = "use the general mask alone: no router, no switches, and the dense model need not stay in memory"
         key, measured = (row.a, "–", row.requested_sparsity), (100 * row.difference, 0.0, "points")
-        fires = row.verdict != "holds"
+        fires = row.verdict != comparison.HOLDS
         rows.append(("routing brings nothing", *key, *measured, fires, advice, "routing_comparisons"))
     return _frame(rows)
 
@@ -144,9 +145,7 @@ def diagnose(
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:
     """Pruned rows, without repetitions of a method under another budget, protection or compensation."""
-    allocation, method = frame["allocation"].astype(str), frame["method"].astype(str)
-    again = allocation.str.contains("protect") | method.str.contains("+", regex=False) | (frame["budget"] == "floor")
-    return frame[~again & (frame["requested_sparsity"] > 0)]
+    return summaries.as_published(frame[frame["requested_sparsity"] > 0])
 
 
 def _averages(results: pd.DataFrame) -> pd.Series:
