@@ -134,7 +134,7 @@ def sparsity(value: float) -> str:
 
 
 def pairs(methods: Mapping[tuple, str], known: Collection[str]) -> dict[tuple[str, str], str]:
-    """Pairs of methods (``name`` and ``score``) as pairs of labels, without those that have a label not in ``known``."""
+    """Pairs of methods (``name``, ``score``) as pairs of labels; pairs with a label not in ``known`` are left out."""
     both = [pd.DataFrame([{"method": one.name, "score": one.score} for one in pair]) for pair in methods]
     named = {tuple(variants(frame)): text for frame, text in zip(both, methods.values(), strict=True)}
     return {pair: text for pair, text in named.items() if set(pair) <= set(known)}
