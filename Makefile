@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q
 SPREAD = -n $(TEST_JOBS) --dist loadfile
 CHECKED := tests/project/test_project.py tests/project/test_walls.py
 
-.PHONY: help reproduce test browser long bench lab check ci lock
+.PHONY: help reproduce test browser long bench lab docs check ci lock
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
@@ -22,6 +22,7 @@ help:
 	@echo "make long                          the laptop profile without a network (SEAP_DATA_DIR), the first steps of training"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the notebooks"
+	@echo "make docs                          tables and numbers of README, docs and cards, and the API pages, written anew"
 	@echo "make check                         style, pins, links, who may import whom"
 	@echo "make ci                            check, test, the wheel, notebooks in kernels: what has to pass"
 	@echo "make lock                          requirements.lock written anew: the newest versions within the ranges"
@@ -46,6 +47,9 @@ bench: $(VENV)/installed
 
 lab: $(VENV)/installed
 	$(RUN) -m jupyterlab notebooks
+
+docs: $(VENV)/installed
+	$(RUN) docs/pages.py
 
 check: $(VENV)/installed
 	$(RUN) -m ruff check .
