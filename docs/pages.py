@@ -22,8 +22,8 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
+from api import reference, rooms  # noqa: F401 (called by pages)
 from cogapp.cogapp import Cog, CogError
-from reference import reference, rooms  # noqa: F401 (called by pages)
 
 from seaplib.evaluation import comparison
 from seaplib.reports import display_names, published, summaries, tables
