@@ -13,6 +13,9 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q
 SPREAD = -n $(TEST_JOBS) --dist loadfile
 CHECKED := tests/project/test_project.py tests/project/test_walls.py
 
+# Where this is set, as in many containers, each of the many processes would compile again all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help reproduce test browser long bench lab docs check ci lock
 
 help:

@@ -236,7 +236,7 @@ def gather(profile: str) -> pd.DataFrame:
     rows = pd.concat([_read(file) for file in files], ignore_index=True)
     if double := rows.loc[rows["claim_id"].duplicated(), "claim_id"].tolist():
         where = rows.loc[rows["claim_id"] == double[0], "notebook"]
-        raise ValueError(f"the claim {double[0]!r} stands twice, in {' and '.join(where)}")
+        raise ValueError(f"the claim {double[0]!r} stands twice, in {' and '.join(sorted(where))}")
     absent = [name for name in PAPER_CLAIMS if name not in set(rows["claim_id"])]
     rows = pd.concat([rows, pd.DataFrame([_absent(name) for name in absent])], ignore_index=True)
     order = {name: place for place, name in enumerate(PAPER_CLAIMS)}

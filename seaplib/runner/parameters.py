@@ -167,7 +167,6 @@ class Parameters(TypedDict, total=False):
     large_samples: Count
     seed: setting("seed")
     seeds: Several[setting("seed")]
-    other_seeds: Count
     protocol_seeds: Whole
     bos: setting("bos")
     text_pooling: choice("mean", "last")
@@ -180,7 +179,6 @@ class Parameters(TypedDict, total=False):
     # pruning
     score: setting("score")
     sparsities: Several[Sparsity]
-    own_sparsities: Several[Sparsity]
     unprotected_sparsities: Further[Sparsity]
     grid_sparsities: Several[Sparsity]
     x0: setting("x0")

@@ -115,9 +115,11 @@ class Worker:
             self.kill()
 
     def _environment(self) -> dict[str, str]:
+        """The user's, with threads and network settled; byte code is kept, else every kernel compiles torch again."""
         settings = dict.fromkeys(THREADS, str(self.threads))
         settings |= {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
-        return settings | dict(os.environ) | (OFFLINE if self.ledger.plan.offline else {})
+        own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return settings | own | (OFFLINE if self.ledger.plan.offline else {})
 
     def _marks(self) -> dict[str, tuple | None]:
         """File → modification time and inode, which change when the file is written again with the same bytes."""

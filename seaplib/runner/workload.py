@@ -79,7 +79,7 @@ def loads_model(notebook: str) -> bool:
 def copies(notebook: str, parameters: dict) -> float:
     """Projections of pruned copies held at once, as a share of the dense model's projections."""
     G = parameters.get("sparsities") or [0.5]
-    if notebook[:2] in ("06", "07", "08", "10", "13"):
+    if notebook[:2] in ("06", "07", "08", "10", "13", "18", "19"):
         refitted = OUTPUTS if parameters.get("least_squares") else 0.0
         return refitted if parameters.get("mode") == "mask" else 1 - min(G)
     if notebook[:2] == "04":  # with zeros, then pruned, then loaded again: one at a time
@@ -171,15 +171,26 @@ def _scored(p: dict, recipes_of) -> list[Pass]:
 def _zero_shot(p: dict) -> list[Pass]:
     from ..pruning import methods
 
+    main = methods.PAPER + methods.CONTROLS
     varied = methods.COMPENSATED + methods.UNPROTECTED + methods.FLOOR if p["variations"] else ()
-    varied += methods.REFITTED if p["variations"] and p["least_squares"] else ()
-    main, own = methods.PAPER + methods.CONTROLS + methods.OWN, _without_least_squares(methods.BEYOND, p)
+    return _scored(p, lambda seed: [(main + (varied if seed == p["seeds"][0] else ()), p["sparsities"])])
 
-    def recipes(seed: int) -> list[tuple]:
-        at_first = varied if seed == p["seeds"][0] else ()
-        return [(main + at_first, p["sparsities"]), (own, p["own_sparsities"])]
 
-    return _scored(p, recipes)
+def _other_methods(p: dict) -> list[Pass]:
+    """The rows of Table 1 that stand beside, and every other method; a prompt's own channels (GRIFFIN) as a variant."""
+    from ..pruning import methods
+
+    beside = (methods.RANDOM, methods.WANDA_SP, methods.FLAP, methods.SEAP_F, methods.SEAP_W)
+    found = _scored(p, lambda seed: [((*beside, *p["other_methods"], *p["other_general"]), p["sparsities"])])
+    for seed in p["seeds"]:
+        found += _calibrate([p["general"]], p["samples"], seed, "block influence")
+    return found
+
+
+def _beyond(p: dict) -> list[Pass]:
+    from ..pruning import methods
+
+    return _scored(p, lambda seed: [(_without_least_squares(methods.BEYOND, p), p["sparsities"])])
 
 
 def _without_least_squares(methods: tuple, p: dict) -> tuple:
@@ -315,5 +326,7 @@ _RULES = {
     "11_activation_sparsity": _sparse_inputs,
     "12_routing_experts": _routing,
     "13_open_questions": _open_questions,
+    "18_other_methods": _other_methods,
+    "19_beyond_the_paper": _beyond,
     "99_scorecard": lambda p: [],
 }

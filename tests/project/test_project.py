@@ -59,6 +59,12 @@ def test_every_dependency_has_a_range_that_holds_its_locked_version():
     assert len(names) == len(set(names))
 
 
+def test_make_compiles_each_module_once():
+    """Packages are installed without byte code, so whatever make starts has to be allowed to write it."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert "--no-compile" in makefile and re.search("^unexport PYTHONDONTWRITEBYTECODE$", makefile, re.MULTILINE)
+
+
 def test_the_lock_holds_what_the_dependencies_need_in_turn():
     """And so on, as far as it is installed here: platforms and extras that are not do not count."""
     lock, todo, done = locked(), requirements(), set()

@@ -34,6 +34,7 @@ TABLE = "write({name!r}, f'method,requested_sparsity,value\\nSEAP,0.5,{{{value}}
 SURROUNDINGS = """import json, os, sys
 Path(os.environ['SEAP_PROVENANCE_FILE']).write_text(json.dumps({'device': 'some device'}))
 chosen = [os.environ[name] for name in ('OMP_WAIT_POLICY', 'HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE')]
+chosen.append(str(sys.dont_write_bytecode))
 write('table_c', ' '.join([sys.executable, os.getcwd(), *chosen]), '.csv', '.tex', '.md')"""
 
 PROFILES = {
@@ -79,7 +80,8 @@ class Project:
     @property
     def environment(self) -> dict:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SEAP_")}
-        return kept | {"SEAP_ROOT": str(self.root), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"}
+        return kept | settings | {"SEAP_ROOT": str(self.root)}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "seaplib", *arguments]
@@ -141,7 +143,7 @@ def test_products_and_manifest(project):
 
 
 def test_kernel_is_this_python_in_the_project(finished):
-    assert (finished / "figures/small/table_c.csv").read_text() == f"{sys.executable} {finished} passive 1 1"
+    assert (finished / "figures/small/table_c.csv").read_text() == f"{sys.executable} {finished} passive 1 1 False"
 
 
 def test_second_run_executes_and_changes_nothing(project):
@@ -414,11 +416,11 @@ BAD_VALUES = [
     ("presets", ["flap12"], "presets: .*'flap128'"),
     ("published_table", "table1_zeroshot", "published_table: .*'table1_zero_shot'"),
     ("other_methods", ["2SSP", "ShortGTP"], "other_methods: .*'ShortGPT'"),
-    ("other_seeds", 0, "other_seeds must be at least 1, got 0"),
+    ("part_texts", 0, "part_texts must be at least 1, got 0"),
     ("x0", float("nan"), "x0 .*nan"),
     ("x0_grid", [float("nan")], "x0 .*nan"),
     ("k", 1000.0, "k=1000.0"),
-    ("own_sparsities", [1.0], "own_sparsities: .* 1.0"),
+    ("grid_sparsities", [1.0], "grid_sparsities: .* 1.0"),
     ("tasks", ["piqa", "boolq", "piqa"], "tasks names 'piqa' twice"),
     ("tasks", [], "tasks must not be empty"),
     ("variations", 1, "variations must be true or false, got 1"),
