@@ -196,6 +196,11 @@ def level(sparsity: float, a: str, b: str, name: str = "zero_shot_comparisons", 
     return _signed(found.difference, found.low, found.high)
 
 
+def pairs(name: str = "zero_shot_comparisons") -> str:
+    """How many items a comparison over all tasks is about."""
+    return _text(read(name)["n"].max(), 0)
+
+
 def number(name: str, /, column: str, decimals: int = 0, times: float = 1, **where) -> str:
     """A cell of a table, times ``times``; ``where`` names its row."""
     return _text(times * _one(name, where)[column], decimals)
