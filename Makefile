@@ -16,7 +16,7 @@ CHECKED := tests/project/test_project.py tests/project/test_walls.py
 # Where this is set, as in many containers, each of the many processes would compile again all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help reproduce test browser long bench lab check ci lock
+.PHONY: help reproduce test browser long bench lab docs check ci lock
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
@@ -25,6 +25,7 @@ help:
 	@echo "make long                          the laptop profile without a network (SEAP_DATA_DIR), the first steps of training"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the notebooks"
+	@echo "make docs                          tables and numbers of README, docs and cards, and the API pages, written anew"
 	@echo "make check                         style, pins, links, who may import whom"
 	@echo "make ci                            check, test, the wheel, notebooks in kernels: what has to pass"
 	@echo "make lock                          requirements.lock written anew: the newest versions within the ranges"
@@ -49,6 +50,9 @@ bench: $(VENV)/installed
 
 lab: $(VENV)/installed
 	$(RUN) -m jupyterlab notebooks
+
+docs: $(VENV)/installed
+	$(RUN) docs/pages.py
 
 check: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -40,6 +40,7 @@ def root() -> Path:
 
 
 def notebooks_dir() -> Path:
+    """The notebooks of the project."""
     return root() / "notebooks"
 
 
@@ -64,10 +65,12 @@ def data_dir() -> Path | None:
 
 
 def store_dir() -> Path:
+    """Where computed artefacts are kept."""
     return _place("SEAP_STORE_DIR", root() / "data" / "store")
 
 
 def runs_dir() -> Path:
+    """Where executed notebooks and run records are kept."""
     return _place("SEAP_RUNS_DIR", root() / "data" / "runs")
 
 

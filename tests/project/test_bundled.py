@@ -404,7 +404,7 @@ def in_words(number: int) -> str:
 def says(pattern: str) -> tuple[re.Match, str]:
     """The only place of the model card, whose lines are joined, that fits a pattern, and the sentence it is in."""
     card = (BUNDLED / "MODEL_CARD.md").read_text("utf-8")
-    text = re.sub(r"<!-- from .*?<!-- end -->", "", card, flags=re.DOTALL)
+    text = re.sub(r"<!-- \[\[\[cog .*?\[\[\[end\]\]\] -->", "", card, flags=re.DOTALL)
     found = [
         (match, line)
         for line in re.split(r"(?<=[.:;])\s+|\n\n|\|\n", text)
