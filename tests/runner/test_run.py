@@ -446,6 +446,13 @@ def test_possible_values_pass(possible):
 
 
 @pytest.mark.parametrize(
+    ("given", "found"), [({"sparsities": [0.2, 0.5]}, [0.2, 0.5]), ({"sparsity": 0.5}, [0.5]), ({"sparsities": []}, [])]
+)
+def test_a_notebook_has_several_sparsities_or_one(given, found):
+    assert parameters.sparsities(given) == found
+
+
+@pytest.mark.parametrize(
     ("together", "named"),
     [
         ({"presets": ["2048"], "claims_preset": "paper"}, "'paper'"),
