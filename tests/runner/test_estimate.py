@@ -197,6 +197,36 @@ def test_zero_shot_counts_every_variant_and_task():
     assert {one.kept for one in masked} == {1.0} and {one.kept for one in found} == {1.0, 0.8, 0.5}
 
 
+STUDIES = (
+    "13_expert_transfer",
+    "14_expert_or_general",
+    "15_synthetic_text",
+    "16_calibration_size",
+    "17_logistic_curve",
+)
+
+
+def test_studies_count_every_mask_and_share_their_calibration():
+    plan = plan_of("llama_2_7b")
+    found = {name: workload.passes(name, plan[name].parameters | {"layers": 32}) for name in STUDIES}
+    tasks, seeds = 5, 5
+    items = {name: len([one for one in works if one.key[0] == "items"]) for name, works in found.items()}
+    assert items == {
+        "13_expert_transfer": tasks * (1 + seeds * (5 + 1 + 2)),
+        "14_expert_or_general": tasks * seeds * 10,
+        "15_synthetic_text": tasks * seeds * 4,
+        "16_calibration_size": tasks * (1 + seeds * 5),
+        "17_logistic_curve": tasks * (1 + 9 * 2 + seeds * 32),
+    }
+    first, second, _, _, last = ({one.key for one in works if one.key[0] == "statistics"} for works in found.values())
+    assert last < first < second
+    (dense,) = ({one.key for one in found[name] if one.key[-1] == "dense"} for name in STUDIES[:1])
+    assert dense <= {one.key for one in found["16_calibration_size"]}
+    for name in STUDIES:
+        assert workload.copies(name, plan[name].parameters) == (1.0 if name == "17_logistic_curve" else 0.5)
+        assert workload.copies(name, plan[name].parameters | {"mode": "mask"}) == 0.0
+
+
 def test_work_that_the_store_keeps_is_counted_once():
     plan = plan_of("llama_2_7b")
     four, six = (plan[name] for name in ("04_pruning", "06_zero_shot"))

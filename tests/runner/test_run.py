@@ -420,7 +420,7 @@ BAD_VALUES = [
     ("x0", float("nan"), "x0 .*nan"),
     ("x0_grid", [float("nan")], "x0 .*nan"),
     ("k", 1000.0, "k=1000.0"),
-    ("grid_sparsities", [1.0], "grid_sparsities: .* 1.0"),
+    ("unprotected_sparsities", [1.0], "unprotected_sparsities: .* 1.0"),
     ("tasks", ["piqa", "boolq", "piqa"], "tasks names 'piqa' twice"),
     ("tasks", [], "tasks must not be empty"),
     ("variations", 1, "variations must be true or false, got 1"),
@@ -445,6 +445,13 @@ def test_impossible_values_are_refused_in_one_line(name, value, message):
 )  # fmt: skip
 def test_possible_values_pass(possible):
     parameters.check("here", possible)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [({"sparsities": [0.2, 0.5]}, [0.2, 0.5]), ({"sparsity": 0.5}, [0.5]), ({"sparsities": []}, [])]
+)
+def test_a_notebook_has_several_sparsities_or_one(given, found):
+    assert parameters.sparsities(given) == found
 
 
 @pytest.mark.parametrize(
