@@ -61,7 +61,7 @@ COMPENSATED = ("wandasp", "flap", "seap", "seapgen", "seapenergy")
 #: rows of routed experts (notebook 12) → whose look they have
 ALIASES = {"experts": "seap", "general": "seapgen"}
 #: looks of methods that no family has
-SPARE = [(color, (n, 1, 0)) for n in (4, 6, 5, 3) for color in ("#f2a0c8", "#00a3a3", "#7a4b1e")]
+SPARE = [Look(color, (n, 1, 0)) for n in (4, 6, 5, 3) for color in ("#f2a0c8", "#00a3a3", "#7a4b1e")]
 WHITE = {"markerfacecoloralt": "white"}
 #: score and compensation → fill of the marker
 FILLS = {
@@ -132,7 +132,7 @@ def _spare(names: Iterable[str]) -> dict[str, Look]:
         start = zlib.crc32(name.encode())
         places = [(start + step) % len(SPARE) for step in range(len(SPARE))]
         taken[next((place for place in places if place not in taken), places[0])] = name
-    return {name: Look(*SPARE[place]) for place, name in taken.items()}
+    return {name: SPARE[place] for place, name in taken.items()}
 
 
 def allocation_styles(names: Iterable[str]) -> dict[str, dict]:

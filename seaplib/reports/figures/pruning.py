@@ -82,11 +82,10 @@ def allocation_curves(frame: pd.DataFrame) -> Figure:
             for module in modules:
                 line = lines if module is None else lines[lines["module"] == module]
                 ax.plot(line["layer"], line["ratio"], **looks[name] | ({"marker": ""} if module == "mlp" else {}))
-        layer_axis(ax)
+        layer_axis(ax, "layer" if modules == [None] else "layer (MLP without markers)")
         ax.set_title(f"{display_names.sparsity(sparsity)} sparsity")
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    without = " (MLP's line without markers)" if "module" in frame else ""
-    axes.flat[0].set_ylabel(f"sparsity of the layer{without}")
+    axes.flat[0].set_ylabel("sparsity of the layer")
     allocation_legend(fig, names)
     return fig
 
