@@ -74,7 +74,7 @@ def sparsity_settings(means: pd.DataFrame) -> pd.DataFrame:
         wide = wide.reindex(columns=names).loc[[label for label in order if label in wide.index]]
         shown = (100 * wide).apply(_marked, axis=1)
         blocks.append(_with_heads(shown, sparsity))
-    return pd.concat(blocks, ignore_index=True)
+    return pd.concat(blocks, ignore_index=True).rename(columns={name: display_names.allocation(name) for name in names})
 
 
 def by_metric(results: pd.DataFrame) -> pd.DataFrame:

@@ -164,9 +164,9 @@ def _scored(p: dict, recipes_of) -> list[Pass]:
         found += _calibrate_all(p, seed)
         if p.get("least_squares"):
             found += _calibrate(_corpora(p), p["samples"], seed, "covariances")
-        for methods, sparsities in recipes_of(seed):
+        for methods, wanted in recipes_of(seed):
             for method in methods:
-                for G in sparsities:
+                for G in wanted:
                     variant = (method, G, seed, p["samples"])
                     found += _evaluate(p["tasks"], p["items"], variant, _kept(p, G))
     return list({work.key: work for work in found}.values())  # a recipe may stand in two tables

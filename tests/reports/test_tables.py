@@ -88,7 +88,7 @@ def test_variants_that_differ_are_never_averaged():
     experts = pd.DataFrame([row("seap", "s_F", 0.5, task, 0.5, calibration=task) for task in ("piqa", "boolq")])
     assert set(display_names.variants(experts)) == {"SEAP ($s_F$)"}  # one expert per task is one method
     crossed = pd.concat([experts, experts.assign(calibration="gsm8k")])
-    assert "SEAP ($s_F$), gsm8k" in set(display_names.variants(crossed))
+    assert "SEAP ($s_F$), GSM8K" in set(display_names.variants(crossed))
 
 
 def test_a_label_names_every_score_that_the_method_does_not_say():

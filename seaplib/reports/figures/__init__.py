@@ -31,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "zero_shot",
         ],
         "input_sparsity": ["activations_against_weights", "layer_errors", "sparsity_rules"],
+        "looks": ["method_sheet"],
         "pruning": ["allocation_curves", "mask_overlap", "masks", "remove_test"],
         "studies": [
             "abstention",

@@ -124,18 +124,6 @@ def task_styles(names) -> dict[str, dict]:
     return {name: mark(place[name]) for name in order}
 
 
-def variant_styles(order) -> dict[str, dict]:
-    """Colour and marker of every variant label, in the given order; the dense model is dark grey."""
-    styles, index = {}, 0
-    for label in order:
-        if display_names.method_key(label).startswith("dense"):
-            styles[label] = {"color": DENSE, "marker": "o"}
-        else:
-            styles[label] = mark(index)
-            index += 1
-    return styles
-
-
 def shades(values) -> dict:
     """A sequential colour per value, light to dark, all legible on white."""
     values = sorted(set(values))
