@@ -21,7 +21,7 @@ help:
 	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
 	@echo "make long                          the laptop profile without a network (SEAP_DATA_DIR), the first steps of training"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
-	@echo "make lab                           JupyterLab on the notebooks"
+	@echo "make lab                           JupyterLab on the project, opened at its notebooks"
 	@echo "make check                         style, pins, links, who may import whom"
 	@echo "make ci                            check, test, the wheel, notebooks in kernels: what has to pass"
 	@echo "make lock                          requirements.lock written anew: the newest versions within the ranges"
@@ -45,7 +45,7 @@ bench: $(VENV)/installed
 	$(RUN) -m tests.bench $(GROUPS)
 
 lab: $(VENV)/installed
-	$(RUN) -m jupyterlab notebooks
+	$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
 check: $(VENV)/installed
 	$(RUN) -m ruff check .

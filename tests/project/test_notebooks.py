@@ -59,7 +59,8 @@ def test_notebook_is_valid_and_carries_no_results(path):
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
     for cell in notebook.cells:
-        assert set(cell.metadata) <= {"tags"}, cell.source
+        assert set(cell.metadata) <= {"tags", "jupyter"}, cell.source
+        assert set(cell.metadata.get("jupyter", {})) <= {"source_hidden"}, cell.source
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None, cell.source
 
@@ -167,7 +168,7 @@ SMOKE = plan.load("smoke").notebooks
 def places(tmp_path_factory):
     """Store, run records and figures of the notebooks that run in this process: later notebooks read earlier ones'."""
     base = tmp_path_factory.mktemp("in_process")
-    return {f"SEAP_{place}_DIR": str(base / place.lower()) for place in ("STORE", "RUNS", "FIGURES")}
+    return {f"SEAP_{place}_DIR": str(base / place.lower()) for place in ("STORE", "RUNS", "EXECUTED", "FIGURES")}
 
 
 @pytest.fixture
@@ -219,7 +220,7 @@ def smoke(tmp_path_factory):
     """Some notebooks of the smoke profile executed once, in directories of their own; yields the ledger."""
     base = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("STORE", "RUNS", "FIGURES"):
+        for place in ("STORE", "RUNS", "EXECUTED", "FIGURES"):
             patch.setenv(f"SEAP_{place}_DIR", str(base / place.lower()))
         patch.delenv("SEAP_DATA_DIR", raising=False)
         done = reproduce()

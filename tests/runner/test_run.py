@@ -155,7 +155,7 @@ def test_second_run_executes_and_changes_nothing(project):
 
 def test_what_is_new_says_so_and_where_to_look(project):
     result = project.run("reproduce")
-    for expected in ("figures/small/", "data/runs/small/", "Everything large."):
+    for expected in ("figures/small/", "executed/small/", "data/runs/small/", "Everything large."):
         assert expected in result.stdout
     (project.root / "figures/small/fig_x.pdf").write_text("by hand")
     assert "fig_x.pdf" in project.run("reproduce").stdout
@@ -632,5 +632,16 @@ def test_load_results_has_profile_and_table(project, monkeypatch):
 def test_provenance_names_versions_and_source():
     from seaplib.runner import manifest
 
-    shown = manifest.provenance(profile="small", model="bundled", notebook="01_scores")["value"]
+    shown = manifest.provenance(profile="small", model="bundled", notebook="01_scores")
     assert "torch" in shown["libraries"] and manifest.source_hash()[:12] in shown["package"] and shown["device"]
+
+
+def test_provenance_is_shown_whole():
+    from IPython.core.formatters import format_display_data
+
+    from seaplib.runner import manifest
+
+    long = "a word " * 60
+    shown = manifest.Provenance({"notebook": "01_scores", "libraries": f"{long}<1>"})
+    data, _ = format_display_data(shown)
+    assert f"{long}<1>" in data["text/plain"] and f"{long}&lt;1&gt;" in data["text/html"]
