@@ -38,9 +38,7 @@ def test_the_same_table_is_equal():
 )
 def test_numbers_without_an_interval(before, now, kind):
     table = "method,value\na,{}\nb,1\n"
-    assert counts(table.format(before), table.format(now)) == (
-        {"equal": 2} if kind == "equal" else {"equal": 1, kind: 1}
-    )
+    assert counts(table.format(before), table.format(now))[kind] == 1 + (kind == "equal")
 
 
 def test_an_empty_cell_on_both_sides_is_no_number():
@@ -68,8 +66,9 @@ def test_intervals_that_only_overlap_are_not_enough():
 
 
 def test_two_estimates_in_a_row_have_intervals_of_their_own():
-    table = "a,value,low,high,share,share_low,share_high\nSEAP,{},0,2,{},0.4,0.6\n"
-    assert counts(table.format(1.0, 0.5), table.format(1.1, 0.9)) == {"within": 1, "different": 1, "equal": 4}
+    table = "a,value,low,high,share,share_low,share_high\nSEAP,{},0,2,{},{},{}\n"
+    before, now = table.format(1.0, 0.5, 0.4, 0.6), table.format(1.1, 0.9, 0.8, 1.0)
+    assert counts(before, now) == {"within": 1, "different": 3, "equal": 2}
 
 
 def test_rows_meet_by_name_wherever_they_stand():
@@ -105,7 +104,8 @@ def test_a_claim_meets_by_its_id_and_its_verdict_is_a_text():
 
 
 def test_times_are_counted_and_not_compared():
-    speed = "name,tokens_per_second,low,high,ratio,ratio_low,ratio_high,parameters,device_name\nSEAP,{0},{0},{0},1,1,1,9,{0}\n"
+    columns = "name,tokens_per_second,low,high,ratio,ratio_low,ratio_high,parameters,device_name\n"
+    speed = f"{columns}SEAP,{{0}},{{0}},{{0}},1,1,1,9,{{0}}\n"
     assert counts(speed.format(1), speed.format(2), "table2_inference_speed") == {"time": 6, "equal": 1}
     assert counts("a,seconds\nx,1\n", "a,seconds\nx,2\n") == {"time": 1}
     claim = CLAIMS + "{0},SEAP is faster,{1},{1},{1},0.1,{2},{0}\n"
@@ -192,11 +192,8 @@ def test_the_command_takes_profile_and_revision(project, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_crash_of_the_comparison_is_a_line_and_no_failure(project, monkeypatch):
-    def crash(*_):
-        raise RuntimeError("two\nlines")
-
-    monkeypatch.setattr(compare, "compare", crash)
-    assert reproduce.comparison("small") == "Not compared with the committed tables: RuntimeError: two lines"
-    (project / "figures/small/table_a.csv").write_bytes(b"\xff\xfe,,")
-    monkeypatch.undo()
+@pytest.mark.parametrize("damage", [b"\xff\xfe,,", b"method,value\na,b,c\n"])
+def test_a_crash_of_the_comparison_is_a_line_and_no_failure(project, damage):
+    (project / "figures/small/table_a.csv").write_bytes(damage)
+    said = reproduce.comparison("small")
+    assert said.startswith("Not compared with the committed tables: ") and "\n" not in said
