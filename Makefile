@@ -24,7 +24,7 @@ help:
 	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
 	@echo "make long                          the laptop profile without a network (SEAP_DATA_DIR), the first steps of training"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
-	@echo "make lab                           JupyterLab on the notebooks"
+	@echo "make lab                           JupyterLab on the project, opened at its notebooks"
 	@echo "make docs                          tables and numbers of README, docs and cards, and the API pages, written anew"
 	@echo "make check                         style, pins, links, who may import whom"
 	@echo "make ci                            check, test, the wheel, notebooks in kernels: what has to pass"
@@ -49,7 +49,7 @@ bench: $(VENV)/installed
 	$(RUN) -m tests.bench $(GROUPS)
 
 lab: $(VENV)/installed
-	$(RUN) -m jupyterlab notebooks
+	$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
 docs: $(VENV)/installed
 	$(RUN) docs/pages.py

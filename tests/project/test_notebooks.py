@@ -177,7 +177,7 @@ SMOKE = plan.load("smoke").notebooks
 def places(tmp_path_factory):
     """Store, run records and figures of the notebooks that run in this process: later notebooks read earlier ones'."""
     base = tmp_path_factory.mktemp("in_process")
-    return {f"SEAP_{place}_DIR": str(base / place.lower()) for place in ("STORE", "RUNS", "FIGURES")}
+    return {f"SEAP_{place}_DIR": str(base / place.lower()) for place in ("STORE", "RUNS", "EXECUTED", "FIGURES")}
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def smoke(tmp_path_factory):
     """Some notebooks of the smoke profile executed once, in directories of their own; yields the ledger."""
     base = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("STORE", "RUNS", "FIGURES"):
+        for place in ("STORE", "RUNS", "EXECUTED", "FIGURES"):
             patch.setenv(f"SEAP_{place}_DIR", str(base / place.lower()))
         patch.delenv("SEAP_DATA_DIR", raising=False)
         done = reproduce()

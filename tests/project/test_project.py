@@ -29,7 +29,7 @@ PAGES = {
 WRITTEN = [name for name in PAGES if not name.startswith("docs/api")]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What a page may name although a fresh clone does not have it.
-MADE_LATER = (".venv", "data/store", "data/runs")
+MADE_LATER = (".venv", "data/store", "data/runs", "executed")
 FILE_SUFFIXES = (".md", ".py", ".yaml", ".yml", ".toml", ".csv", ".ipynb", ".cff", ".pdf", ".png", ".json", ".tex")
 
 
