@@ -41,6 +41,10 @@ def lab(tmp_path_factory):
     command += ["--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", "--expose-app-in-browser"]
     environment = os.environ | {"SEAP_FIGURES_DIR": str(place / "figures"), "OMP_NUM_THREADS": "1"}
     environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"), "HF_HUB_OFFLINE": "1"}
+    settings = place / "settings" / "@jupyterlab" / "docmanager-extension" / "plugin.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"autosave": false}')  # the project's own notebooks are open: no results into them
+    environment["JUPYTERLAB_SETTINGS_DIR"] = str(place / "settings")
     with (place / "lab.log").open("w") as log:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
