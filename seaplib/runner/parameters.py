@@ -276,7 +276,7 @@ def check(where: str, parameters: dict) -> None:
         raise PlanError(f"{where}: seeds must be at least two, whose masks are compared, got {seeds}")
 
 
-def sparsities(parameters: dict) -> list[float]:
+def sparsities_of(parameters: dict) -> list[float]:
     """The sparsities of a notebook's masks: ``sparsities``, or its only ``sparsity``; empty where it has neither."""
     alone = parameters.get("sparsity")
     return parameters.get("sparsities") or ([] if alone is None else [alone])

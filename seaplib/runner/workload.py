@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..settings import PRESETS
 from ..texts.tasks import experts
-from .parameters import sparsities
+from .parameters import sparsities_of
 
 CHARACTERS = 4.0  # per token; English text under vocabularies of 30,000 to 150,000 types
 OUTPUTS = 1 / 3  # largest share of a Llama-like layer's projections that belongs to the output projections
@@ -81,7 +81,7 @@ def loads_model(notebook: str) -> bool:
 
 def copies(notebook: str, parameters: dict) -> float:
     """Projections of pruned copies held at once, as a share of the dense model's projections."""
-    G = sparsities(parameters) or [0.5]
+    G = sparsities_of(parameters) or [0.5]
     if notebook[:2] in ONE_COPY:
         refitted = OUTPUTS if parameters.get("least_squares") else 0.0
         least = 0.0 if "remove_ratio" in parameters else min(G)  # a remove test leaves nearly everything

@@ -307,15 +307,17 @@ def answer(verdicts: pd.DataFrame, factors: pd.DataFrame, by_task: pd.DataFrame)
     for metric, part in factors[factors["requested_sparsity"] == sparsity].groupby("metric", sort=False):
         share = part.set_index("source")["share"]
         most = share[list(FACTORS)].idxmax()
-        rest = f"what depends on the task {share[BY_TASK]:.0%}, the draw of texts {share[NOISE]:.0%}"
-        parts.append(f"{FACTORS[most]} {share[most]:.0%}, {rest} (by {display_names.metric(metric)})")
+        parts.append(
+            f"{share[most]:.0%} is due to {FACTORS[most]}, the largest of four factors, {share[BY_TASK]:.0%} differs "
+            f"from task to task and {share[NOISE]:.0%} from draw to draw (by {display_names.metric(metric)})"
+        )
     for metric, part in by_task[by_task["source"] == AHEAD].groupby("metric", sort=False):
         sides = part.loc[part["low"] > 0, "task"], part.loc[part["high"] < 0, "task"]
         front, behind = (", ".join(map(display_names.task, tasks)) or "no task" for tasks in sides)
         won.append(f"ahead on {front} and behind on {behind} by {display_names.metric(metric)}")
     lines = [
         common.told(verdicts, f"general-beats-experts/{at}", ahead),
-        f"of the variation between masks the largest of the four factors carries: {'; '.join(parts)}",
+        f"of all variation between masks {'; '.join(parts)}",
         f"task by task the general mask is {', '.join(won)}, and nothing is decided on the others",
     ]
     return " ".join(map(common.sentence, lines))

@@ -490,7 +490,7 @@ def test_possible_values_pass(possible):
     ("given", "found"), [({"sparsities": [0.2, 0.5]}, [0.2, 0.5]), ({"sparsity": 0.5}, [0.5]), ({"sparsities": []}, [])]
 )
 def test_a_notebook_has_several_sparsities_or_one(given, found):
-    assert parameters.sparsities(given) == found
+    assert parameters.sparsities_of(given) == found
 
 
 @pytest.mark.parametrize(

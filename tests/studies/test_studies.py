@@ -103,9 +103,7 @@ def test_own_statistics_are_the_designs_and_come_from_the_store(tiny_model, tiny
 
 def test_metrics_of_one_verdict_share_the_words():
     about = {"name": "a-beats-b", "sparsity": 0.5, "unit": "points"}
-    rows = [
-        claims.claim("A beats b", 2, low, 3, metric=name, **about) for name, low in (("primary", 1), ("acc_norm", 1))
-    ]
+    rows = [claims.claim("A beats b", 2, 1, 3, metric=name, **about) for name in ("primary", "acc_norm")]
     rows.append(claims.claim("A beats b", 1, -1, 3, metric="exact_match", **about))
     said = common.told(claims.frame(rows), "a-beats-b/50%", {"holds": "a wins", "undecided": "nobody wins"})
     won, lost = said.split("; ")

@@ -1,4 +1,4 @@
-"""Figures of the studies of calibration (notebook 13) and of routing (notebook 12)."""
+"""Figures of the studies of calibration (notebooks 13 to 17) and of routing (notebook 12)."""
 
 from collections.abc import Mapping, Sequence
 
