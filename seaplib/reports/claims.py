@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .. import paths
-from ..evaluation import comparison
+from ..evaluation import bootstrap, comparison
 from ..settings import suggestion
 from . import display_names, published, tables
 from .paper_claims import PAPER_CLAIMS
@@ -90,6 +90,18 @@ def points(text: str, found: Mapping, **about) -> dict:
     """The :func:`claim` on a paired difference in points; ``found`` is a result or a row of ``comparison``'s."""
     estimate = (100 * found[key] for key in ("difference", "low", "high"))
     return claim(text, *estimate, **{"unit": "points", "p_value": found["p"]} | _sizes(found) | about)
+
+
+def of_means(values: Mapping[str, np.ndarray], where: str, draws: int, seed: int = 0, **about) -> list[dict]:
+    """A claim per sentence: the mean of the sentence's ``values``, one for each task or prompt, lies above 0.
+
+    The bootstrap draws the values, which are few: take its interval as a guide. ``about`` goes to every claim.
+    """
+    rows = []
+    for text, each in values.items():
+        found = bootstrap.estimate(each.mean(), bootstrap.means(each, draws, seed))
+        rows.append(claim(text, **found, n=len(each), p_floor=bootstrap.p_floor(draws), where=where, **about))
+    return rows
 
 
 def of_contrasts(contrasts: pd.DataFrame, where: str, **about) -> list[dict]:

@@ -48,6 +48,14 @@ def test_a_paired_difference_is_a_claim_in_points_and_a_cell_of_a_table():
     assert tables.points(frame).to_dict() == {7: "+1.2 [+0.3, +2.0]"} and tables.points(frame.head(0)).empty
 
 
+def test_the_mean_of_a_few_values_is_a_claim():
+    values = {"Tasks keep different heads": np.array([0.2, 0.3, 0.25]), "and channels": np.array([-0.1, 0.1])}
+    first, second = claims.of_means(values, "mask_overlap", draws=500, sparsity=0.5, unit="Jaccard")
+    assert first["measured"] == pytest.approx(0.25) and (first["n"], first["verdict"]) == (3, "holds")
+    assert first["claim_id"] == "tasks-keep-different-heads/50%" and first["p_value"] == first["p_floor"] == 2 / 501
+    assert second["verdict"] == "undecided" and second["where"] == "mask_overlap"
+
+
 def test_a_direction_is_one_or_minus_one():
     with pytest.raises(ValueError, match="0"):
         row(direction=0)

@@ -283,7 +283,7 @@ def words(fig) -> str:
 
 
 def test_every_public_figure_is_tested():
-    public = {name for name in figures.__all__ if callable(getattr(figures, name))} - {"save"}
+    public = {name for name in figures.__all__ if callable(getattr(figures, name))} - {"save", "allocation_sliders"}
     assert public == {name.split(",")[0].split(" ")[0] for name in DRAWN}
 
 
@@ -423,6 +423,17 @@ def test_allocations_equal_for_both_modules_are_drawn_once():
     frame = frame[frame["allocation"] == "uniform"]
     assert "mlp" not in words(figures.allocation_curves(frame))
     assert "adaptive, mlp" in words(DRAWN["allocation_curves"]())
+
+
+def test_sliders_draw_the_curve_that_they_say(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("ipywidgets.widgets.interaction.display", drawn.append)
+    widget = figures.allocation_sliders(8, x0=0.3, k=1.0, protect_last=2)
+    widget.update()
+    widget.children[0].value = 0.2
+    first, second = (fig.axes[0].lines[1].get_ydata() for fig in (drawn[0], drawn[-1]))
+    assert np.mean(first) == pytest.approx(0.5) and np.mean(second) == pytest.approx(0.2)
+    assert not plt.get_fignums()
 
 
 def test_accuracy_by_sparsity_starts_dense_and_dashes_what_is_protected():

@@ -161,6 +161,42 @@ def test_what_is_new_says_so_and_where_to_look(project):
     assert "fig_x.pdf" in project.run("reproduce").stdout
 
 
+def test_executed_notebooks_lie_read_only_beside_the_notebooks(project):
+    folder = project.root / "executed/small"
+    assert {file.name for file in folder.iterdir()} == {f"{name}.ipynb" for name in NOTEBOOKS}
+    assert all(file.stat().st_mode & 0o777 == 0o444 for file in folder.iterdir())
+    before = (folder / "02_other.ipynb").read_bytes()
+    assert before == (project.root / "data/runs/small/02_other.ipynb").read_bytes()
+    project.write("02_other", "profile = 'small'", "raise ValueError('a bad number')")
+    result = project.run("reproduce")
+    assert "executed/small/02_other.ipynb" in result.stdout
+    after = folder / "02_other.ipynb"
+    assert b"a bad number" in after.read_bytes() and after.stat().st_mode & 0o777 == 0o444
+
+
+def test_a_place_that_cannot_be_written_fails_no_run(project):
+    shutil.rmtree(project.root / "executed")
+    (project.root / "executed").write_text("a file")
+    result = project.run("reproduce", "--only", "02", "--force")
+    assert result.returncode == 0 and "stays in" in result.stderr
+
+
+def test_a_run_ends_with_the_comparison(project):
+    assert "Nothing to compare with" in project.run("reproduce").stdout
+    git = ["git", "-C", str(project.root), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "--quiet"], ["add", "figures"], ["commit", "--quiet", "-m", "Tables"]):
+        subprocess.run([*git, *arguments], check=True, capture_output=True)
+    project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"rounds": 5}}})
+    said = project.run("reproduce").stdout
+    assert "value 4 → 20" in said and said.rstrip().splitlines()[-1].startswith("Of ")
+
+
+def test_products_of_an_older_layout_are_named_with_the_new_ones(project):
+    (project.root / "figures/small/claims_open_questions.csv").write_text("claim_id\n")
+    (line,) = (line for line in project.run("reproduce").stdout.splitlines() if "older layout" in line)
+    assert "claims_open_questions" in line and "claims_expert_transfer" in line
+
+
 def test_changed_parameter_runs_it_and_what_depends_on_it(project):
     project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"rounds": 5}}})
     expected = {"00_corpora": "fresh", "01_scores": "done", "02_other": "fresh"}
@@ -347,6 +383,9 @@ BAD_INPUT = {
     "extends a list": ([], {"extends": ["other"]}, {}, "extends must be a text, got ['other']"),
     "twice": ([], {"parameters": {"sparsities": [0.2, 0.2]}}, {}, "sparsities names 0.2 twice"),
     "yes or no": ([], {"offline": "no"}, {}, "offline must be true or false, got 'no'"),
+    "older notebook": (["--only", "13_open_questions"], {}, {}, "13_expert_transfer, 14_expert_or_general"),
+    "older notebook, skipped": ([], {"skip": ["13_open_questions"]}, {}, "13_expert_transfer, 14_expert_or_general"),
+    "older product": ([], {}, {"tables": ["claims_routing"]}, "claims_routing_experts"),
     "number as product": ([], {}, {"tables": [1]}, "each of tables must be a text, got 1"),
     "product elsewhere": ([], {}, {"tables": ["../x"]}, "'../x'"),
     "list as product": ([], {}, {"figures": [["a"]]}, "each of figures must be a text, got ['a']"),
@@ -527,6 +566,12 @@ def test_bad_input_is_one_line_and_touches_nothing(project, main, what):
     assert status == 2
     assert message in error and error.startswith("seaplib: ") and error.count("\n") == 1
     assert project.snapshot() == before
+
+
+def test_a_notebook_of_an_older_layout_is_refused_with_the_new_names(project, main):
+    project.declare(PROFILES, NOTEBOOKS | {"13_open_questions": {}})
+    status, error = main("reproduce")
+    assert status == 2 and "13_expert_transfer" in error and error.count("\n") == 1
 
 
 def test_missing_or_broken_files(project, main, monkeypatch):

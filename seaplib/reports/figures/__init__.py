@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "input_sparsity": ["activations_against_weights", "layer_errors", "sparsity_rules"],
         "pruning": ["allocation_curves", "mask_overlap", "masks", "remove_test"],
+        "sliders": ["allocation_sliders"],
         "studies": [
             "abstention",
             "calibration_size",
