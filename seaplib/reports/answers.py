@@ -82,8 +82,8 @@ def generation(summary: pd.DataFrame) -> str:
         kept = " and ".join(f"for {row.agreement:.0%} of a text by {row.label}" for row in at.itertuples())
         times = " and ".join(f"{row.perplexity / dense.perplexity:.1f}" for row in at.itertuples())
         told.append(
-            f"At {display_names.sparsity(sparsity)} the dense model's words are kept to {kept}; the dense model finds the "
-            f"texts {times} times as perplexing as its own."
+            f"At {display_names.sparsity(sparsity)} the dense model's words are kept to {kept}; the dense model finds "
+            f"the texts {times} times as perplexing as its own."
         )
     lines = []
     for row in summary.itertuples():
