@@ -4,7 +4,7 @@ from ..runner import plan
 from ..runner.parameters import PlanError
 from .text import table
 
-HEADERS = ["product", "equal", "within", "different", "texts", "where (committed → now)"]
+HEADERS = ["product", "equal", "within interval", "different", "texts", "where (committed → now)"]
 
 
 def add(subparsers) -> None:

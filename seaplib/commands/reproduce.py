@@ -32,7 +32,7 @@ def run(options) -> int:
         return 0
     ledger, outcomes = runner.reproduce(options.profile, options.only, options.force, options.jobs, options.gpu)
     _report(ledger, outcomes)
-    print("\n" + comparison(ledger.plan.profile))
+    _compare(ledger.plan.profile)
     return int(any(outcome.status in ("failed", "skipped") for outcome in outcomes.values()))
 
 
@@ -63,12 +63,12 @@ def _report(ledger: Ledger, outcomes: dict[str, runner.Outcome]) -> None:
         print(f"Not run in profile {ledger.plan.profile}: {ledger.plan.not_run}")
 
 
-def comparison(profile: str) -> str:
-    """The tables beside the committed ones; whatever goes wrong in this is said, and the run stays what it was."""
+def _compare(profile: str) -> None:
+    """Print the tables beside the committed ones; whatever goes wrong in this is said, and the run stays as it was."""
     try:
-        return compare.report(profile)
+        print(f"\n{compare.report(profile)}")
     except Exception as error:
-        return f"Not compared with the committed tables: {type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"Not compared with the committed tables: {ascii(error)}")
 
 
 def _place(path: Path) -> str:

@@ -44,15 +44,15 @@ def pruning(shares: pd.DataFrame, budgets: pd.DataFrame, gaps: pd.DataFrame, ver
     at = shares[shares["sparsity"] == largest]
     curve = at[at["allocation"] == next(name for name in at["allocation"] if name.startswith("logistic"))]
     taken = curve.loc[curve["ratio"] > 0, "ratio"]
-    spared = f" and nothing of the other {len(curve) - len(taken)}" if len(taken) < len(curve) else ""
+    spared = f", and takes nothing of the other {len(curve) - len(taken)}" if len(taken) < len(curve) else ""
     modules = gaps.groupby("module", sort=False)[["other", "same", "chance"]].mean()
     other = " and ".join(f"{share:.0%} of the {module}" for module, share in modules["other"].items())
     same, chance = (" and ".join(f"{share:.0%}" for share in modules[column]) for column in ("same", "chance"))
     found = zip(modules.index, verdicts["verdict"], strict=True)
     told = [
         _budget(budgets[budgets["requested"] == largest]),
-        f"The logistic allocation takes {taken.iloc[0]:.0%} of the first of {len(taken)} layers and "
-        f"{taken.iloc[-1]:.0%} of the last of them{spared}.",
+        f"The logistic allocation spreads it over {len(taken)} layers, from {taken.iloc[0]:.0%} of the first to "
+        f"{taken.iloc[-1]:.0%} of the last{spared}.",
         f"Two tasks' experts share {other} that either of them keeps, two masks of one task {same}, independent masks "
         f"{chance}: that tasks keep {' and '.join(f'different {module} *{verdict}*' for module, verdict in found)}.",
     ]
@@ -80,11 +80,11 @@ def generation(summary: pd.DataFrame) -> str:
     dense = summary[summary["method"] == "dense"].iloc[0]
     told = []
     for sparsity, at in summary[summary["method"] != "dense"].groupby("requested_sparsity"):
-        kept = " and ".join(f"{row.label} for {row.agreement:.0%}" for row in at.itertuples())
+        kept = " and ".join(f"for {row.agreement:.0%} of a text by {row.label}" for row in at.itertuples())
         times = " and ".join(f"{row.perplexity / dense.perplexity:.1f}" for row in at.itertuples())
         told.append(
-            f"At {display_names.sparsity(sparsity)} the pruned models keep to the dense model's words for part of a "
-            f"text, {kept}; the dense model finds their texts {times} times as perplexing as its own."
+            f"At {display_names.sparsity(sparsity)} the dense model's words are kept to {kept}; the dense model finds "
+            f"the texts {times} times as perplexing as its own."
         )
     lines = []
     for row in summary.itertuples():

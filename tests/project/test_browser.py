@@ -21,6 +21,9 @@ NOTEBOOKS = os.environ.get("SEAP_BROWSER_NOTEBOOKS", "00_task_corpora 04_pruning
 QUIET = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--disable-dev-shm-usage", "--window-size=1500,1100")  # fmt: skip
+#: the project's notebooks must stay as they are, and no question may cover them
+SETTINGS = {"docmanager-extension/plugin": {"autosave": False}}
+SETTINGS |= {"apputils-extension/notification": {"fetchNews": "false"}}
 SECONDS = 600
 LEFT = "\ue012"  # the left arrow, as WebDriver writes it
 
@@ -41,10 +44,11 @@ def lab(tmp_path_factory):
     command += ["--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", "--expose-app-in-browser"]
     environment = os.environ | {"SEAP_FIGURES_DIR": str(place / "figures"), "OMP_NUM_THREADS": "1"}
     environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(place / "workspaces"), "HF_HUB_OFFLINE": "1"}
-    settings = place / "settings" / "@jupyterlab" / "docmanager-extension" / "plugin.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"autosave": false}')  # the project's own notebooks are open: no results into them
-    environment["JUPYTERLAB_SETTINGS_DIR"] = str(place / "settings")
+    environment |= {"JUPYTERLAB_SETTINGS_DIR": str(place / "settings")}
+    for plugin, setting in SETTINGS.items():
+        file = place / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(setting))
     with (place / "lab.log").open("w") as log:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
@@ -132,6 +136,7 @@ def test_the_lab_opens_at_the_notebooks_and_shows_the_whole_project(lab):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_from_top_to_bottom(lab, browser, name):
+    before = (ROOT / "notebooks" / f"{name}.ipynb").read_bytes()
     browser.get(f"{lab}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?reset")
     wait_for(browser, lambda state: state["cells"] and state["status"] == "idle", 120)
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -150,6 +155,7 @@ def test_a_notebook_runs_from_top_to_bottom(lab, browser, name):
         assert done["images"] > 0, "no figure was shown"
     if "_sliders(" in (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8"):
         assert browser.execute_script(SHOW_SLIDERS) >= 0
-        handle, before = until(lambda: slider_and_image(browser))
+        handle, image = until(lambda: slider_and_image(browser))
         handle.send_keys(LEFT, LEFT)
-        until(lambda: (drawn := slider_and_image(browser)) and drawn[1] != before)
+        until(lambda: (drawn := slider_and_image(browser)) and drawn[1] != image)
+    assert (ROOT / "notebooks" / f"{name}.ipynb").read_bytes() == before, "the Lab has saved the notebook"

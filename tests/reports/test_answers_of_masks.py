@@ -46,7 +46,7 @@ def test_pruning():
         "floor removes 48.0%",
         "code removes 40.0%",
         "at most 40.0%",
-        "60% of the first of 3 layers",
+        "over 3 layers, from 60%",
         "other 1.",
     ):
         assert fact in answer
@@ -62,4 +62,6 @@ def test_generation():
     texts = pd.concat([texts.assign(known_words=1.0, known_sentences=0.5)] * 2, ignore_index=True)
     texts.loc[3, "repetition"] = 0.5
     said = answers.generation(generation.summary(texts))
-    assert "SEAP-gen for 25%" in said and "1.5 times as perplexing" in said and "**more than dense**" in said
+    assert (
+        "for 25% of a text by SEAP-gen" in said and "1.5 times as perplexing" in said and "**more than dense**" in said
+    )
