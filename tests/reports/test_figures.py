@@ -391,7 +391,8 @@ def test_stated_numbers(drawn):
     assert "(chance 0.33)" in words(drawn("mask_overlap"))
     assert "×1.50" in words(drawn("inference_speed"))
     assert "36.9" in words(drawn("perplexity"))  # 5·exp(4·0.5)
-    assert "−2 points\n[−2.5, −1.5]" in words(drawn("scorecard"))
+    card = words(drawn("scorecard"))
+    assert "−2 points\n[−2.5, −1.5]" in card and "\n0 points\n[−0.5, +0.5]" in card and "×2.48\n[1.98, 2.98]" in card
     assert "mini-PIQA" in words(drawn("hidden_states"))  # a bundled task never passes for the real one
 
 
