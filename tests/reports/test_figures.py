@@ -234,6 +234,7 @@ DRAWN = {
     "vocabulary_overlap": lambda: figures.vocabulary_overlap(pairs("overlap")),
     "corpus_lengths": lambda: figures.corpus_lengths(LENGTHS),
     "hidden_states": lambda: figures.hidden_states(embedded()),
+    "hidden_states, two layers": lambda: figures.hidden_states(embedded().query("layer < 2")),
     "separability": lambda: figures.separability(separated()),
     "norm_heatmaps": lambda: figures.norm_heatmaps(norms(), dimensions=16),
     "norm_heatmaps relative": lambda: figures.norm_heatmaps(norms(), relative=True),
@@ -249,8 +250,8 @@ DRAWN = {
     "routing_worth, one model": lambda: figures.routing_worth(*routed(["bundled (3.7 M)"])),
     "perplexity": lambda: figures.perplexity(perplexities()),
     "perplexity, two windows": lambda: figures.perplexity(pd.concat([perplexities(), perplexities("flap128", 2)])),
-    "zero_shot": lambda: figures.zero_shot(results()),
-    "zero_shot, chance": lambda: figures.zero_shot(uneven().assign(chance=0.25)),
+    "zero_shot": lambda: figures.zero_shot(uneven().assign(chance=0.25)),
+    "zero_shot, two tasks": lambda: figures.zero_shot(results().query("task in @TASKS[:2]")),
     "sparsity_settings": lambda: figures.sparsity_settings(results(("uniform", "logistic", "adaptive"))),
     "differences_by_task": lambda: figures.differences_by_task(by_task()),
     "inference_speed": lambda: figures.inference_speed(speeds()),
@@ -328,10 +329,10 @@ def test_text_lies_inside_the_figure_and_nothing_stays_open(name, drawn):
             assert inside, f"{text!r} leaves the page"
 
 
-@pytest.mark.parametrize("name", ["perplexity", "hidden_states", "norm_heatmaps", "pipeline"])
+@pytest.mark.parametrize("name", ["corpus_lengths", "hidden_states, two layers", "norm_heatmaps", "pipeline"])
 def test_saved_files_are_the_same_bytes_each_time_without_type_3_fonts(name, folder, drawn):
     first, again = figures.save(drawn(name), "a", "p"), figures.save(DRAWN[name](), "b", "p")
-    if name == "pipeline":
+    if name == "corpus_lengths":
         again += figures.save(drawn(name), "c", "p")  # saving moves nothing
     assert [path.name for path in first] == ["a.pdf", "a.png"] and first[0].parent == folder / "p"
     for one, two in zip(first * 2, again, strict=False):
@@ -387,10 +388,11 @@ def test_masks_show_what_is_kept_exactly_and_in_bins(drawn):
 
 
 def test_stated_numbers(drawn):
-    assert "chance 0.33" in words(drawn("mask_overlap"))
+    assert "(chance 0.33)" in words(drawn("mask_overlap"))
     assert "×1.50" in words(drawn("inference_speed"))
     assert "36.9" in words(drawn("perplexity"))  # 5·exp(4·0.5)
-    assert "−2 points\n[−2.5, −1.5]" in words(drawn("scorecard"))
+    card = words(drawn("scorecard"))
+    assert "−2 points\n[−2.5, −1.5]" in card and "\n0 points\n[−0.5, +0.5]" in card and "×2.48\n[1.98, 2.98]" in card
     assert "mini-PIQA" in words(drawn("hidden_states"))  # a bundled task never passes for the real one
 
 
@@ -485,14 +487,14 @@ def test_differences_by_task_are_bold_where_the_interval_excludes_zero(drawn):
 
 def test_zero_shot_shows_every_dot_of_every_block(drawn):
     """Columns share their axis between sparsities: the first block's range is not the second's."""
-    for ax in drawn("zero_shot, chance").axes:
+    for ax in drawn("zero_shot").axes:
         low, high = ax.get_xlim()
         dots = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
         assert dots and all(low <= x <= high for x in dots)
 
 
 def test_zero_shot_dots_are_the_means_of_the_summary(drawn):
-    frame, fig = results(), drawn("zero_shot")
+    frame, fig = uneven(), drawn("zero_shot")
     row = frame[(frame["method"] == "seap") & (frame["requested_sparsity"] == 0.2)]
     average = fig.axes[len(TASKS)]
     dots = sorted(float(line.get_xdata()[0]) for line in average.lines if len(line.get_xdata()) == 1)

@@ -169,7 +169,8 @@ def hidden_states(frame: pd.DataFrame) -> Figure:
         ax.set(xticks=[], yticks=[], title="embeddings (layer 0)" if layer == 0 else f"layer {layer}")
         ax.spines[["top", "right"]].set_visible(True)
     hide_spare(axes, len(layers))
-    columns = -(-len(styles) // -(-len(styles) // 5))  # rows of equal length
+    most = int(5 * fig.get_figwidth() / DOUBLE)
+    columns = -(-len(styles) // -(-len(styles) // most))  # rows of equal length
     legend_below(fig, axes.flat[0], columns, markerscale=1.5)
     return fig
 

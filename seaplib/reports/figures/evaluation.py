@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
@@ -17,15 +16,14 @@ from ...evaluation import bootstrap, comparison
 from .. import display_names, summaries, tables
 from .looks import allocation_legend, allocation_styles, variant_styles
 from .style import (
-    CELLS,
     DENSE_LINE,
     DIVERGING,
     DOUBLE,
-    NUMBERS,
     PALE,
     SINGLE,
     as_number,
     as_percent,
+    cells,
     hide_spare,
     label_rows,
     name_ticks,
@@ -45,12 +43,12 @@ def confusion(matrices: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     matrices = {"": matrices} if isinstance(matrices, pd.DataFrame) else matrices
     size = (SINGLE, 0.95 * SINGLE) if len(matrices) == 1 else (DOUBLE, 0.58 * DOUBLE)
     fig, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False)
-    look = {"vmin": 0, "vmax": 1, "cmap": CELLS, "cbar": False, "linewidths": 0.5, "annot_kws": {"fontsize": 6.5}}
     for ax, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
         order = display_names.task_order([*matrix.index, *matrix.columns])
         counts = matrix.reindex(index=order, columns=order, fill_value=0)
         shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
-        sns.heatmap(shares, annot=counts, fmt="g", square=True, ax=ax, **look)
+        cells(ax, shares, counts.astype(str), vmin=0, vmax=1)
+        ax.set_aspect("equal")
         name_ticks(ax, order, order if ax is axes[0, 0] else [])
         ax.set(xlabel="predicted", ylabel="true" if ax is axes[0, 0] else "", title=title)
     return fig
@@ -73,8 +71,8 @@ def perplexity(frame: pd.DataFrame) -> Figure:
     size = (DOUBLE, len(panels) * (0.16 * len(order) + 0.55) + 0.1)
     fig, axes = plt.subplots(len(panels), len(sparsities), figsize=size, squeeze=False, sharey=True)
     for panel, row in zip(panels, axes, strict=True):
-        cells = frame[frame["panel"] == panel].set_index(["requested_sparsity", "label"])
-        values = np.log(cells[[c for c in ("perplexity", "low", "high") if c in cells]])
+        rows = frame[frame["panel"] == panel].set_index(["requested_sparsity", "label"])
+        values = np.log(rows[[c for c in ("perplexity", "low", "high") if c in rows]])
         means = np.exp(values.groupby(level=[0, 1]).mean())
         dense = means.loc[0.0, "perplexity"].iloc[0] if 0.0 in means.index else np.nan
         for ax, sparsity in zip(row, sparsities, strict=True):
@@ -127,8 +125,8 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
     )  # fmt: skip
     for (sparsity, block), row in zip(blocks.items(), axes, strict=True):
         for ax, task in zip(row, tasks, strict=True):
-            cells = block[block["task"] == task].set_index("label")
-            _dots(ax, [cells.loc[[label]] if label in cells.index else cells[:0] for label in order], order, looks)
+            found = block[block["task"] == task].set_index("label")
+            _dots(ax, [found.loc[[label]] if label in found.index else found[:0] for label in order], order, looks)
             if task in dense:
                 ax.axvline(dense[task], **DENSE_LINE)
             if task in guessed:
@@ -266,12 +264,10 @@ def differences_by_task(frame: pd.DataFrame) -> Figure:
         part = frame[frame["requested_sparsity"] == sparsity]
         square = part.pivot(index="pair", columns="task", values="difference").reindex(index=pairs, columns=columns)
         text = square.map(_signed_points)
-        look = {"cmap": DIVERGING, "vmin": -top, "vmax": top, "cbar": False, "linewidths": 0.5}
-        sns.heatmap(square, annot=text, **NUMBERS, ax=ax, **look)
-        decided = {(row.pair, row.task) for row in part.itertuples() if row.low > 0 or row.high < 0}
-        cells = [(pair, task) for pair in pairs for task in columns if text.loc[pair, task]]
-        for cell, written in zip(cells, [t for t in ax.texts if t.get_text()], strict=True):
-            written.set_fontweight("bold" if cell in decided else "normal")
+        written = cells(ax, square, text, cmap=DIVERGING, vmin=-top, vmax=top)
+        for row in part.itertuples():
+            if row.low > 0 or row.high < 0:
+                written[row.pair, row.task].set_fontweight("bold")
         ax.axvline(len(tasks), color="white", linewidth=3)
         ax.set_yticks(np.arange(len(pairs)) + 0.5, pairs, rotation=0, fontsize=6.5)
         ax.set_xticks(

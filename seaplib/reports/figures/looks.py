@@ -8,7 +8,7 @@ least 15 apart in CIELAB, also as people with protanopia or deuteranopia see the
 import itertools
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -57,10 +57,11 @@ FAMILIES = {
     },
 }
 METHODS = {name: look for family in FAMILIES.values() for name, look in family.items()}
+#: methods that come with a compensation too
 COMPENSATED = ("wandasp", "flap", "seap", "seapgen", "seapenergy")
 #: rows of routed experts (notebook 12) → whose look they have
 ALIASES = {"experts": "seap", "general": "seapgen"}
-#: looks of methods that no family has
+#: looks of methods that belong to no family
 SPARE = [Look(color, (n, 1, 0)) for n in (4, 6, 5, 3) for color in ("#f2a0c8", "#00a3a3", "#7a4b1e")]
 WHITE = {"markerfacecoloralt": "white"}
 #: score and compensation → fill of the marker
@@ -80,7 +81,7 @@ ALLOCATIONS = {
     "adaptive": (METHODS["flap"].color, "^"),
     "energy": (METHODS["seapenergy"].color, "D"),
     "logistic": (METHODS["seap"].color, "s"),
-    "authors' code": ("#c4ae54", "X"),
+    display_names.AUTHORS_CODE: ("#c4ae54", "X"),
 }
 #: are the first layers left alone, are the last → line and fill
 PROTECTIONS = {
@@ -126,7 +127,7 @@ def _look(name: str, score: str, compensation: str, spare: dict[str, Look]) -> d
 
 
 def _spare(names: Iterable[str]) -> dict[str, Look]:
-    """A spare look for every unknown name: that of its letters, or where that is taken, the next that is free."""
+    """A spare look for every unknown name: it follows from the letters, or is the next that is free in this figure."""
     taken: dict[int, str] = {}
     for name in sorted(set(names)):
         start = zlib.crc32(name.encode())
@@ -135,7 +136,7 @@ def _spare(names: Iterable[str]) -> dict[str, Look]:
     return {name: SPARE[place] for place, name in taken.items()}
 
 
-def allocation_styles(names: Iterable[str]) -> dict[str, dict]:
+def allocation_styles(names: Collection[str]) -> dict[str, dict]:
     """Colour, marker, fill and line of every allocation, as results name them ("uniform, protect 0+2")."""
     looks, unknown = {}, [name for name in names if display_names.allocation_kind(name) not in ALLOCATIONS]
     spare = _spare(unknown)
@@ -146,7 +147,7 @@ def allocation_styles(names: Iterable[str]) -> dict[str, dict]:
     return looks
 
 
-def allocation_legend(fig: Figure, names: Iterable[str], dense: bool = False) -> None:
+def allocation_legend(fig: Figure, names: Collection[str], dense: bool = False) -> None:
     """One legend below all panels: kinds of allocation by colour and marker; below, protection by line and fill.
 
     With ``dense`` the dashed line of the dense model stands there too.

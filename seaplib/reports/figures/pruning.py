@@ -130,8 +130,8 @@ def mask_overlap(frame: pd.DataFrame) -> Figure:
         panel = frame[frame["module"] == module] if "module" in frame else frame
         matrix(ax, panel, "jaccard")
         pairs = panel[panel["task_a"] != panel["task_b"]]
-        chance = f", chance {pairs['chance'].mean():.2f}" if "chance" in panel else ""
-        ax.set_title(f"{module}: Jaccard index of kept units{chance}", fontsize=7)
+        chance = f" (chance {pairs['chance'].mean():.2f})" if "chance" in panel else ""
+        ax.set_title(f"{module}: Jaccard index\nof the kept units{chance}", fontsize=7)
     if (frame.loc[frame["task_a"] == frame["task_b"], "jaccard"] < 1).any():
         fig.supxlabel("diagonal: the same task, calibrated on other texts", fontsize=7)
     return fig

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, PercentFormatter
@@ -13,16 +12,15 @@ from matplotlib.ticker import LogLocator, PercentFormatter
 from .. import display_names
 from .looks import series_styles, variant_styles
 from .style import (
-    CELLS,
     DENSE,
     DOUBLE,
     LOSSES,
-    NUMBERS,
     PALE,
     PALETTE,
     SINGLE,
     as_number,
     as_percent,
+    cells,
     hide_spare,
     label_rows,
     layer_axis,
@@ -144,8 +142,7 @@ def leave_one_out(frame: pd.DataFrame, rows: Sequence[str], titles: Mapping[str,
         part = frame[frame["metric"] == metric]
         square = part.pivot(index="calibrated_on", columns="task", values="loss").reindex(index=rows, columns=tasks)
         text = square.map(lambda number: "" if np.isnan(number) else f"{round(number)}".replace("-", "−"))
-        look = {"cmap": LOSSES, "vmin": 0, "vmax": top, "linewidths": 0.5, "cbar": False}
-        sns.heatmap(square, annot=text, **NUMBERS, ax=ax, **look)
+        cells(ax, square, text, cmap=LOSSES, vmin=0, vmax=top)
         for row in part[part["own"]].itertuples():
             corner = tasks.index(row.task), rows.index(row.calibrated_on)
             ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=PALETTE[0], linewidth=1.2))
@@ -173,7 +170,7 @@ def logistic_grid(frame: pd.DataFrame, chosen: pd.DataFrame, usual: Mapping[str,
             part = frame[(frame["metric"] == metric) & (frame["requested_sparsity"] == sparsity)]
             square = part.pivot(index="x0", columns="k", values="validation").reindex(index=x0, columns=k)
             text = square.map(lambda value: "" if np.isnan(value) else f"{100 * value:.0f}")
-            sns.heatmap(square, annot=text, **NUMBERS, cbar=False, cmap=CELLS, ax=ax)
+            cells(ax, square, text)
             best = chosen[(chosen["metric"] == metric) & (chosen["requested_sparsity"] == sparsity)].iloc[0]
             for setting, marker, down in ((best, "*", 0.22), (usual, ".", 0.78)):
                 if setting["k"] in k and setting["x0"] in x0:

@@ -90,4 +90,5 @@ def _in_two_lines(estimate: str) -> str:
     """An estimate and its unit, the interval below: "+1.2 [+0.3, +2.0] points" takes too much width."""
     number, interval, unit = re.fullmatch(r"(\S+)( \[.*\])?(.*)", estimate).groups()
     number = {" ×": f"×{number}", " %": f"{number}%"}.get(unit, number + unit)
-    return f"{number}\n{(interval or '').strip()}".strip().replace("-", "−")
+    lines = f"{number}\n{(interval or '').strip()}".strip().replace("-", "−")
+    return re.sub(r"\+0(?![.\d])", "0", lines)  # no sign before nothing
