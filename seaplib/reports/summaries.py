@@ -160,6 +160,7 @@ def comparisons(contrasts: pd.DataFrame) -> pd.DataFrame:
     wide = wide.reindex(cells.set_index(keys).index.unique())
     wide.columns = [metric if kind == "cell" else f"{metric}: verdict" for kind, metric in wide.columns]
     shown = wide[sorted(wide.columns)].reset_index()
+    shown[["a", "b"]] = shown[["a", "b"]].map(display_names.allocation)
     return shown.assign(requested_sparsity=shown["requested_sparsity"].map(display_names.sparsity))
 
 
@@ -172,6 +173,8 @@ def crossed(found: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         n=found["n"],
         verdict=claims.marked(found),
     )
+    named = [column for column in (*by, "a", "b") if column != "task"]
+    shown[named] = shown[named].map(display_names.allocation)
     return shown.rename(columns={"difference": "a − b, points [95%]"})
 
 
