@@ -26,6 +26,7 @@ def compare(
     metric: str = bootstrap.PRIMARY,
     draws: int = bootstrap.DRAWS,
     seed: int = 0,
+    null: float = 0.0,
 ) -> dict:
     """Difference a − b on the items that both sides have; ``a`` and ``b`` map columns to the values of either side.
 
@@ -33,8 +34,9 @@ def compare(
     own). Calibration seeds are matched where both sides have them; a side without seeds, such as the
     dense model, is compared with every seed of the other side.
 
-    Returns difference, low, high (95%), value_a, value_b, p (two-sided, from the bootstrap), p_floor (the smallest
-    that ``draws`` can give), p_mcnemar (exact; NaN unless there is one task and one seed), n (items), tasks, seeds.
+    Returns difference, low, high (95%), value_a, value_b, p (two-sided against ``null``, from the bootstrap), p_floor
+    (the smallest that ``draws`` can give), p_mcnemar (exact; NaN unless there is one task and one seed), n (items),
+    tasks, seeds.
     Raises ValueError where a side is empty or holds two variants, and where the sides share no item.
     """
     first, second = _tables(items, a, b, metric)
@@ -48,7 +50,7 @@ def compare(
         "high": float(high),
         "value_a": _average(first),
         "value_b": _average(second),
-        "p": bootstrap.p_value(drawn),
+        "p": bootstrap.p_value(drawn, null),
         "p_floor": bootstrap.p_floor(draws),
         "p_mcnemar": mcnemar(first[0][0], second[0][0]) if single else float("nan"),
     } | _sizes(first)
@@ -220,6 +222,35 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     first, second = first > 0.5, second > 0.5
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     return float(contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
+
+
+def rounds(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
+    """Ratio a/b of what was measured in the same rounds: its median, with a bootstrap over rounds and Wilcoxon's test.
+
+    Keys: ratio, low, high (95%), p (two-sided, exact for few rounds; NaN for a single round), p_floor (the smallest
+    that so many rounds can give), n.
+    """
+    from scipy.stats import wilcoxon
+
+    ratios = np.asarray(a, float) / np.asarray(b, float)
+    drawn = bootstrap.places(len(ratios), bootstrap.DRAWS, seed)
+    low, high = bootstrap.interval(np.median(ratios[drawn], axis=1))
+    p = float(wilcoxon(np.log(ratios)).pvalue) if len(ratios) > 1 and (ratios != 1).any() else float("nan")
+    found = {"ratio": float(np.median(ratios)), "low": float(low), "high": float(high), "p": p}
+    return found | {"p_floor": 2.0 ** (1 - len(ratios)), "n": len(ratios)}
+
+
+def percentage(right: np.ndarray, null: float) -> dict:
+    """The percentage of results that are ``right`` (true or false), with Wilson's 95% interval.
+
+    Keys: measured, low, high, p_value (two-sided, of the exact binomial test against the percentage ``null``), n.
+    """
+    from scipy.stats import binomtest
+
+    test = binomtest(int(np.sum(right)), len(right), null / 100)
+    low, high = test.proportion_ci(method="wilson")
+    percents = {"measured": 100 * test.statistic, "low": 100 * float(low), "high": 100 * float(high)}
+    return percents | {"p_value": float(test.pvalue), "n": len(right)}
 
 
 def _sentence(pairs: Iterable[tuple], pair: tuple) -> str:

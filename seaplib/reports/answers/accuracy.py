@@ -1,9 +1,9 @@
-"""The sentences in which a notebook answers its question, computed from its numbers."""
+"""Answers about accuracy: notebooks 06, 07, 18, 19, and the scorecard."""
 
 import pandas as pd
 
-from ..evaluation import comparison
-from . import claims, display_names, summaries
+from ...evaluation import comparison
+from .. import claims, display_names, summaries
 
 
 def percent(row) -> str:
