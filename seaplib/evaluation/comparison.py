@@ -26,6 +26,7 @@ def compare(
     metric: str = bootstrap.PRIMARY,
     draws: int = bootstrap.DRAWS,
     seed: int = 0,
+    null: float = 0.0,
 ) -> dict:
     """Difference a − b on the items that both sides have; ``a`` and ``b`` map columns to the values of either side.
 
@@ -33,11 +34,12 @@ def compare(
     own). Calibration seeds are matched where both sides have them; a side without seeds, such as the
     dense model, is compared with every seed of the other side.
 
-    Returns difference, low, high (95%), value_a, value_b, p (two-sided, from the bootstrap), p_floor (the smallest
-    that ``draws`` can give), p_mcnemar (exact; NaN unless there is one task and one seed), n (items), tasks, seeds.
+    Returns difference, low, high (95%), value_a, value_b, p (two-sided against ``null``, from the bootstrap), p_floor
+    (the smallest that ``draws`` can give), p_mcnemar (exact; NaN unless there is one task and one seed), n (items),
+    tasks, seeds.
     Raises ValueError where a side is empty or holds two variants, and where the sides share no item.
     """
-    return _difference(list(_tables(items, a, b, metric).values()), draws, seed)
+    return _difference(list(_tables(items, a, b, metric).values()), draws, seed, null)
 
 
 def ratio(
@@ -209,6 +211,35 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     return float(contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
+def rounds(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
+    """Ratio a/b of what was measured in the same rounds: its median, with a bootstrap over rounds and Wilcoxon's test.
+
+    Keys: ratio, low, high (95%), p (two-sided, exact for few rounds; NaN for a single round), p_floor (the smallest
+    that so many rounds can give), n.
+    """
+    from scipy.stats import wilcoxon
+
+    ratios = np.asarray(a, float) / np.asarray(b, float)
+    drawn = bootstrap.places(len(ratios), bootstrap.DRAWS, seed)
+    low, high = bootstrap.interval(np.median(ratios[drawn], axis=1))
+    p = float(wilcoxon(np.log(ratios)).pvalue) if len(ratios) > 1 and (ratios != 1).any() else float("nan")
+    found = {"ratio": float(np.median(ratios)), "low": float(low), "high": float(high), "p": p}
+    return found | {"p_floor": 2.0 ** (1 - len(ratios)), "n": len(ratios)}
+
+
+def percentage(right: np.ndarray, null: float) -> dict:
+    """The percentage of results that are ``right`` (true or false), with Wilson's 95% interval.
+
+    Keys: measured, low, high, p_value (two-sided, of the exact binomial test against the percentage ``null``), n.
+    """
+    from scipy.stats import binomtest
+
+    test = binomtest(int(np.sum(right)), len(right), null / 100)
+    low, high = test.proportion_ci(method="wilson")
+    percents = {"measured": 100 * test.statistic, "low": 100 * float(low), "high": 100 * float(high)}
+    return percents | {"p_value": float(test.pvalue), "n": len(right)}
+
+
 def _sentence(pairs: Iterable[tuple], pair: tuple) -> str:
     return pairs[pair] if isinstance(pairs, Mapping) else ""
 
@@ -219,7 +250,7 @@ def _averaged(cells: Sequence[pd.DataFrame], factor: str) -> pd.DataFrame:
     return pd.concat(cells).groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
 
 
-def _difference(tables: Sequence[tuple[np.ndarray, np.ndarray]], draws: int, seed: int = 0) -> dict:
+def _difference(tables: Sequence[tuple[np.ndarray, np.ndarray]], draws: int, seed: int = 0, null: float = 0.0) -> dict:
     """``compare``'s row from the results of both sides, a pair of arrays [seeds, items] per task."""
     first, second = zip(*tables, strict=True)
     differences = [a - b for a, b in tables]
@@ -232,7 +263,7 @@ def _difference(tables: Sequence[tuple[np.ndarray, np.ndarray]], draws: int, see
         "high": float(high),
         "value_a": _average(first),
         "value_b": _average(second),
-        "p": bootstrap.p_value(drawn),
+        "p": bootstrap.p_value(drawn, null),
         "p_floor": bootstrap.p_floor(draws),
         "p_mcnemar": mcnemar(first[0][0], second[0][0]) if single else float("nan"),
     } | _sizes(first)

@@ -102,7 +102,7 @@ def compare(windows: pd.DataFrame, a: Mapping, b: Mapping, draws: int = bootstra
     experts), their nll is averaged per window, so that the perplexity is the variants' geometric mean.
     The interval is a percentile bootstrap over windows, a window keeping its results on both sides.
 
-    Returns ratio, low, high (95%), perplexity_a, perplexity_b, p (two-sided, of ratio 1), n (windows).
+    Returns ratio, low, high (95%), perplexity_a, perplexity_b, p (two-sided, of ratio 1), p_floor, n (windows).
     Raises ValueError where a side is empty or the sides share no window.
     """
     nll = pd.DataFrame({name: _mean_nll(windows, side) for name, side in (("a", a), ("b", b))}).dropna()
@@ -113,7 +113,28 @@ def compare(windows: pd.DataFrame, a: Mapping, b: Mapping, draws: int = bootstra
     low, high = np.exp(bootstrap.interval(drawn)).tolist()
     values = {f"perplexity_{name}": math.exp(nll[name].mean()) for name in nll}
     found = {"ratio": math.exp(difference.mean()), "low": low, "high": high} | values
-    return found | {"p": bootstrap.p_value(drawn), "n": len(nll)}
+    return found | {"p": bootstrap.p_value(drawn), "p_floor": bootstrap.p_floor(draws), "n": len(nll)}
+
+
+def contrasts(
+    windows: pd.DataFrame, pairs: Mapping[tuple, str], sparsities: Iterable[float], draws: int = bootstrap.DRAWS
+) -> pd.DataFrame:
+    """:func:`compare` of pairs of methods (with ``name`` and ``score``; None: the dense model) at every sparsity.
+
+    ``pairs`` maps them to the claim that the first costs more. Columns: requested_sparsity, claim, a, b (method and
+    score), the keys of ``compare``.
+    """
+    rows = []
+    for (a, b), claim in pairs.items():
+        for sparsity in sparsities:
+            sides = [
+                {"method": one.name, "score": one.score, "requested_sparsity": sparsity} if one else {"method": "dense"}
+                for one in (a, b)
+            ]
+            names = (", ".join([side["method"], side["score"]]) if len(side) > 1 else "dense" for side in sides)
+            head = {"requested_sparsity": sparsity, "claim": claim} | dict(zip("ab", names, strict=True))
+            rows.append(head | compare(windows, *sides, draws))
+    return pd.DataFrame(rows)
 
 
 def _mean_nll(windows: pd.DataFrame, wanted: Mapping) -> pd.Series:

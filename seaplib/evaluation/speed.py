@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, StaticCache
 
 from ..models import layers
-from . import bootstrap
+from . import comparison
 
 CACHES = ("dynamic", "static")
 
@@ -178,21 +178,25 @@ def compare_speed(
     reference = names[0] if reference is None else reference
     if reference not in names:
         raise ValueError(f"the reference is one of {', '.join(names)}, got {reference!r}")
-    drawn = bootstrap.places(timed["round"].nunique(), bootstrap.DRAWS, seed)
     rows = []
     for measure in dict.fromkeys(timed["measure"]):
         table = timed[timed["measure"] == measure].pivot(index="round", columns="name", values="tokens_per_second")
         for name in names:
-            speeds, ratios = table[name].to_numpy(), (table[name] / table[reference]).to_numpy()
-            low, high = np.percentile(speeds, [25, 75])
-            ratio_low, ratio_high = bootstrap.interval(np.median(ratios[drawn], axis=1))
-            row = {"name": name, "measure": measure, "tokens_per_second": np.median(speeds), "low": low, "high": high}
-            row |= {"ratio": np.median(ratios), "ratio_low": ratio_low, "ratio_high": ratio_high}
+            found = comparison.rounds(table[name].to_numpy(), table[reference].to_numpy(), seed)
+            middle, low, high = np.percentile(table[name], [50, 25, 75])
+            row = {"name": name, "measure": measure, "tokens_per_second": middle, "low": low, "high": high}
+            row |= {"ratio": found["ratio"], "ratio_low": found["low"], "ratio_high": found["high"]}
             mine = timed[(timed["name"] == name) & (timed["measure"] == measure)]
             row |= {"reference": reference, "peak_bytes": mine["peak_bytes"].max()}
             timings = {"round", "name", "measure", "tokens", "seconds", "tokens_per_second", "peak_bytes"}
             rows.append(row | mine.drop(columns=timings).iloc[0].to_dict())
     return pd.DataFrame(rows)
+
+
+def named(name: str, model) -> str:
+    """A model's name with its size: "bundled (1.9 M)"."""
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    return f"{name} ({millions:,.{1 if millions < 10 else 0}f} M)"
 
 
 def conditions(model) -> dict:

@@ -225,6 +225,35 @@ def embed_ids(model, encoded: Sequence[Sequence[int]]) -> np.ndarray:
     return np.stack([classifier.mean_row(found) for found in rows])
 
 
+def across_wordings(
+    model,
+    tokenizer,
+    names: Sequence[str],
+    unseen: Sequence[str],
+    items: int | None,
+    per_task: int = 500,
+    coverage: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How far a router's knowledge reaches: trained on requests or on bare questions, and asked in either wording.
+
+    Shares over ``items`` test prompts of each task of ``names`` and of the ``unseen`` tasks: right without a
+    threshold, routed, right among the routed, unseen prompts held back. A row per pair of wordings.
+    """
+    rows = []
+    for trained in WORDINGS:
+        router = train(model, tokenizer, names, per_task, seed, trained, coverage)
+        for wording in WORDINGS:
+            held = asked([*names, *unseen], items, split="test", wording=wording)
+            features = embed(model, tokenizer, held["text"])
+            ours, routed = held["task"].isin(names).to_numpy(), router.decide(features)[0] != GENERAL
+            right = (router.at(0).decide(features)[0] == held["expert"]).to_numpy()
+            row = {"trained on": trained, "asked as": wording, "right, without a threshold": right[ours].mean()}
+            row |= {"routed": routed[ours].mean(), "right, of the routed": right[ours & routed].mean()}
+            rows.append(row | {"unseen held back": 1 - routed[~ours].mean()})
+    return pd.DataFrame(rows)
+
+
 def threshold_at(confidence: np.ndarray, coverage: float) -> float:
     """The largest θ under which at least the share ``coverage`` of prompts has a confidence ≥ θ."""
     if not 0 < coverage <= 1:

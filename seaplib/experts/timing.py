@@ -16,11 +16,23 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..evaluation import bootstrap, speed
+from ..evaluation import bootstrap, comparison, speed
 from ..models import layers
-from .variants import Route
+from .cache import WHOLE
+from .model import ExpertModel
+from .router import GENERAL
+from .variants import ROUTED, TRUE, Route
 
+NO_TIME = {"tokens": np.nan, "low": np.nan, "high": np.nan}
 FEWEST = 5  # turns from which there is an interval over them
+#: stream, place of the room among the rooms, reference, null value of the ratio, claim
+CLAIMS = [
+    ("mixed", 0, WHOLE, 1.0, "Routed experts answer a mixed stream faster than the dense model (most room)"),
+    ("mixed", -1, WHOLE, 1.0, "Routed experts answer a mixed stream faster than the dense model (least room)"),
+    ("bursts", -1, WHOLE, 1.0, "Routed experts answer bursts faster than the dense model (least room)"),
+    ("batches", 0, WHOLE, 1.0, "Routed experts answer mixed batches faster than the dense model (most room)"),
+    ("mixed", 0, GENERAL, 0.95, "Routed experts reach 95% of the general mask's throughput (most room)"),
+]
 PARTS = ("route", "switch", "prefill", "decode")
 
 
@@ -38,6 +50,43 @@ def stream(requests: pd.DataFrame, burst: int = 1, seed: int = 0) -> pd.DataFram
         runs += [places[start : start + burst] for start in range(0, len(places), burst)]
     order = np.concatenate([runs[place] for place in draw.permutation(len(runs))])
     return requests.loc[order].reset_index(drop=True)
+
+
+def room(experts: int) -> str:
+    """How much room there is for experts in memory, in words; 0: for all."""
+    return f"room for {experts or 'all'}"
+
+
+def systems(experts: ExpertModel, rooms: Sequence[int]) -> dict[str, Route]:
+    """Who is timed: the dense model, the general mask, the true task's expert, and routed experts with each room."""
+    found = {WHOLE: Route(experts, WHOLE)}
+    found[GENERAL] = Route(experts.beside(experts.cache.sizes[GENERAL]), GENERAL)
+    found[TRUE] = Route(experts.beside(experts.cache.room(rooms[0])), "task")
+    return found | {f"{ROUTED}, {room(n)}": Route(experts.beside(experts.cache.room(n)), "router") for n in rooms}
+
+
+def orders(
+    requests: pd.DataFrame, burst: int, batch: int, batch_rounds: int, seed: int = 0
+) -> dict[str, tuple[pd.DataFrame, int]]:
+    """The streams of a study, and how many requests of each are answered together.
+
+    "mixed" is in random order, "bursts" in bursts of a task, "batches" are mixed and answered ``batch`` at a time,
+    ``batch_rounds`` times in other orders.
+    """
+    shuffled = [stream(requests, 1, seed + 1 + turn) for turn in range(batch_rounds)]
+    single = {"mixed": (stream(requests, 1, seed), 1), "bursts": (stream(requests, burst, seed), 1)}
+    return single | {"batches": (pd.concat(shuffled, ignore_index=True), batch)}
+
+
+def held_bytes(chosen: Mapping[str, Route]) -> dict[str, int]:
+    """Bytes of weights that each system holds: the dense model's, and its experts' own. ValueError beyond a budget."""
+    for name, route in chosen.items():
+        if route.experts.cache.held_bytes > route.experts.cache.budget_bytes:
+            raise ValueError(f"{name} holds more than its budget of {route.experts.cache.budget_bytes:,} bytes")
+    return {
+        name: speed.parameter_bytes(route.experts.dense) + route.experts.cache.held_bytes
+        for name, route in chosen.items()
+    }
 
 
 def time_stream(
@@ -166,6 +215,75 @@ def _drawn(timed: pd.DataFrame, system: str, chosen: np.ndarray) -> tuple[np.nda
     return route + cut.mean(axis=1) * switch + prefill, token
 
 
+def made_of(timed: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """:func:`costs` of the streams with a request a turn, in milliseconds; a row per subject, stream and system.
+
+    ``timed`` maps subject and stream to :func:`time_stream`'s frames. ``switch_steps`` is a switch in decoding steps of
+    the dense model.
+    """
+    parts = []
+    for (subject, way), frame in timed.items():
+        if (frame["requests"] == 1).all():
+            cost = costs(frame)
+            found = (1000 * cost[["route", "switch", "prefill", "token"]]).add_suffix("_ms")
+            found["switches"], found["switch_steps"] = cost["switches"], cost["switch"] / cost.loc[WHOLE, "token"]
+            parts.append(found.assign(subject=subject, stream=way).reset_index())
+    return pd.concat(parts).set_index(["subject", "stream", "system"])
+
+
+def worth(
+    timed: Mapping[tuple[str, str], pd.DataFrame],
+    held: Mapping[tuple[str, str], int],
+    draws: int = bootstrap.DRAWS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What every system takes in every stream, a row each: ``throughput``'s columns, method, bytes, break-even.
+
+    ``timed`` maps subject and stream to frames of :func:`time_stream`, ``held`` subject and system to
+    :func:`held_bytes`. Streams with a request a turn have :func:`made_of`'s columns too, and ``break_even``,
+    ``break_even_low``, ``break_even_high`` against the dense model.
+    """
+    each, rows = made_of(timed), []
+    for (subject, way), frame in timed.items():
+        for row in throughput(frame, draws=draws, seed=seed).to_dict("records"):
+            system, even = row["system"], NO_TIME
+            row |= {"subject": subject, "stream": way, "method": system.partition(", room")[0]}
+            row["bytes"] = held[subject, system]
+            if (frame["requests"] == 1).all():
+                row |= each.loc[(subject, way, system)].drop("switches").to_dict()
+                even = even if system == WHOLE else break_even(frame, system, min(draws, 500), seed)
+            row |= {f"break_even_{name}".removesuffix("_tokens"): value for name, value in even.items()}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def tests(
+    timed: Mapping[str, pd.DataFrame], rooms: Sequence[int], draws: int = bootstrap.DRAWS, seed: int = 0
+) -> list[dict]:
+    """:data:`CLAIMS` tested on the streams (name → frame of :func:`time_stream`) of one model.
+
+    Keys: claim, null, ratio, low, high (as in ``throughput``), n (turns), p and p_floor (Wilcoxon's, against ratio 1;
+    NaN for another null value).
+    """
+    rows, single = [], rooms[0] == rooms[-1]
+    for way, place, reference, null, claim in CLAIMS:
+        if single and (way, place) == ("mixed", -1):
+            continue
+        frame, system = timed[way], f"{ROUTED}, {room(rooms[place])}"
+        whole = throughput(frame, reference, draws, seed).set_index("system").loc[system]
+        turns = _seconds(frame)
+        found = comparison.rounds(turns[reference], turns[system], seed) | {"claim": claim, "null": null}
+        found |= {"p": found["p"] if null == 1 else np.nan}
+        rows.append(found | whole[["ratio", "low", "high"]].to_dict())
+    return rows
+
+
+def _seconds(timed: pd.DataFrame) -> pd.DataFrame:
+    """All seconds of every turn (rows) and system (columns)."""
+    whole = timed.assign(all=timed[[f"{part}_seconds" for part in PARTS]].sum(axis=1))
+    return whole.pivot(index="turn", columns="system", values="all")
+
+
 def throughput(
     timed: pd.DataFrame, reference: str = "dense", draws: int = bootstrap.DRAWS, seed: int = 0
 ) -> pd.DataFrame:
@@ -175,7 +293,7 @@ def throughput(
     ``switches`` per request.
     """
     seconds = timed.assign(all=timed[[f"{part}_seconds" for part in PARTS]].sum(axis=1))
-    table = seconds.pivot(index="turn", columns="system", values="all")
+    table = _seconds(timed)
     if reference not in table:
         raise ValueError(f"the reference is one of {', '.join(table)}, got {reference!r}")
     chosen = bootstrap.places(len(table), draws, seed)

@@ -5,22 +5,26 @@
 true task, or under controls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from .. import store
 from ..activations.statistics import calibrate
+from ..evaluation import bootstrap, comparison
 from ..evaluation.lm_eval import Bench, Prepared
-from ..pruning import methods
+from ..models import layers
+from ..pruning import allocation, methods, selection
 from ..pruning.methods import SEAP_F, Method
+from ..pruning.scores import Scores
 from ..settings import Calibration
 from ..texts import tasks
 from .cache import WHOLE
 from .model import ExpertModel
-from .router import GENERAL, train
+from .router import GENERAL, asked, embed, fit, train
 
 #: way in which a :class:`Route` chooses → name of its rows
 WAYS = {
@@ -29,6 +33,20 @@ WAYS = {
     "task": "experts, true task",
     "random": "experts, another task's",
 }
+ROUTED, FORCED, TRUE, OTHER = WAYS.values()
+#: systems a and b whose answers are compared
+PAIRS = ((ROUTED, GENERAL), (TRUE, GENERAL), (ROUTED, TRUE), (TRUE, OTHER), (ROUTED, FORCED), (ROUTED, WHOLE))
+#: kind of tasks, a, b, metric → the claim that a − b lies above so many points
+CLAIMS = {
+    ("known", ROUTED, GENERAL, "primary"): ("Routed experts are more accurate than one general mask", 0),
+    ("known", ROUTED, GENERAL, "exact_match"): ("Routed experts match more answers exactly than one general mask", 0),
+    ("known", ROUTED, TRUE, "primary"): ("The router loses less than a point of accuracy against the true task", -1),
+    ("known", TRUE, OTHER, "primary"): ("The right expert is more accurate than another task's", 0),
+    ("unseen", ROUTED, GENERAL, "primary"): (
+        "On tasks it never saw, routed experts are more accurate than the general mask", 0),
+    ("unseen", ROUTED, FORCED, "primary"): (
+        "On tasks it never saw, a router that may abstain is more accurate than one that may not", 0),
+}  # fmt: skip
 
 
 def build(
@@ -66,6 +84,43 @@ def build(
         router = train(model, tokenizer, names, per_task, calibration.seed, wording, coverage)
     about = {"tasks": list(names), "general": general, "sparsity": sparsity, "calibration": calibration.as_dict()}
     return ExpertModel(model, tokenizer, masks, router, budget_bytes, provenance=about | {"method": method.name})
+
+
+def random_experts(
+    model, tokenizer, names: Sequence[str], sparsity: float, per_task: int = 500, coverage: float = 0.95, seed: int = 0
+) -> ExpertModel:
+    """Experts of random masks, and a router of its own, for a model of random weights: only its times mean anything."""
+    g, draw = layers.geometry(model), torch.Generator().manual_seed(seed)
+    sizes = (g.layers, g.heads * g.head_dim), (g.layers, g.channels)
+    masks = {}
+    for name in (*tasks.experts(names), GENERAL):
+        scores = Scores(g, *(torch.rand(size, generator=draw, dtype=torch.float64) for size in sizes))
+        masks[name] = selection.select(scores, allocation.logistic(sparsity))
+    prompts = asked(names, per_task, seed)
+    router = fit(embed(model, tokenizer, prompts["text"]), prompts["expert"], coverage, seed)
+    return ExpertModel(model, tokenizer, masks, router)
+
+
+def contrasts(items: pd.DataFrame, kinds: Mapping[str, Sequence[str]], draws: int = bootstrap.DRAWS) -> pd.DataFrame:
+    """``comparison.compare`` of :data:`PAIRS` by every reported metric, at every sparsity and ``kind`` of tasks.
+
+    ``items`` is ``evaluate_items``'s frame with the dense model's rows; ``kinds`` maps kinds to tasks. Columns:
+    requested_sparsity, kind, a, b, metric, claim ("" for none), null (points, of the claim and of p), those of
+    ``compare``, verdict of "a is better".
+    """
+    rows = []
+    for sparsity in sorted(set(items["requested_sparsity"]) - {0.0}):
+        for kind, names in kinds.items():
+            part = items[items["task"].isin(names) & items["requested_sparsity"].isin([0.0, sparsity])]
+            for a, b in PAIRS:
+                for metric in bootstrap.REPORTED:
+                    claim, null = CLAIMS.get((kind, a, b, metric), ("", 0))
+                    sides = {"method": a}, {"method": b}
+                    found = comparison.compare(part, *sides, metric, draws, null=null / 100)
+                    head = {"requested_sparsity": sparsity, "kind": kind, "a": a, "b": b, "metric": metric}
+                    verdict = {"verdict": comparison.verdict(found["low"], found["high"])}
+                    rows.append(head | {"claim": claim, "null": null} | found | verdict)
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,14 @@ def time_products(
     return pd.DataFrame(rows)
 
 
+def beside_dense(timed: pd.DataFrame) -> pd.DataFrame:
+    """The sparse products of :func:`time_products`, each with the seconds of the dense product (``dense_seconds``)."""
+    keys = ["shape", "tokens", "pattern"]
+    is_dense = timed["kernel"] == "dense"
+    dense = timed.loc[is_dense, [*keys, "seconds"]].rename(columns={"seconds": "dense_seconds"})
+    return timed[~is_dense].merge(dense, on=keys)
+
+
 @torch.inference_mode()
 def _products(
     x: Float[Tensor, "tokens in"], weight: Float[Tensor, "out in"], rule: InputSparsity

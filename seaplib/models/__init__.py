@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "set_linear",
         ],
         "files": ["resolve"],
-        "loading": ["check", "load"],
+        "loading": ["check", "load", "random_llama"],
         "shapes": ["Geometry"],
     },
 )

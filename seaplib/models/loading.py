@@ -81,3 +81,26 @@ def load(
     model.eval()
     note(model, source=_source(source))
     return model, tokenizer
+
+
+def random_llama(tokenizer, like, layers: int = 8, hidden: int = 768, channels: int = 2048, seed: int = 0):
+    """A Llama of random weights with heads of 64 dimensions, on the device and of the dtype of the model ``like``.
+
+    Nothing can be said of its texts; its matrices have the size at which removing units pays.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=channels,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 64,
+        max_position_embeddings=2048,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config).to(like.device, like.dtype).eval()

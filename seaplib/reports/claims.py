@@ -104,6 +104,12 @@ def of_means(values: Mapping[str, np.ndarray], where: str, draws: int, seed: int
     return rows
 
 
+def times(text: str, found: Mapping, **about) -> dict:
+    """The :func:`claim` on a ratio, by default above 1; ``found`` holds ratio, low, high, p, n and p_floor if known."""
+    estimate = (found[key] for key in ("ratio", "low", "high"))
+    return claim(text, *estimate, **{"null": 1.0, "unit": "×", "p_value": found["p"]} | _sizes(found) | about)
+
+
 def of_contrasts(contrasts: pd.DataFrame, where: str, **about) -> list[dict]:
     """The :func:`points` of every row of ``comparison.contrasts`` or ``crossed`` that tests a claim, in their order.
 
@@ -160,11 +166,13 @@ def frame(rows: Iterable[dict]) -> pd.DataFrame:
 
 
 def save(rows: Iterable[dict], notebook: str, profile: str) -> pd.DataFrame:
-    """Save a notebook's claims as the product ``claims_<notebook without its number>``; the rows as a data frame.
+    """Save a notebook's claims as the product ``claims_<notebook without its number>``, the paper's claims first.
+
+    Returns the rows as a data frame.
 
     ValueError where two claims have one id.
     """
-    rows = frame(rows).assign(notebook=notebook)
+    rows = frame(sorted(rows, key=lambda row: row["part"] != PAPER)).assign(notebook=notebook)
     if double := rows.loc[rows["claim_id"].duplicated(), "claim_id"].tolist():
         raise ValueError(f"two claims are named {double[0]!r}; give one of them another name")
     number, _, topic = notebook.partition("_")

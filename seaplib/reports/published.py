@@ -5,6 +5,7 @@ then and only then. The dense rows come first: where the dense model is already
 off, the protocol differs from the paper's and the rows below compare two protocols, not two methods.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,25 @@ def verdict(found: pd.DataFrame) -> str:
     return text
 
 
+def task_classifier(found: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Results of classifiers (input, class, metric, value, n) and, for "all words", the paper's Table 6 beside them.
+
+    Adds published, difference and within_2_se (:func:`beside`) for accuracy and recall, whose standard errors are
+    binomial.
+    """
+    printed = published("table6_task_classifier")
+    keys = [printed["class"].map(display_names.base_task), printed["metric"]]
+    values = printed.set_index(keys)["value"]
+    mine = list(zip(found["class"].map(display_names.base_task), found["metric"], strict=True))
+    result = found.assign(published=values.reindex(mine).to_numpy())
+    result.loc[result["input"] != "all words", "published"] = np.nan  # the paper has no such row
+    n = result["n"].where(result["metric"].isin(["recall", "accuracy"]))
+    stderr = (result["value"] * (1 - result["value"]) / n) ** 0.5
+    compared = beside(result.assign(stderr=stderr), model, "Llama-2")
+    names = ["difference", "within_2_se"]
+    return result.assign(model=model, **{name: compared[name].reindex(result.index) for name in names})
+
+
 def published(name: str) -> pd.DataFrame:
     """The paper's numbers of ``data/published/<name>.csv``, as printed there (column ``unit``)."""
     path = paths.published_dir() / f"{name}.csv"
@@ -119,3 +139,115 @@ def _keys(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     if "requested_sparsity" in by:
         keys["requested_sparsity"] = keys["requested_sparsity"].astype(float).round(6)
     return keys
+
+
+class SparseInputs:
+    """The published numbers of sparse inputs (LLM_activation_pruning), by rule, model and task.
+
+    A rule is (method, pattern, transformation, targets), as in the columns of :func:`rule_key`. A number whose row
+    cannot be what its label says (column ``flag`` of the file) is in doubt and is shown with †.
+    """
+
+    DOUBT = "†"
+
+    def __init__(self, name: str):
+        rows = published(name).query("metric in ('perplexity', 'acc')")
+        rows = rows.replace({"targets": {"qkv": "q+k+v", "qkvo": "attention"}})
+        rows["transformation"] = rows["transformation"].str.lower()
+        rows = rows.fillna(dict.fromkeys(self.KEYS, "none"))
+        rows.loc[rows["method"] == "Dense", "targets"] = "none"
+        each = rows.drop_duplicates([*self.KEYS, "model", "task"]).set_index([*self.KEYS, "model", "task"])
+        self.values = each["value"].to_dict()
+        self.models = list(dict.fromkeys(rows["model"]))
+        flagged = rows.loc[rows["flag"].notna(), [*self.KEYS, "model"]]
+        self.doubted = set(flagged.itertuples(index=False, name=None))
+
+    KEYS = ("method", "pattern", "transformation", "targets")
+
+    def __repr__(self) -> str:
+        return (
+            f"SparseInputs({len(self.values)} numbers of {len(self.models)} models, {len(self.doubted)} rows in doubt)"
+        )
+
+    def mean(self, rule: tuple | None, model: str, tasks: Sequence[str]) -> float:
+        """The mean number of a rule over ``tasks``; NaN where one of them is missing, and for no rule."""
+        return float(np.mean([self.values.get((*(rule or ()), model, task), np.nan) for task in tasks]))
+
+    def text(self, rule: tuple | None, model: str, *groups: Sequence[str]) -> str:
+        """The mean over each group of tasks, "6.943 · 0.75", marked where in doubt; a dash where there is none."""
+        numbers = [self.mean(rule, model, tasks) for tasks in groups]
+        if np.isnan(numbers).all():
+            return tables.MISSING
+        shown = " · ".join(tables.MISSING if np.isnan(number) else f"{number:.4g}" for number in numbers)
+        return shown + self.DOUBT * (rule is not None and (*rule, model) in self.doubted)
+
+    def quote(self, a: tuple | None, b: tuple | None, tasks: Sequence[str]) -> str:
+        """Both rules' numbers on every model that has both: "Llama 6.9 against 7.1; …"; empty where there is none."""
+        said = []
+        for model in self.models:
+            numbers = [self.mean(rule, model, tasks) for rule in (a, b)]
+            if not np.isnan(numbers).any():
+                mark = self.DOUBT * bool({(*a, model), (*b, model)} & self.doubted)
+                said.append(f"{model} {numbers[0]:.4g} against {numbers[1]:.4g}{mark}")
+        return "; ".join(said)
+
+
+def rule_key(row: Mapping) -> tuple | None:
+    """The published tables' rule of a result row: method, pattern, transformation, targets, with Dense for no rule.
+
+    None for a criterion other than magnitude, which they do not have.
+    """
+    if row["criterion"] not in ("none", "magnitude"):
+        return None
+    method = row["method"].replace("sparse ", "").replace("dense", "Dense")
+    return (method, str(row["pattern"]), row["transformation"], row["targets"])
+
+
+def sparse_input_quotes(
+    pairs: Iterable[tuple[str, str]], summary: pd.DataFrame, said: SparseInputs, tasks: Sequence[str]
+) -> list[str]:
+    """For each pair of rules what was published: perplexities, then mean accuracies over ``tasks``.
+
+    Repairs were published for attention's inputs alone, and stand beside the same pattern there.
+    """
+    keys, quotes = {row["rule"]: rule_key(row) for row in summary.to_dict("records")}, []
+    for a, b in pairs:
+        first, second = keys[a], keys[b]
+        if first and first[2] != "none":
+            first, second = (*first[:3], "attention"), (*first[:2], "none", "attention")
+        quotes += [said.quote(first, second, of) for of in (["wikitext2"], tasks)]
+    return quotes
+
+
+def sparse_inputs(summary: pd.DataFrame, accuracy: pd.DataFrame, said: SparseInputs, model: str) -> pd.DataFrame:
+    """The form of the published tables: a row per rule, perplexities and accuracies, those of ``model`` beside them.
+
+    ``summary``: rule, achieved_sparsity, ``ppl …`` columns, and those of :func:`rule_key`; ``accuracy`` is a row per
+    rule and a column per task.
+    """
+    rows = []
+    for row in summary.to_dict("records"):
+        key = rule_key(row)
+        line = {
+            "Pruning": "none" if row["rule"] == "dense" else row["rule"],
+            "skipped": f"{row['achieved_sparsity']:.0%}",
+        }
+        line |= {name: f"{row[name]:.4g}" for name in summary if name.startswith("ppl ")}
+        line |= {display_names.task(task): f"{accuracy.loc[row['rule'], task]:.3f}" for task in accuracy}
+        for task in ("wikitext2", *map(display_names.base_task, accuracy)):
+            line[f"published: {display_names.task(task)}"] = said.text(key, model, [task])
+        rows.append(line)
+    return pd.DataFrame(rows)
+
+
+def sparse_inputs_by_model(summary: pd.DataFrame, said: SparseInputs, tasks: Sequence[str]) -> pd.DataFrame:
+    """Every published model in two numbers, perplexity and mean accuracy over ``tasks``, beside ours."""
+    rows = []
+    for row in summary.to_dict("records"):
+        key = rule_key(row)
+        here = f"{row['perplexity']:.4g} · {row['accuracy']:.3f}"
+        line = {"Pruning": "none" if row["rule"] == "dense" else row["rule"], "here": here}
+        line |= {model: said.text(key, model, ["wikitext2"], tasks) for model in said.models}
+        rows.append(line)
+    shown = pd.DataFrame(rows)
+    return shown[(shown[said.models] != tables.MISSING).any(axis=1)]

@@ -1,6 +1,7 @@
 """Item results summarised as the papers' tables show them: a row per method, ± and marks of best."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -230,6 +231,78 @@ def single_tasks(contrasts: pd.DataFrame) -> pd.DataFrame:
     keys = ["requested_sparsity", "a", "b"]
     grouped = single.assign(**counts, tasks=1).groupby(keys, sort=False)
     return grouped[[*counts, "tasks"]].sum().reset_index()
+
+
+def remove_tests(results: pd.DataFrame, layers: int, chance: Mapping[str, float]) -> pd.DataFrame:
+    """Remove tests as a row per task, metric, layer and ratio: what is lost against the dense model (``drop``).
+
+    Takes the frame of ``evaluate`` with a column ``layer``. ``ratio`` is the share of one layer that was asked for,
+    ``requested_sparsity`` what that is of all ``layers``; ``chance`` maps tasks to the accuracy of guessing.
+    """
+    dense = results[results["method"] == "dense"].set_index(["task", "metric"])["value"].rename("dense")
+    curves = results[results["method"] != "dense"].join(dense, on=["task", "metric"])
+    guessed = curves["task"].map(chance).where(curves["metric"] != "exact_match")
+    return curves.assign(
+        ratio=curves["requested_sparsity"],
+        requested_sparsity=curves["requested_sparsity"] / layers,
+        layer=curves["layer"].astype(int),
+        drop=curves["dense"] - curves["value"],
+        chance=guessed,
+        at_chance=(curves["value"] - guessed).abs() <= 2 * curves["stderr"],
+    )
+
+
+def remove_tests_by_layer(curves: pd.DataFrame) -> pd.DataFrame:
+    """:func:`remove_tests` for reading: percentages, a row per task, metric and ratio, a column per layer."""
+    wide = curves.pivot_table(index=["task", "metric", "ratio"], columns="layer", values="value", sort=False)
+    shown = (100 * wide.sort_index(axis=1)).round(1).rename(columns=lambda layer: f"layer {layer}").reset_index()
+    shown["exact"] = shown["metric"] == "exact_match"
+    order = {task: place for place, task in enumerate(shown["task"].unique())}
+    shown = shown.sort_values(["task", "exact", "ratio"], key=lambda c: c.map(order) if c.name == "task" else c)
+    return shown.drop(columns="exact").rename_axis(columns=None)
+
+
+def perplexity(results: pd.DataFrame) -> pd.DataFrame:
+    """Perplexities for reading, experts as their geometric mean with lowest and highest; gentlest method first.
+
+    Takes a row per preset and variant (``summarise``'s columns beside the label's); ``over_dense`` is the ratio to
+    the dense model's perplexity.
+    """
+    order = {preset: place for place, preset in enumerate(results["preset"].unique())}
+    named = results.assign(label=display_names.variants(results.assign(task=results["dataset"])))
+    keys = ["preset", "requested_sparsity", "label"]
+    shown = named.groupby(keys, sort=False).agg(
+        nll=("nll", "mean"),
+        lowest=("perplexity", "min"),
+        highest=("perplexity", "max"),
+        bits_per_byte=("bits_per_byte", "mean"),
+        masks=("nll", "size"),
+    )
+    shown.insert(0, "perplexity", np.exp(shown["nll"]))
+    shown[["lowest", "highest"]] = shown[["lowest", "highest"]].where(shown["masks"] > 1)
+    shown = shown.drop(columns="nll").reset_index()
+    dense = results[results["method"] == "dense"].set_index("preset")["perplexity"]
+    shown.insert(7, "over_dense", shown["perplexity"] / shown["preset"].map(dense))
+    return shown.sort_values(keys[:2] + ["perplexity"], key=lambda c: c.map(order) if c.name == "preset" else c)
+
+
+def task_classifier(ours: pd.DataFrame, bare: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """The form of the paper's Table 6: precision, recall, F1 and support per class, the paper's beside ours.
+
+    ``ours`` and ``bare`` (without the template's words) are reports by class, ``paper`` the published table.
+    """
+    wide = paper.assign(base=paper["class"].map(display_names.base_task)).pivot(
+        index="base", columns="metric", values="value"
+    )
+    ours, bare = ours.set_index("class"), bare.set_index("class")
+    shown = pd.DataFrame({"Class": [display_names.task(name) for name in ours.index]}, ours.index)
+    shown[["precision", "recall", "f1"]] = ours[["precision", "recall", "f1"]].round(2)
+    shown["support"] = ours["support"]
+    shown["f1, no template"] = bare["f1"].round(2)
+    shown, bases = shown.reset_index(drop=True), ours.index.map(display_names.base_task)
+    for column in ("precision", "recall", "f1", "support"):
+        shown[f"paper: {column}"] = wide[column].reindex(bases).to_numpy()
+    return shown
 
 
 def _marked(column: pd.Series) -> pd.Series:

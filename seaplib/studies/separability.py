@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from ..activations.hidden_states import HiddenStates
 from ..activations.statistics import collect
-from ..evaluation import bootstrap
+from ..evaluation import bootstrap, comparison
+from ..reports import claims
 from ..settings import Calibration
 from ..texts.corpora import Corpus
 
@@ -132,6 +133,47 @@ def trend(values: HiddenStates | pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def depth_claims(values: pd.DataFrame, model: str, seed: int = 0) -> list[dict]:
+    """What Figure 1 says of ``prompt_values``'s frame, tested: the deeper half of the layers, and the last layer.
+
+    p-values are those of t-tests of the prompts' influences, and of the exact binomial test for the last layer's
+    neighbours, whose null value is the largest task's share. ``model`` as in ``claims.of_paper``.
+    """
+    deeper = trend(values, seed).set_index("measure")
+    last = values[values["layer"] == values["layer"].max()]
+    silhouettes, neighbours = (last[last["measure"] == measure] for measure in MEASURES)
+    end = by_layer(last, seed).set_index("measure").loc["silhouette"]
+    largest = round(100 * neighbours["task"].value_counts(normalize=True).max(), 2)
+    drawn, found = {"n": len(neighbours), "where": "separability_by_layer"}, deeper.loc["knn_accuracy"]
+    row = deeper.loc["silhouette"]
+    return [
+        claims.of_paper(
+            "hidden-states-cluster", *row[["value", "low", "high"]], p_value=row["p_value"], model=model, **drawn
+        ),
+        claims.claim(
+            "Neighbours tell the task more often in deeper layers than in shallower ones",
+            *(100 * found[["value", "low", "high"]]),
+            unit="points",
+            p_value=found["p_value"],
+            **drawn,
+        ),
+        claims.claim(
+            "Hidden states cluster by task after the last layer",
+            *end[["value", "low", "high"]],
+            unit="silhouette",
+            p_value=ttest_1samp(silhouettes["influence"], 0).pvalue,
+            **drawn,
+        ),
+        claims.claim(
+            "Neighbours tell the task more often than chance after the last layer",
+            **comparison.percentage(neighbours["value"], largest),
+            null=largest,
+            unit="%",
+            where="separability_by_layer",
+        ),
+    ]
+
+
 def _by_prompt(values: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """A measure as prompts × layers, its influences as an array of that shape, and the prompts' tasks."""
     wide = values[values["measure"] == measure].pivot(index="prompt", columns="layer")
@@ -234,8 +276,7 @@ def norm_correlations(
     drawn = bootstrap.places(count, resamples, rng)
     rows = []
     for layer, matrix in enumerate(matrices) if per_layer else [("all", matrices.mean(axis=0))]:
-        within = np.diag(matrix)
-        between = (matrix.sum(0) + matrix.sum(1) - 2 * within) / (2 * (count - 1))  # of each task with the others
+        within, between = np.diag(matrix), between_tasks(matrix)
         low, high = bootstrap.interval((within - between)[drawn].mean(axis=1))
         # within − between rises with the mean on the (re-assigned) diagonal: the sum of all is fixed
         reached = (matrix[np.arange(count), assignments].mean(axis=1) >= within.mean() - 1e-12).sum()
@@ -244,6 +285,63 @@ def norm_correlations(
         row |= {"value": within.mean() - between.mean(), "low": low, "high": high, "p_value": p_value}
         rows.append(row | {"tasks": count})
     return pd.DataFrame(rows)
+
+
+def shared_strongest(
+    profiles: Mapping[tuple[str, int], np.ndarray], share: float = 0.1
+) -> tuple[list[str], np.ndarray]:
+    """Tasks, and which share of a task's strongest dimensions (half 0) is among another's (half 1): [tasks, tasks].
+
+    ``profiles`` as in :func:`norm_correlations`. Strongest is the share ``share`` of a layer's dimensions, and the
+    mean is over layers; a task's own two halves stand on the diagonal. Independent choices would share ``share``.
+    """
+    names = list(dict.fromkeys(task for task, _ in profiles))
+    count = max(1, round(share * next(iter(profiles.values())).shape[1]))
+    top = {key: norm >= np.sort(norm, axis=1)[:, -count:][:, :1] for key, norm in profiles.items()}
+    first, second = (np.stack([top[name, half] for name in names]).astype(float) for half in (0, 1))
+    return names, np.einsum("tld,uld->tu", first, second) / (first.shape[1] * count)
+
+
+def smallest_p(tasks: int, permutations: int) -> float:
+    """The smallest p-value that the permutation test of :func:`norm_correlations` can give."""
+    ways = math.factorial(tasks)
+    return 1 / ways if ways <= permutations else 1 / (1 + permutations)
+
+
+def norm_claims(
+    profiles: NormProfiles, overlaps: Mapping[str, np.ndarray], model: str, permutations: int, seed: int = 0
+) -> list[dict]:
+    """What Figure 3 says, tested: norms agree more within a task, and tasks use separate dimensions.
+
+    ``overlaps`` maps modules to :func:`shared_strongest`'s arrays. Intervals are bootstraps over tasks; the shares
+    have no test. ``model`` as in ``claims.of_paper``.
+    """
+    rows = []
+    for module, norms in profiles.norms.items():
+        found = norm_correlations(norms, per_layer=False, permutations=permutations, seed=seed).iloc[0]
+        about = {"n": found["tasks"], "p_value": found["p_value"], "where": "norm_correlations"}
+        about["p_floor"] = smallest_p(found["tasks"], permutations)
+        estimate = found[["value", "low", "high"]]
+        if module == "mlp":
+            rows.append(claims.of_paper("norms-tell-tasks-apart", *estimate, model=model, **about))
+        else:
+            text = "Attention activation norms agree more within a task than between tasks"
+            named = {"name": "attention-norms-tell-tasks-apart", "unit": "rank correlation"}
+            rows.append(claims.claim(text, *estimate, **named, **about))
+    rng = np.random.default_rng(seed)
+    for module, matrix in overlaps.items():
+        between = between_tasks(matrix)
+        low, high = bootstrap.mean_interval(between, 5000, rng)
+        name = {"attention": "attention", "mlp": "MLP"}[module]
+        text = f"Two tasks have less than half of their strongest dimensions in common ({name})"
+        about = {"n": len(between), "unit": "share", "where": "fig3_norm_heatmaps"}
+        rows.append(claims.claim(text, between.mean(), low, high, null=0.5, direction=-1, **about))
+    return rows
+
+
+def between_tasks(matrix: np.ndarray) -> np.ndarray:
+    """Of each task's row and column in ``matrix`` [tasks, tasks], the mean over the other tasks: [tasks]."""
+    return (matrix.sum(0) + matrix.sum(1) - 2 * np.diag(matrix)) / (2 * (len(matrix) - 1))
 
 
 def _correlate(a: np.ndarray, b: np.ndarray, method: str) -> np.ndarray:
