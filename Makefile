@@ -27,7 +27,7 @@ help:
 	@echo "make lab                           JupyterLab on the project, opened at its notebooks"
 	@echo "make docs                          tables and numbers of README, docs and cards, and the API pages, written anew"
 	@echo "make check                         style, pins, links, who may import whom"
-	@echo "make ci                            check, test, the wheel, notebooks in kernels: what has to pass"
+	@echo "make ci                            check, test, and what takes longer: all notebooks, kernels, the wheel, training"
 	@echo "make lock                          requirements.lock written anew: the newest versions within the ranges"
 	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
 
@@ -35,7 +35,7 @@ reproduce: $(VENV)/installed
 	$(RUN) -m seaplib reproduce --profile $(PROFILE)
 
 test: $(VENV)/installed
-	$(PYTEST) $(SPREAD) -m "not browser and not long and not notebook"
+	$(PYTEST) $(SPREAD) -m "not browser and not long and not slow"
 
 browser: $(VENV)/installed
 	$(RUN) $(INSTALL) ".[test,browser]"

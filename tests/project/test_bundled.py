@@ -81,6 +81,7 @@ def digest(data):
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_generator_writes_the_same_rows_and_the_same_bytes(tmp_path):
     generate.main(tmp_path)
     for file in sorted((BUNDLED / "tasks").glob("*/*.parquet")):
@@ -492,6 +493,7 @@ def answered():
     }
 
 
+@pytest.mark.slow
 def test_the_model_answers_as_its_card_says(answered):
     table = pd.read_csv(BUNDLED / "benchmark.csv").set_index(["task", "depth"]).xs("all", level="depth")
     for task, found in answered.items():

@@ -173,6 +173,12 @@ def test_notebook_16_says_that_it_needs_two_seeds_before_it_loads_a_model():
 
 QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # as outside of tests
 SMOKE = plan.load("smoke").notebooks
+SLOW = ("07", "11", "12", "13", "14", "15", "17", "18", "19")  # make ci runs them, make test does not
+
+
+def cases() -> list:
+    marks = {number: pytest.mark.slow for number in SLOW}
+    return [pytest.param(one, id=one.name, marks=marks.get(one.name[:2], ())) for one in SMOKE]
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +201,7 @@ def shell(places, monkeypatch):
 
 
 @unit
-@pytest.mark.parametrize("notebook", SMOKE, ids=lambda notebook: notebook.name)
+@pytest.mark.parametrize("notebook", cases())
 def test_a_notebook_runs_and_leaves_its_products(shell, notebook):
     """Every cell, with the smoke profile's parameters; no warning of its own."""
     with warnings.catch_warnings(record=True) as caught:
@@ -253,7 +259,7 @@ def ran(ledger) -> list:
     return [notebook for notebook in ledger.plan.notebooks if notebook.name[:2] in IN_KERNELS]
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_the_manifest_lists_the_products_of_the_runners_notebooks(here):
     assert len(ran(here)) == len(IN_KERNELS) and len(here.plan.notebooks) == len(NOTEBOOKS)
     listed = manifest.read_json(here.directory / "manifest.json")["products"]
@@ -265,7 +271,7 @@ def test_the_manifest_lists_the_products_of_the_runners_notebooks(here):
     assert not here.undeclared()
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_executed_notebooks_hold_no_error_and_no_warning_of_their_own(here):
     for notebook in ran(here):
         for cell in cells(here.runs / f"{notebook.name}.ipynb", "code"):
@@ -275,7 +281,7 @@ def test_executed_notebooks_hold_no_error_and_no_warning_of_their_own(here):
                 assert "Warning" not in text, f"{notebook.name}: {text}"
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_a_second_call_executes_nothing_and_is_quick(here):
     kept = [here.directory / "manifest.json", here.runs / "record.json"]
     before = [file.read_bytes() for file in kept]

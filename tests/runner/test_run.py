@@ -199,6 +199,7 @@ def test_products_of_an_older_layout_are_named_with_the_new_ones(project):
     assert "claims_open_questions" in line and "claims_expert_transfer" in line
 
 
+@pytest.mark.slow
 def test_changed_parameter_runs_it_and_what_depends_on_it(project):
     project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"rounds": 5}}})
     expected = {"00_corpora": "fresh", "01_scores": "done", "02_other": "fresh"}
@@ -210,6 +211,7 @@ def test_changed_parameter_runs_it_and_what_depends_on_it(project):
     assert project.statuses() == {"00_corpora": "done", "01_scores": "done", "02_other": "fresh"}
 
 
+@pytest.mark.slow
 def test_changed_notebook_and_lost_product_run_again(project):
     path = project.root / "notebooks/02_other.ipynb"
     path.write_text(path.read_text().replace("A question", "Another question"))
@@ -221,17 +223,20 @@ def test_changed_notebook_and_lost_product_run_again(project):
     assert project.statuses() == {"00_corpora": "done", "01_scores": "fresh", "02_other": "done"}
 
 
+@pytest.mark.slow
 def test_only_and_force(project):
     assert project.statuses("--only", "01") == {"00_corpora": "fresh", "01_scores": "fresh"}
     assert project.statuses("--only", "02", "--force") == {"02_other": "done"}
 
 
+@pytest.mark.slow
 def test_profile_that_extends_and_skips(project):
     assert project.statuses("--profile", "other") == {"00_corpora": "done", "01_scores": "done"}
     assert set(project.manifest("other")) == {"table_a", "table_b", "fig_b"}
     assert ",12" in (project.root / "figures/other/table_b.csv").read_text()
 
 
+@pytest.mark.slow
 def test_manifest_keeps_the_seconds_of_the_run_that_made_the_products(project):
     path = project.root / "figures/small/manifest.json"
     first = json.loads(path.read_text())["seconds"]
@@ -251,6 +256,7 @@ def test_manifest_keeps_the_seconds_of_the_run_that_made_the_products(project):
     assert set(json.loads(path.read_text())["seconds"]) == {"00_corpora", "01_scores"}
 
 
+@pytest.mark.slow
 def test_product_no_longer_declared_leaves_the_manifest(project):
     project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"figures": []}})
     project.statuses()
