@@ -211,7 +211,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     return float(contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
-def rounds(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
+def rounds(a: np.ndarray | pd.Series, b: np.ndarray | pd.Series, seed: int = 0) -> dict:
     """Ratio a/b of what was measured in the same rounds: its median, with a bootstrap over rounds and Wilcoxon's test.
 
     Keys: ratio, low, high (95%), p (two-sided, exact for few rounds; NaN for a single round), p_floor (the smallest
@@ -227,7 +227,7 @@ def rounds(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
     return found | {"p_floor": 2.0 ** (1 - len(ratios)), "n": len(ratios)}
 
 
-def percentage(right: np.ndarray, null: float) -> dict:
+def percentage(right: np.ndarray | pd.Series, null: float) -> dict:
     """The percentage of results that are ``right`` (true or false), with Wilson's 95% interval.
 
     Keys: measured, low, high, p_value (two-sided, of the exact binomial test against the percentage ``null``), n.
