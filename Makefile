@@ -13,7 +13,10 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q
 SPREAD = -n $(TEST_JOBS) --dist loadfile
 CHECKED := tests/project/test_project.py tests/project/test_walls.py
 
-.PHONY: help reproduce test browser long bench lab check ci lock
+# Where this is set, as in many containers, each of the many processes would compile again all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help reproduce test browser long bench lab docs check ci lock
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
@@ -21,9 +24,10 @@ help:
 	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
 	@echo "make long                          the laptop profile without a network (SEAP_DATA_DIR), the first steps of training"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
-	@echo "make lab                           JupyterLab on the notebooks"
+	@echo "make lab                           JupyterLab on the project, opened at its notebooks"
+	@echo "make docs                          tables and numbers of README, docs and cards, and the API pages, written anew"
 	@echo "make check                         style, pins, links, who may import whom"
-	@echo "make ci                            check, test, the wheel, notebooks in kernels: what has to pass"
+	@echo "make ci                            check, test, and what takes longer: all notebooks, kernels, the wheel, training"
 	@echo "make lock                          requirements.lock written anew: the newest versions within the ranges"
 	@echo "PYTHON=python3.12 chooses the Python that .venv is made with (3.11 or newer)"
 
@@ -31,7 +35,7 @@ reproduce: $(VENV)/installed
 	$(RUN) -m seaplib reproduce --profile $(PROFILE)
 
 test: $(VENV)/installed
-	$(PYTEST) $(SPREAD) -m "not browser and not long and not notebook"
+	$(PYTEST) $(SPREAD) -m "not browser and not long and not slow"
 
 browser: $(VENV)/installed
 	$(RUN) $(INSTALL) ".[test,browser]"
@@ -45,7 +49,10 @@ bench: $(VENV)/installed
 	$(RUN) -m tests.bench $(GROUPS)
 
 lab: $(VENV)/installed
-	$(RUN) -m jupyterlab notebooks
+	$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+
+docs: $(VENV)/installed
+	$(RUN) docs/pages.py
 
 check: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -5,7 +5,8 @@
 | the project: notebooks and profiles | ``SEAP_ROOT`` | the package's checkout, else the working directory |
 | data sets in the hub's schema | ``SEAP_DATA_DIR`` | none: the hub |
 | computed artefacts | ``SEAP_STORE_DIR`` | ``data/store`` |
-| executed notebooks and run records | ``SEAP_RUNS_DIR`` | ``data/runs`` |
+| run records and logs | ``SEAP_RUNS_DIR`` | ``data/runs`` |
+| executed notebooks, to be read in the Lab | ``SEAP_EXECUTED_DIR`` | ``executed`` |
 | exported figures and tables | ``SEAP_FIGURES_DIR`` | ``figures`` |
 
 The bundled model and data and the papers' numbers are the project's own where it has any, else those that come with
@@ -40,6 +41,7 @@ def root() -> Path:
 
 
 def notebooks_dir() -> Path:
+    """The notebooks of the project."""
     return root() / "notebooks"
 
 
@@ -64,11 +66,18 @@ def data_dir() -> Path | None:
 
 
 def store_dir() -> Path:
+    """Where computed artefacts are kept."""
     return _place("SEAP_STORE_DIR", root() / "data" / "store")
 
 
 def runs_dir() -> Path:
+    """Where executed notebooks and run records are kept."""
     return _place("SEAP_RUNS_DIR", root() / "data" / "runs")
+
+
+def executed_dir(profile: str) -> Path:
+    """The directory of a profile's executed notebooks: read-only copies, in the root that ``make lab`` opens."""
+    return _place("SEAP_EXECUTED_DIR", root() / "executed") / profile
 
 
 def figures_dir(profile: str | None = None) -> Path:

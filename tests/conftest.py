@@ -19,9 +19,10 @@ SENTENCES = [
 
 @pytest.fixture(autouse=True)
 def private_store(tmp_path, monkeypatch):
-    """No test reads or writes the user's store, run records or figures."""
+    """No test reads or writes the user's store, run records, executed notebooks or figures."""
     monkeypatch.setenv("SEAP_STORE_DIR", str(tmp_path / "store"))
     monkeypatch.setenv("SEAP_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("SEAP_EXECUTED_DIR", str(tmp_path / "executed"))
     monkeypatch.setenv("SEAP_FIGURES_DIR", str(tmp_path / "figures"))
 
 

@@ -39,6 +39,7 @@ def test_no_public_name_is_also_a_modules(room):
     assert all(importlib.import_module(f"{room}.{name}") is getattr(face, name) for name in rooms)
 
 
+@pytest.mark.slow
 def test_a_public_name_is_the_same_object_after_every_module_was_imported():
     run = subprocess.run([sys.executable, "-c", EVERYTHING, *ROOMS], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr

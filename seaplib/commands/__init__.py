@@ -5,7 +5,7 @@ default of ``command``, and ``run(options)``, which returns the exit status. A n
 file here and its name in :data:`COMMANDS`.
 """
 
-from . import init, list, readme, reproduce, status
+from . import compare, init, list, reproduce, status
 
 #: In the order in which the help lists them.
-COMMANDS = (reproduce, status, list, readme, init)
+COMMANDS = (reproduce, status, compare, list, init)

@@ -15,10 +15,10 @@ README = """# A workbench for pruning with seaplib
     cd {folder}
     python -m seaplib list                          # profiles and notebooks
     python -m seaplib reproduce --profile embedded  # all of them on the bundled model
-    python -m jupyterlab notebooks                  # by hand
+    python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks  # by hand
 
 `papermill_runs.yaml` says what a profile runs. Figures and tables are written to `figures/`, executed notebooks to
-`data/runs/`, computed artefacts to `data/store/`. The library's own README explains all of them.
+`executed/`, computed artefacts to `data/store/`. The library's own README explains all of them.
 """
 
 

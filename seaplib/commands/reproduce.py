@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+from .. import paths
+from ..runner import plan
 from ..runner import run as runner
 from ..runner.manifest import Ledger
-from . import status
+from . import compare, status
 from .text import table
 
 
@@ -30,6 +32,7 @@ def run(options) -> int:
         return 0
     ledger, outcomes = runner.reproduce(options.profile, options.only, options.force, options.jobs, options.gpu)
     _report(ledger, outcomes)
+    _compare(ledger.plan.profile)
     return int(any(outcome.status in ("failed", "skipped") for outcome in outcomes.values()))
 
 
@@ -44,15 +47,28 @@ def _report(ledger: Ledger, outcomes: dict[str, runner.Outcome]) -> None:
     print(table(rows, ["notebook", "status", "seconds", "products"]))
     for name, outcome in outcomes.items():
         if outcome.status == "failed":
-            print(f"\n{name} failed: {outcome.why}\n  see {_place(ledger.runs / name)}.ipynb and .log")
+            shown = paths.executed_dir(ledger.plan.profile) / f"{name}.ipynb"
+            print(f"\n{name} failed: {outcome.why}\n  see {_place(shown)} and {_place(ledger.runs / name)}.log")
         elif outcome.status == "skipped":
             print(f"\n{name} skipped: {outcome.why}")
     print(f"\nFigures, tables and their manifest: {_place(ledger.directory)}/")
-    print(f"Executed notebooks: {_place(ledger.runs)}/")
-    if ledger.undeclared():
-        print(f"Not declared in papermill_runs.yaml: {', '.join(ledger.undeclared())}")
+    print(f"Executed notebooks: {_place(paths.executed_dir(ledger.plan.profile))}/")
+    print(f"Logs and run record: {_place(ledger.runs)}/")
+    if undeclared := ledger.undeclared():
+        print(f"Not declared in papermill_runs.yaml: {', '.join(undeclared)}")
+        for name in sorted({Path(file).stem for file in undeclared}):
+            if older := plan.older_product(name):
+                print(f"{older}; remove its files")
     if ledger.plan.not_run:
         print(f"Not run in profile {ledger.plan.profile}: {ledger.plan.not_run}")
+
+
+def _compare(profile: str) -> None:
+    """Print the tables beside the committed ones; whatever goes wrong in this is said, and the run stays as it was."""
+    try:
+        print(f"\n{compare.report(profile)}")
+    except Exception as error:
+        print(f"Not compared with the committed tables: {ascii(error)}")
 
 
 def _place(path: Path) -> str:

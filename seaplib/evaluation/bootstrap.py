@@ -15,6 +15,7 @@ Every interval is a percentile interval at 95%. scipy's bootstrap knows neither 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -68,19 +69,38 @@ def paired(
 ) -> Float[np.ndarray, " draws"]:
     """Δ = mean over tasks of the mean over seeds and items, of resampled data.
 
-    ``differences`` are a − b of every item: [seeds, items], an array per task.
+    ``differences`` are a − b of every item: [seeds, items], an array per task. Comparisons on equally many items and
+    seeds draw the same, so that the draws of a whole ``seed`` are made once.
     """
-    rng, seeds = np.random.default_rng(seed), len(differences[0])
-    weight = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds  # [draws, seeds]
+    shape = tuple(table.shape[1] for table in differences), len(differences[0]), draws
+    weight, counts = _drawn(*shape, seed) if isinstance(seed, int) else _draw(*shape, seed)
     total = np.zeros(draws)
-    for table in differences:
-        n = table.shape[1]
-        block = max(1, NUMBERS_AT_ONCE // table.size)
+    for table, count in zip(differences, counts, strict=True):
+        block = max(1, NUMBERS_AT_ONCE // table.shape[1])
         for start in range(0, draws, block):
             part = slice(start, min(start + block, draws))
-            chosen = places(n, part.stop - part.start, rng)
-            total[part] += (weight[part].T * table[:, chosen].mean(axis=2)).sum(axis=0)
+            means = table @ count[part].T.astype(float) / table.shape[1]  # [seeds, draws]
+            total[part] += (weight[part].T * means).sum(axis=0)
     return np.round(total / len(differences), 12)  # 1/3 + 1/3 − 2/3 is 0, not beyond it
+
+
+def _draw(items: tuple[int, ...], seeds: int, draws: int, seed: Seed):
+    """How much each seed counts in a draw, [draws, seeds], and per task how often each item does, [draws, items]."""
+    rng = np.random.default_rng(seed)
+    weight = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    counts = []
+    for n in items:
+        count = np.empty((draws, n), np.uint16)
+        block = max(1, NUMBERS_AT_ONCE // n)
+        for start in range(0, draws, block):
+            rows = min(start + block, draws) - start
+            chosen = places(n, rows, rng) + n * np.arange(rows)[:, None]
+            count[start : start + rows] = np.bincount(chosen.ravel(), minlength=rows * n).reshape(rows, n)
+        counts.append(count)
+    return weight, counts
+
+
+_drawn = lru_cache(maxsize=2)(_draw)
 
 
 def interval(drawn: Float[np.ndarray, " draws *shape"], method: str = "linear") -> Float[np.ndarray, " 2 *shape"]:

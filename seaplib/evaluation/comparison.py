@@ -39,21 +39,7 @@ def compare(
     tasks, seeds.
     Raises ValueError where a side is empty or holds two variants, and where the sides share no item.
     """
-    first, second = _tables(items, a, b, metric)
-    differences = [x - y for x, y in zip(first, second, strict=True)]
-    drawn = bootstrap.paired(differences, draws, seed)
-    low, high = bootstrap.interval(drawn)
-    single = len(differences) == 1 and len(differences[0]) == 1
-    return {
-        "difference": _average(differences),
-        "low": float(low),
-        "high": float(high),
-        "value_a": _average(first),
-        "value_b": _average(second),
-        "p": bootstrap.p_value(drawn, null),
-        "p_floor": bootstrap.p_floor(draws),
-        "p_mcnemar": mcnemar(first[0][0], second[0][0]) if single else float("nan"),
-    } | _sizes(first)
+    return _difference(list(_tables(items, a, b, metric).values()), draws, seed, null)
 
 
 def ratio(
@@ -71,8 +57,8 @@ def ratio(
     low, high (95%), value_a, value_b, p (two-sided against ``null``), p_floor, n, tasks, seeds. The ends are
     infinite or NaN where a draw of b has nothing right.
     """
-    first, second = _tables(items, a, b, metric)
-    above, below = (bootstrap.paired(side, draws, seed) for side in (first, second))
+    first, second = zip(*_tables(items, a, b, metric).values(), strict=True)
+    above, below = (bootstrap.paired(list(side), draws, seed) for side in (first, second))
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = above / below
         whole = np.divide(_average(first), _average(second))
@@ -109,16 +95,17 @@ def contrasts(
             wanted = [{k: v for k, v in side.label(0).items() if k != "calibration_seed"} for side in pair]
             found = [part[(part[list(w)] == pd.Series(w)).all(axis=1)] for w in wanted]
             both = pd.concat([rows_of.assign(**side) for rows_of, side in zip(found, sides, strict=True)])
-            seed = min(set(found[0]["calibration_seed"]) & set(found[1]["calibration_seed"]), default=None)
+            seeded = not {*found[0]["calibration_seed"]}.isdisjoint(found[1]["calibration_seed"])
             differ = [k for k in wanted[0] if k in ("method", "score") or wanted[0][k] != wanted[1][k]]
             a, b = (", ".join(dict.fromkeys(w[k] for k in differ if k != "calibration")) for w in wanted)
             for metric in metrics:
                 head = {"requested_sparsity": sparsity, "pair": place, "claim": _sentence(pairs, pair)}
                 head |= {"a": a, "b": b, "metric": metric}
-                rows.append(head | {"task": "all"} | compare(both, *sides, metric, draws))
-                for task, cell in both[both["calibration_seed"] == seed].groupby("task", sort=False):
-                    if metric == "primary" or metric in set(cell["metric"]):
-                        rows.append(head | {"task": task} | compare(cell, *sides, metric, min(draws, SINGLE_DRAWS)))
+                tables = _tables(both, *sides, metric)
+                rows.append(head | {"task": "all"} | _difference(list(tables.values()), draws))
+                for task in [name for name in both["task"].unique() if name in tables] if seeded else ():
+                    first = tuple(side[:1] for side in tables[task])  # seed
+                    rows.append(head | {"task": task} | _difference([first], min(draws, SINGLE_DRAWS)))
     frame = pd.DataFrame(rows)
     overall = frame["task"] == "all"
     frame["p_holm"] = np.where(overall, holm(frame["p"].where(overall)), holm(frame["p_mcnemar"].where(~overall)))
@@ -263,8 +250,27 @@ def _averaged(cells: Sequence[pd.DataFrame], factor: str) -> pd.DataFrame:
     return pd.concat(cells).groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
 
 
-def _tables(items: pd.DataFrame, a: Mapping, b: Mapping, metric: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The results of both sides on the items that both have: an array [seeds, items] per task."""
+def _difference(tables: Sequence[tuple[np.ndarray, np.ndarray]], draws: int, seed: int = 0, null: float = 0.0) -> dict:
+    """``compare``'s row from the results of both sides, a pair of arrays [seeds, items] per task."""
+    first, second = zip(*tables, strict=True)
+    differences = [a - b for a, b in tables]
+    drawn = bootstrap.paired(differences, draws, seed)
+    low, high = bootstrap.interval(drawn)
+    single = len(tables) == 1 and len(differences[0]) == 1
+    return {
+        "difference": _average(differences),
+        "low": float(low),
+        "high": float(high),
+        "value_a": _average(first),
+        "value_b": _average(second),
+        "p": bootstrap.p_value(drawn, null),
+        "p_floor": bootstrap.p_floor(draws),
+        "p_mcnemar": mcnemar(first[0][0], second[0][0]) if single else float("nan"),
+    } | _sizes(first)
+
+
+def _tables(items: pd.DataFrame, a: Mapping, b: Mapping, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Task → the results of both sides on the items that both have, two arrays [seeds, items]; seeds in their order."""
     pairs = _paired(items, a, b, metric)
     tables = {
         task: cell.pivot(index="seed", columns="doc_id", values=["a", "b"]) for task, cell in pairs.groupby("task")
@@ -272,13 +278,12 @@ def _tables(items: pd.DataFrame, a: Mapping, b: Mapping, metric: str) -> tuple[l
     seeds = [tuple(table.index) for table in tables.values()]
     if len(set(seeds)) > 1:
         raise ValueError(f"tasks were run with different calibration seeds: {dict(zip(tables, seeds, strict=True))}")
-    first, second = ([table[side].to_numpy() for table in tables.values()] for side in "ab")
-    if any(np.isnan(values).any() for values in [*first, *second]):
+    if any(table.isna().any(axis=None) for table in tables.values()):
         raise ValueError("some items have results under some calibration seeds only")
-    return first, second
+    return {task: (table["a"].to_numpy(float), table["b"].to_numpy(float)) for task, table in tables.items()}
 
 
-def _sizes(tables: list[np.ndarray]) -> dict:
+def _sizes(tables: Sequence[np.ndarray]) -> dict:
     return {"n": sum(table.shape[1] for table in tables), "tasks": len(tables), "seeds": len(tables[0])}
 
 
@@ -320,5 +325,5 @@ def _name(wanted: Mapping) -> str:
     return ", ".join(f"{column}={value}" for column, value in wanted.items())
 
 
-def _average(tables: list[np.ndarray]) -> float:
+def _average(tables: Sequence[np.ndarray]) -> float:
     return float(np.mean([table.mean() for table in tables]))

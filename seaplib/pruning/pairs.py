@@ -18,10 +18,8 @@ from .methods import (
     GENERAL_F,
     GENERAL_W,
     MAGNITUDE,
-    OWN,
     PAPER,
     RANDOM,
-    REFITTED,
     SEAP_F,
     SEAP_W,
     WANDA_SP,
@@ -61,9 +59,6 @@ VARIATIONS: Pairs = {(replace(one, compensation="mean"), one): "" for one in PAP
     (one, replace(one, protect_last=0)): "Protecting the last two layers helps (SEAP, s_F)" if one == SEAP_F else ""
     for one in (FLAP, SEAP_F, GENERAL_F)
 }
-#: Table 1's rows under our allocation, and with their units refitted by least squares: notebook 19
-OWN_ROWS: Pairs = dict.fromkeys(zip(OWN, (SEAP_F, SEAP_W, GENERAL_F, FLAP), strict=True), "")
-REFITTED_ROWS: Pairs = {(one, replace(one, compensation=other)): "" for one in REFITTED for other in ("mean", "none")}
 #: our allocation, and its control
 BEYOND_PAPER: Pairs = {
     (ENERGY_F, SEAP_F): "Our allocation (energy) beats SEAP's logistic at equal parameters",
@@ -136,7 +131,3 @@ def beyond(least_squares: bool = True) -> Pairs:
             pairs[one, SEAP_F] = f"Least squares under {one.allocation} allocation beats SEAP as in the paper"
             pairs[one, FLAP] = f"SEAP with least squares under {one.allocation} allocation beats FLAP"
     return pairs
-
-
-#: methods whose rows stand beside the other methods' (notebook 18)
-BESIDE_OTHERS = (RANDOM, WANDA_SP, FLAP, SEAP_F)

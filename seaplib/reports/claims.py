@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .. import paths
-from ..evaluation import comparison
+from ..evaluation import bootstrap, comparison
 from ..settings import suggestion
 from . import display_names, published, tables
 from .paper_claims import PAPER_CLAIMS
@@ -90,6 +90,18 @@ def points(text: str, found: Mapping, **about) -> dict:
     """The :func:`claim` on a paired difference in points; ``found`` is a result or a row of ``comparison``'s."""
     estimate = (100 * found[key] for key in ("difference", "low", "high"))
     return claim(text, *estimate, **{"unit": "points", "p_value": found["p"]} | _sizes(found) | about)
+
+
+def of_means(values: Mapping[str, np.ndarray], where: str, draws: int, seed: int = 0, **about) -> list[dict]:
+    """A claim per sentence: the mean of the sentence's ``values``, one for each task or prompt, lies above 0.
+
+    The bootstrap draws the values, which are few: take its interval as a guide. ``about`` goes to every claim.
+    """
+    rows = []
+    for text, each in values.items():
+        found = bootstrap.estimate(each.mean(), bootstrap.means(each, draws, seed))
+        rows.append(claim(text, **found, n=len(each), p_floor=bootstrap.p_floor(draws), where=where, **about))
+    return rows
 
 
 def times(text: str, found: Mapping, **about) -> dict:
@@ -244,7 +256,7 @@ def gather(profile: str) -> pd.DataFrame:
     rows = pd.concat([_read(file) for file in files], ignore_index=True)
     if double := rows.loc[rows["claim_id"].duplicated(), "claim_id"].tolist():
         where = rows.loc[rows["claim_id"] == double[0], "notebook"]
-        raise ValueError(f"the claim {double[0]!r} stands twice, in {' and '.join(where)}")
+        raise ValueError(f"the claim {double[0]!r} stands twice, in {' and '.join(sorted(where))}")
     absent = [name for name in PAPER_CLAIMS if name not in set(rows["claim_id"])]
     rows = pd.concat([rows, pd.DataFrame([_absent(name) for name in absent])], ignore_index=True)
     order = {name: place for place, name in enumerate(PAPER_CLAIMS)}

@@ -4,11 +4,12 @@ Names in result frames are identifiers (``mini_arc_easy``, ``seap_gen``); reader
 spelling. An unknown name is shown as it is, after the known names.
 """
 
+import re
 from collections.abc import Collection, Mapping
 
 import pandas as pd
 
-from ..settings import METRICS
+from ..settings import ALLOCATIONS, METRICS
 
 #: task → how it is written; the order is the order of rows, columns and colours
 TASKS = {
@@ -50,6 +51,18 @@ NO_SCORE = ("none", "–")  # of the dense model; missing from a table
 MINI = "mini_"
 #: columns that tell two variants of the same method and score apart, in the order they are named
 DETAILS = ("allocation", "budget", "kv_unit", "compensation", "mode", "calibration")
+#: detail → identifier in result frames → how it is written
+WORDS = {
+    "budget": {"parameters": "exact budget", "floor": "floor budget"},
+    "kv_unit": {"group": "whole KV groups", "query": "query heads of every KV group"},
+    "compensation": {"none": "no compensation", "mean": "mean compensation"},
+    "mode": {"remove": "units removed", "zero": "units set to zero", "mask": "units masked"},
+    "calibration": {"task": "task text", "general": "general text", "all": "all tasks' texts", "fused": "both texts"},
+}
+FIRST_LAYER = "first layer left alone"
+AUTHORS_CODE = "authors' code"  # the allocation of the published code
+COUNTS = {2: "two", 3: "three", 4: "four"}
+_PROTECT = re.compile(r", protect (\d+)\+(\d+)$")  # behind an allocation's name: layers protected, first + last
 
 
 def base_task(task: str) -> str:
@@ -109,11 +122,55 @@ def variants(frame: pd.DataFrame) -> pd.Series:
     cell = [frame[column] for column in ("requested_sparsity", "task") if column in frame]
     for detail in DETAILS:
         if detail in frame:
-            values = frame[detail].astype(str)
+            values = frame[detail].astype(str).map(lambda value, detail=detail: in_words(detail, value))
             differs = values.groupby([label, *cell]).transform("nunique") > 1
             differs = differs.groupby(label).transform("any")
             label = label.where(~differs, label + ", " + values)
     return label
+
+
+def in_words(detail: str, value: str) -> str:
+    """A detail of a variant as readers get it: ``budget`` ``floor`` → floor budget."""
+    if detail == "allocation":
+        return allocation(value)
+    name, colon, text = value.partition(": ")
+    words = WORDS.get(detail, {}).get(name, task(name) if detail == "calibration" else name)
+    return words + colon + (task(text) if text else "")
+
+
+def allocation(name: str) -> str:
+    """``logistic, protect 0+0`` → logistic, no layer protected; a usual protection is not named."""
+    return f"{allocation_kind(name)}, {protection_words(name)}" if _PROTECT.search(name) else name
+
+
+def allocation_kind(name: str) -> str:
+    """``uniform, protect 0+2`` → uniform."""
+    return _PROTECT.sub("", str(name))
+
+
+def protection(name: str) -> tuple[int, int]:
+    """Layers that an allocation leaves alone, first and last: as its name says, or else by default."""
+    if found := _PROTECT.search(str(name)):
+        return int(found[1]), int(found[2])
+    if name == AUTHORS_CODE:
+        return 2, 2
+    return 0, ALLOCATIONS[name].protect_last if name in ALLOCATIONS else 0
+
+
+def protection_words(name: str) -> str:
+    """``uniform, protect 0+2`` → last two layers protected."""
+    first, last = protection(name)
+    if not first and not last:
+        return "no layer protected"
+    if not last:
+        return FIRST_LAYER if first == 1 else f"first {_layers(first)} left alone"
+    if first == last:
+        return f"first and last {_layers(last)} protected"
+    return f"first {_layers(first)} and last {_layers(last)} protected" if first else f"last {_layers(last)} protected"
+
+
+def _layers(count: int) -> str:
+    return "layer" if count == 1 else f"{COUNTS.get(count, count)} layers"
 
 
 def _score(method: str, score: str) -> str:

@@ -62,6 +62,8 @@ def beside(frame: pd.DataFrame, model: str, published_model: str | None = None) 
 def display(found: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     """``beside``'s rows for reading: ``columns`` (column → heading) name a row; the numbers, in percent, follow."""
     shown = pd.DataFrame({heading: found[column] for column, heading in columns.items()})
+    if "allocation" in columns:
+        shown[columns["allocation"]] = found["allocation"].map(display_names.allocation)
     for column in ("published", "value", "stderr", "difference"):
         sign = "+" if column == "difference" else ""
         text = (100 * found[column]).map(f"{{:{sign}.2f}}".format)

@@ -75,7 +75,7 @@ def sparsity_settings(means: pd.DataFrame) -> pd.DataFrame:
         wide = wide.reindex(columns=names).loc[[label for label in order if label in wide.index]]
         shown = (100 * wide).apply(_marked, axis=1)
         blocks.append(_with_heads(shown, sparsity))
-    return pd.concat(blocks, ignore_index=True)
+    return pd.concat(blocks, ignore_index=True).rename(columns={name: display_names.allocation(name) for name in names})
 
 
 def by_metric(results: pd.DataFrame) -> pd.DataFrame:
@@ -161,6 +161,7 @@ def comparisons(contrasts: pd.DataFrame) -> pd.DataFrame:
     wide = wide.reindex(cells.set_index(keys).index.unique())
     wide.columns = [metric if kind == "cell" else f"{metric}: verdict" for kind, metric in wide.columns]
     shown = wide[sorted(wide.columns)].reset_index()
+    shown[["a", "b"]] = shown[["a", "b"]].map(display_names.allocation)
     return shown.assign(requested_sparsity=shown["requested_sparsity"].map(display_names.sparsity))
 
 
@@ -173,6 +174,8 @@ def crossed(found: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         n=found["n"],
         verdict=claims.marked(found),
     )
+    named = [column for column in (*by, "a", "b") if column != "task"]
+    shown[named] = shown[named].map(display_names.allocation)
     return shown.rename(columns={"difference": "a − b, points [95%]"})
 
 

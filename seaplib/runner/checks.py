@@ -8,7 +8,7 @@ from .. import paths, settings
 from ..models.architectures import ARCHITECTURES, PRUNED_TYPES, ModelError
 from ..models.files import read_config, sizes
 from ..texts import rows, tasks
-from .parameters import PlanError, named_tasks
+from .parameters import PlanError, named_tasks, sparsities_of
 from .plan import Plan
 
 
@@ -61,7 +61,7 @@ def _check_sparsity(where: str, parameters: dict, config: dict) -> None:
     defaults = settings.Pruning()
     by_query = parameters.get("kv_unit", defaults.kv_unit) == "query" and groups < heads
     protect = {key: parameters.get(key, getattr(defaults, key)) for key in ("protect_first", "protect_last")}
-    for target in parameters.get("sparsities") or ():
+    for target in sparsities_of(parameters):
         units = heads // groups if by_query else groups
         share = attention / (attention + mlp)
         try:

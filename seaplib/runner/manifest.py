@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 from functools import cached_property
+from html import escape
 from pathlib import Path
 
 from .. import hub, paths, source, store
@@ -197,13 +198,24 @@ class Ledger:
         return sorted(f.name for f in present if f.name not in declared | {"manifest.json"} and f.name[0] != ".")
 
 
-def provenance(profile: str | None = None, model: str | None = None, notebook: str | None = None):
-    """Versions, device, source and data that a notebook runs on, as a data frame for the set-up cell.
+class Provenance(dict):
+    """Fact → value; a notebook shows all of it, where a data frame would cut long values."""
+
+    def __repr__(self) -> str:
+        width = max(map(len, self), default=0)
+        return "\n".join(f"{name:{width}}  {value}" for name, value in self.items())
+
+    def _repr_html_(self) -> str:
+        cell = "<t{0} style='text-align: left; white-space: normal; vertical-align: top'>{1}</t{0}>"
+        rows = [cell.format("h", escape(name)) + cell.format("d", escape(str(self[name]))) for name in self]
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def provenance(profile: str | None = None, model: str | None = None, notebook: str | None = None) -> Provenance:
+    """Versions, device, source and data that a notebook runs on, for the set-up cell.
 
     Under the runner, the device is also entered in the manifest.
     """
-    import pandas as pd
-
     device = _device()
     if os.environ.get(NOTE_VARIABLE):
         write_json(Path(os.environ[NOTE_VARIABLE]), {"device": device})
@@ -218,8 +230,7 @@ def provenance(profile: str | None = None, model: str | None = None, notebook: s
         "package": f"seaplib {versions['seaplib']}, source {source_hash()[:12]}{_commit()}",
         "libraries": f"python {platform.python_version()}, {libraries}",
     }
-    facts = {name: value for name, value in facts.items() if value is not None}
-    return pd.DataFrame({"value": facts.values()}, index=pd.Index(facts, name="provenance"))
+    return Provenance({name: value for name, value in facts.items() if value is not None})
 
 
 def _device() -> str:

@@ -167,8 +167,6 @@ class Parameters(TypedDict, total=False):
     large_samples: Count
     seed: setting("seed")
     seeds: Several[setting("seed")]
-    other_seeds: Count
-    protocol_seeds: Whole
     bos: setting("bos")
     text_pooling: choice("mean", "last")
     sizes: Several[Count]
@@ -179,10 +177,9 @@ class Parameters(TypedDict, total=False):
     times: Number
     # pruning
     score: setting("score")
+    sparsity: Sparsity
     sparsities: Several[Sparsity]
-    own_sparsities: Several[Sparsity]
     unprotected_sparsities: Further[Sparsity]
-    grid_sparsities: Several[Sparsity]
     x0: setting("x0")
     x0_grid: Several[setting("x0")]
     k: setting("k")
@@ -277,6 +274,12 @@ def check(where: str, parameters: dict) -> None:
     seeds = parameters.get("seeds", ())
     if "overlap_needed" in parameters and len(seeds) == 1:
         raise PlanError(f"{where}: seeds must be at least two, whose masks are compared, got {seeds}")
+
+
+def sparsities_of(parameters: dict) -> list[float]:
+    """The sparsities of a notebook's masks: ``sparsities``, or its only ``sparsity``; empty where it has neither."""
+    alone = parameters.get("sparsity")
+    return parameters.get("sparsities") or ([] if alone is None else [alone])
 
 
 def named_tasks(parameters: dict) -> list[tuple[str, str]]:

@@ -23,6 +23,13 @@ from . import parameters
 from .parameters import PlanError
 
 FIGURE_FILES, TABLE_FILES = (".pdf", ".png"), (".csv", ".tex", ".md")
+#: notebook of an older layout → the notebooks that ask its questions now
+OLDER_NOTEBOOKS = {
+    "13_open_questions": (
+        "13_expert_transfer", "14_expert_or_general", "15_synthetic_text", "16_calibration_size", "17_logistic_curve",
+        "20_other_models",
+    ),
+}  # fmt: skip
 
 
 def _without_folder(name: str) -> str:
@@ -117,10 +124,24 @@ class Plan:
 def resolve(name, known: Iterable[str], where: str) -> str:
     """The notebook that ``name`` means: a full name, a file or a number."""
     text = f"{name:02d}" if isinstance(name, int) else Path(str(name)).name.removesuffix(".ipynb")
+    _refuse_older(text, where)
     matches = [candidate for candidate in known if candidate == text or candidate.split("_")[0] == text]
     if len(matches) != 1:
         raise PlanError(f"{where}: there is no notebook {text!r}{suggestion(text, known)}")
     return matches[0]
+
+
+def _refuse_older(notebook: str, where: str) -> None:
+    if now := OLDER_NOTEBOOKS.get(notebook):
+        raise PlanError(f"{where}: the notebook {notebook} is of an older layout; it is now {', '.join(now)}")
+
+
+def older_product(name: str) -> str:
+    """What became of a product of an older layout, as the end of a sentence; "" for any other product."""
+    from ..reports.claims import OLDER_PRODUCTS  # loads pandas
+
+    now = OLDER_PRODUCTS.get(name, ())
+    return f"{name} is of an older layout; its claims are now in {', '.join(now)}" if now else ""
 
 
 class _Loader(yaml.SafeLoader):
@@ -156,6 +177,8 @@ def read() -> tuple[dict[str, Profile], dict[str, Declared]]:
         raise PlanError(f"{path.name}: unknown key {unknown[0]!r}{suggestion(unknown[0], ('profiles', 'notebooks'))}")
     profiles = _entries("profile", Profile, content["profiles"])
     notebooks = _entries("notebook", Declared, content["notebooks"])
+    for name in notebooks:
+        _refuse_older(name, path.name)
     for name, entry in profiles.items():
         given = {resolve(key, notebooks, f"profile {name}"): values or {} for key, values in entry.notebooks.items()}
         skip = [resolve(key, notebooks, f"profile {name}: skip") for key in entry.skip]
@@ -186,14 +209,24 @@ def load(profile: str | None = None) -> Plan:
     return plans[profile or next(iter(plans))]
 
 
+def profile_name(profile: str | None = None) -> str:
+    """The profile itself, by default the first in the file, without a look at its notebooks. Raises PlanError."""
+    return _known(profile, read()[0])
+
+
 def load_all(expected: str | None = None) -> dict[str, Plan]:
     """The plans of all profiles, so that a mistake in any profile is found whichever profile is run."""
     profiles, declared = read()
-    if not profiles or (expected and expected not in profiles):
-        raise PlanError(f"there is no profile {expected!r}{suggestion(expected, profiles)}")
+    _known(expected, profiles)
     own = {name: read_parameters(name) for name in declared}
     _check_products(declared)
     return {profile: _plan(profile, _inherit(profile, profiles), declared, own) for profile in profiles}
+
+
+def _known(profile: str | None, profiles: dict[str, Profile]) -> str:
+    if not profiles or (profile and profile not in profiles):
+        raise PlanError(f"there is no profile {profile!r}{suggestion(profile, profiles)}")
+    return profile or next(iter(profiles))
 
 
 def _plan(name: str, profile: Profile, declared: dict[str, Declared], own: dict[str, dict]) -> Plan:
@@ -307,6 +340,10 @@ def _check_products(declared: dict[str, Declared]) -> None:
             if owner.get(product, name) != name:
                 raise PlanError(f"product {product!r} is declared twice, by {owner[product]} and by {name}")
             owner[product] = name
+            # a notebook's claims are named after it; only another name can be an older one
+            other = product.startswith("claims_") and product.partition("_")[2] != name.partition("_")[2]
+            if other and (older := older_product(product)):
+                raise PlanError(f"notebook {name}: {older}")
 
 
 def _mapping(value, where: str) -> dict:

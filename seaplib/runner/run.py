@@ -7,6 +7,7 @@ every declared product has been written. A failure stops only the notebooks that
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -115,9 +116,11 @@ class Worker:
             self.kill()
 
     def _environment(self) -> dict[str, str]:
+        """The user's, with threads and network settled; byte code is kept, else every kernel compiles torch again."""
         settings = dict.fromkeys(THREADS, str(self.threads))
         settings |= {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
-        return settings | dict(os.environ) | (OFFLINE if self.ledger.plan.offline else {})
+        own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return settings | own | (OFFLINE if self.ledger.plan.offline else {})
 
     def _marks(self) -> dict[str, tuple | None]:
         """File → modification time and inode, which change when the file is written again with the same bytes."""
@@ -223,6 +226,8 @@ def _run_all(ledger: Ledger, chosen: list[Notebook], forced: set[str], jobs: int
                     now = datetime.now(UTC).isoformat(timespec="seconds")
                     facts = {"seconds": outcome.seconds, "finished": now, "device": outcome.device}
                     ledger.finish(notebook, outcome.status, **facts | ({"error": outcome.why} if outcome.why else {}))
+                    if error := _show(ledger, notebook):
+                        progress.tell(error)
                     progress.tell(f"{notebook.name}: {outcome.status} in {outcome.seconds:.0f} s {outcome.why}".strip())
                 progress.show(outcomes, running.values())
         except BaseException:
@@ -230,6 +235,22 @@ def _run_all(ledger: Ledger, chosen: list[Notebook], forced: set[str], jobs: int
                 worker.kill()
             raise
     return outcomes
+
+
+def _show(ledger: Ledger, notebook: Notebook) -> str:
+    """Lay a read-only copy of the executed notebook where the Lab shows it; the error in one line, or ""."""
+    source, folder = ledger.runs / f"{notebook.name}.ipynb", paths.executed_dir(ledger.plan.profile)
+    if not source.exists():  # the worker ended before the first cell
+        return ""
+    partial = folder / f".{source.name}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, partial)
+        partial.chmod(0o444)
+        os.replace(partial, folder / source.name)
+    except OSError as error:
+        return f"{notebook.name}: its executed notebook stays in {source.parent} ({error})"
+    return ""
 
 
 def _settled(ledger: Ledger, notebook: Notebook, outcomes: dict[str, Outcome], forced: bool) -> Outcome | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..settings import PRESETS
 from ..texts.tasks import experts
+from .parameters import sparsities_of
 
 CHARACTERS = 4.0  # per token; English text under vocabularies of 30,000 to 150,000 types
 OUTPUTS = 1 / 3  # largest share of a Llama-like layer's projections that belongs to the output projections
@@ -42,6 +43,8 @@ SIZES = {
     "c4": Size(0, 0, 2114, 10**6),
 }
 UNKNOWN = Size(2000, 300, 300, 2000)  # assumed of a task that SIZES lacks
+#: notebooks that hold a single pruned copy at once
+ONE_COPY = ("06", "07", "08", "10", "13", "14", "15", "16", "17", "18", "19", "20")
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ def loads_model(notebook: str) -> bool:
 
 def copies(notebook: str, parameters: dict) -> float:
     """Projections of pruned copies held at once, as a share of the dense model's projections."""
-    G = parameters.get("sparsities") or [0.5]
-    if notebook[:2] in ("06", "07", "08", "10", "13"):
+    G = sparsities_of(parameters) or [0.5]
+    if notebook[:2] in ONE_COPY:
         refitted = OUTPUTS if parameters.get("least_squares") else 0.0
-        return refitted if parameters.get("mode") == "mask" else 1 - min(G)
+        least = 0.0 if "remove_ratio" in parameters else min(G)  # a remove test leaves nearly everything
+        return refitted if parameters.get("mode") == "mask" else 1 - least
     if notebook[:2] == "04":  # with zeros, then pruned, then loaded again: one at a time
         return 1.0
     if notebook[:2] == "09":  # all models take turns: Wanda, FLAP twice and SEAP-gen at every sparsity
@@ -160,9 +164,9 @@ def _scored(p: dict, recipes_of) -> list[Pass]:
         found += _calibrate_all(p, seed)
         if p.get("least_squares"):
             found += _calibrate(_corpora(p), p["samples"], seed, "covariances")
-        for methods, sparsities in recipes_of(seed):
+        for methods, wanted in recipes_of(seed):
             for method in methods:
-                for G in sparsities:
+                for G in wanted:
                     variant = (method, G, seed, p["samples"])
                     found += _evaluate(p["tasks"], p["items"], variant, _kept(p, G))
     return list({work.key: work for work in found}.values())  # a recipe may stand in two tables
@@ -171,15 +175,26 @@ def _scored(p: dict, recipes_of) -> list[Pass]:
 def _zero_shot(p: dict) -> list[Pass]:
     from ..pruning import methods
 
+    main = methods.PAPER + methods.CONTROLS
     varied = methods.COMPENSATED + methods.UNPROTECTED + methods.FLOOR if p["variations"] else ()
-    varied += methods.REFITTED if p["variations"] and p["least_squares"] else ()
-    main, own = methods.PAPER + methods.CONTROLS + methods.OWN, _without_least_squares(methods.BEYOND, p)
+    return _scored(p, lambda seed: [(main + (varied if seed == p["seeds"][0] else ()), p["sparsities"])])
 
-    def recipes(seed: int) -> list[tuple]:
-        at_first = varied if seed == p["seeds"][0] else ()
-        return [(main + at_first, p["sparsities"]), (own, p["own_sparsities"])]
 
-    return _scored(p, recipes)
+def _other_methods(p: dict) -> list[Pass]:
+    """The rows of Table 1 that stand beside, and every other method; a prompt's own channels (GRIFFIN) as a variant."""
+    from ..pruning import methods
+
+    beside = (methods.RANDOM, methods.WANDA_SP, methods.FLAP, methods.SEAP_F, methods.SEAP_W)
+    found = _scored(p, lambda seed: [((*beside, *p["other_methods"], *p["other_general"]), p["sparsities"])])
+    for seed in p["seeds"]:
+        found += _calibrate([p["general"]], p["samples"], seed, "block influence")
+    return found
+
+
+def _beyond(p: dict) -> list[Pass]:
+    from ..pruning import methods
+
+    return _scored(p, lambda seed: [(_without_least_squares(methods.BEYOND, p), p["sparsities"])])
 
 
 def _without_least_squares(methods: tuple, p: dict) -> tuple:
@@ -261,42 +276,81 @@ def _sparse_inputs(p: dict) -> list[Pass]:
     return found
 
 
-def _open_questions(p: dict) -> list[Pass]:
-    """Calibration by tokens and by size, synthesis, and every study's masks on the study's tasks."""
-    corpora, G, seeds = experts(p["tasks"]), max(p["sparsities"]), p["seeds"]
-    count, found = len(corpora) + 1, _evaluate(p["tasks"], p["items"], "dense")
-    for seed in seeds:
-        for name in (*corpora, p["general"]):
-            n = p["tokens"] * (count if name != p["general"] else 1)
-            found.append(Pass(("statistics", name, "tokens", n, seed), n, size(name).text_characters / CHARACTERS))
-        for name in corpora:
-            length = size(name).text_characters / CHARACTERS
-            n = p["base_texts"] * length * (1 + 3 * (p["times"] - 1))
-            found.append(Pass(("statistics", name, "enlarged", p["base_texts"], seed), n, length))
-            steps = round(p["base_texts"] * p["times"] * p["new_tokens"])
-            found.append(Pass(("synthetic", name, seed), steps, length, steps=p["new_tokens"]))
+def _beginnings(corpora: Iterable[str], tokens: int, pieces: Iterable[float], seeds: Iterable[int]) -> list[Pass]:
+    """Calibration by tokens: the pieces of a draw up to these multiples of ``tokens``, each stored by itself."""
+    found, ends = [], [0.0, *pieces]
     for name in corpora:
-        length, texts = size(name).text_characters / CHARACTERS, min(p["pool"], size(name).texts)
-        found.append(Pass(("statistics", name, "parts", texts), texts * length, length))
-    studies = [("text", kind, sparsity) for kind in range(4) for sparsity in p["sparsities"]]
-    studies += [("cell", cell, sparsity) for cell in range(10) for sparsity in p["sparsities"]]
-    studies += [("texts", n, G) for n in p["sizes"]] + [("out", row, G) for row in range(count + 2)]
-    for study, level, sparsity in studies:
+        length = size(name).text_characters / CHARACTERS
         for seed in seeds:
-            found += _evaluate(p["tasks"], p["items"], (study, level, sparsity, seed), _kept(p, sparsity))
-    for x0 in p["x0_grid"]:
-        for k in p["k_grid"]:
-            for sparsity in p["grid_sparsities"]:
-                found += _evaluate(p["tasks"], p["grid_items"], ("curve", x0, k, sparsity), _kept(p, sparsity))
-    for layer in range(p["layers"]):
-        for seed in seeds:
-            kept = 1 - p["remove_ratio"] / p["layers"]
-            found += _evaluate(p["tasks"], p["items"], ("layer", layer, p["remove_ratio"], seed), kept)
-    for seed in seeds[: p["protocol_seeds"]]:
-        found += _calibrate([*corpora, p["general"]], p["samples"], seed)
-        for method in range(4):
-            found += _evaluate(p["tasks"], p["items"], ("protocol", method, seed), _kept(p, G))
+            for start, end in zip(ends, ends[1:], strict=False):
+                key = ("statistics", name, "tokens", start * tokens, end * tokens, seed)
+                found.append(Pass(key, (end - start) * tokens, length))
     return found
+
+
+def _evaluated(p: dict, cells: Iterable[tuple], wanted: str = "items") -> list[Pass]:
+    """The tasks under the masks of every cell (…, sparsity) of a study, for every calibration seed."""
+    each = [(*cell, seed) for cell in cells for seed in p["seeds"]]
+    return [work for cell in each for work in _evaluate(p["tasks"], p[wanted], cell, _kept(p, cell[-2]))]
+
+
+def _expert_transfer(p: dict) -> list[Pass]:
+    """Every corpus' expert, the general text's mask and the general mask on all tasks; each task left out once."""
+    corpora, count = _corpora(p), len(experts(p["tasks"])) + 1
+    found = _evaluate(p["tasks"], p["items"], "dense") + _beginnings(corpora, p["tokens"], (1 / count, 1), p["seeds"])
+    rows = [*corpora, "all corpora", "all but the task's"]
+    return found + _evaluated(p, [("calibrated on", row, p["sparsity"]) for row in rows])
+
+
+def _expert_or_general(p: dict) -> list[Pass]:
+    """Ten cells of amount and mixture; the general text needs no more than its own share."""
+    corpora = list(experts(p["tasks"]))
+    count = len(corpora) + 1
+    found = _beginnings(corpora, p["tokens"], (1 / count, 1, count), p["seeds"])
+    found += _beginnings([p["general"]], p["tokens"], (1 / count, 1), p["seeds"])
+    return found + _evaluated(p, [("cell", cell, G) for cell in range(10) for G in p["sparsities"]])
+
+
+def _synthetic_text(p: dict) -> list[Pass]:
+    """Writing continuations, calibration on the base and three additions, and four kinds of experts."""
+    found = []
+    for name in experts(p["tasks"]):
+        length = size(name).text_characters / CHARACTERS
+        for seed in p["seeds"]:
+            tokens = p["base_texts"] * length * (1 + 3 * (p["times"] - 1))
+            found.append(Pass(("statistics", name, "enlarged", p["base_texts"], p["times"], seed), tokens, length))
+            written = round(p["base_texts"] * p["times"] * p["new_tokens"])
+            found.append(Pass(("synthetic", name, written, seed), written, length, steps=p["new_tokens"]))
+    return found + _evaluated(p, [("text", kind, G) for kind in range(4) for G in p["sparsities"]])
+
+
+def _calibration_size(p: dict) -> list[Pass]:
+    """One pass over a pool of texts, and an expert per size."""
+    found = _evaluate(p["tasks"], p["items"], "dense")
+    for name in experts(p["tasks"]):
+        length, texts = size(name).text_characters / CHARACTERS, min(p["pool"], size(name).texts)
+        found.append(Pass(("statistics", name, "parts", p["part_texts"], texts), texts * length, length))
+    return found + _evaluated(p, [("texts", n, p["sparsity"]) for n in p["sizes"]])
+
+
+def _logistic_curve(p: dict) -> list[Pass]:
+    """Experts of the first seed under every curve, and remove tests of every layer for every seed."""
+    corpora = experts(p["tasks"])
+    found = _evaluate(p["tasks"], p["items"], "dense")
+    found += _beginnings(corpora, p["tokens"], (1 / (len(corpora) + 1), 1), p["seeds"])
+    curves = {(0.3, 1.0)} | {(x0, k) for x0 in p["x0_grid"] for k in p["k_grid"]}
+    first = p | {"seeds": p["seeds"][:1]}
+    found += _evaluated(first, [("curve", curve, G) for curve in curves for G in p["sparsities"]], "grid_items")
+    share = p["remove_ratio"] / p["layers"]
+    return found + _evaluated(p, [("layer", layer, p["remove_ratio"], share) for layer in range(p["layers"])])
+
+
+def _other_models(p: dict) -> list[Pass]:
+    """Experts, general mask, general text and random units on the notebook's first model."""
+    found = _evaluate(p["tasks"], p["items"], "dense")
+    for seed in p["seeds"]:
+        found += _calibrate(_corpora(p), p["samples"], seed)
+    return found + _evaluated(p, [("protocol", method, p["sparsity"]) for method in range(4)])
 
 
 #: notebook → the function that counts its passes
@@ -314,6 +368,13 @@ _RULES = {
     "10_generation": _generation,
     "11_activation_sparsity": _sparse_inputs,
     "12_routing_experts": _routing,
-    "13_open_questions": _open_questions,
+    "13_expert_transfer": _expert_transfer,
+    "14_expert_or_general": _expert_or_general,
+    "15_synthetic_text": _synthetic_text,
+    "16_calibration_size": _calibration_size,
+    "17_logistic_curve": _logistic_curve,
+    "18_other_methods": _other_methods,
+    "19_beyond_the_paper": _beyond,
+    "20_other_models": _other_models,
     "99_scorecard": lambda p: [],
 }

@@ -1,21 +1,27 @@
-"""Shared by the studies of notebook 13: masks named by their cell, and statistics of calibration text by tokens.
+"""Shared by the studies of notebooks 13 to 17: masks named by their cell, statistics by tokens, answers in words.
 
 A study varies the text that a mask is calibrated on and nothing else. All its masks follow the same
 :class:`~seaplib.pruning.methods.Method` (score, allocation, budget); result rows carry the study's columns beside the
-usual columns.
+usual columns. The modules of the studies also say what their tables show: ``claims`` are the rows that a notebook
+saves, ``answer`` the sentences with which it ends.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 
 import numpy as np
+import pandas as pd
 
 from ..activations.statistics import ActivationStats, calibrate_texts, merge
+from ..evaluation import accuracy, bootstrap
 from ..pruning.apply import Variant
 from ..pruning.methods import Method
 from ..pruning.scores import Scores
 from ..pruning.selection import select
+from ..reports import claims, display_names
+from ..settings import Evaluation
 from ..texts.corpora import Corpus, corpus
-from .synthetic_text import lengths
+from ..texts.tasks import experts
 
 
 def variant(
@@ -40,6 +46,11 @@ def draws(names: Iterable[str], seeds: Iterable[int]) -> dict[tuple[str, int], C
             texts, ids = (tuple(getattr(first, part)[i] for i in order) for part in ("texts", "ids"))
             out[name, seed] = Corpus(first.task, texts, ids, first.source | {"seed": seed})
     return out
+
+
+def lengths(tokenizer, texts: Corpus) -> list[int]:
+    """Tokens of every text, special tokens included."""
+    return [len(ids) for ids in tokenizer(list(texts.texts), verbose=False)["input_ids"]]
 
 
 def cut(tokenizer, texts: Corpus, tokens: Sequence[int]) -> list[Corpus]:
@@ -77,3 +88,59 @@ def by_tokens(
     for name, seed, place in pieces:
         out[name, tokens[name][place], seed] = merge([each[name, seed, before] for before in range(place + 1)])
     return out
+
+
+def own_statistics(
+    model, tokenizer, tasks: Sequence[str], seeds: Sequence[int], tokens: int, general: str | None = None
+) -> dict[tuple[str, int], ActivationStats]:
+    """Statistics of the first ``tokens`` of every expert's corpus, and of ``general``: (corpus, seed) → statistics.
+
+    A draw is cut where ``expert_or_general.amounts`` cuts it, so that the store keeps the pieces once for all studies.
+    """
+    served = list(experts(tasks))
+    names = served if general is None else [*served, general]
+    wanted = {name: [tokens // (len(served) + 1), tokens] for name in names}
+    stats = by_tokens(model, tokenizer, draws(names, seeds), wanted)
+    return {(name, seed): stats[name, tokens, seed] for name, seed in product(names, seeds)}
+
+
+def amounts_of(stats: Mapping[tuple[str, int, int], ActivationStats]) -> pd.DataFrame:
+    """How many texts and tokens the statistics of :func:`by_tokens` come from, in means over seeds, for reading."""
+    columns = ["corpus", "tokens wanted", "texts", "tokens"]
+    rows = [(name, n, own.provenance["texts"], own.provenance["tokens"]) for (name, n, _), own in stats.items()]
+    means = pd.DataFrame(rows, columns=columns).groupby(columns[:2], sort=False).mean()
+    return means.round(1).rename(index=display_names.task, level=0).reset_index()
+
+
+# --- results and answers --------------------------------------------------------------------------
+
+
+def dense(model, tokenizer, tasks: Sequence[str], settings: Evaluation) -> pd.DataFrame:
+    """The dense model's results: a row per task, a column per metric of :data:`~bootstrap.REPORTED`, shares."""
+    rows = accuracy.evaluate(model, tokenizer, tasks, settings=settings)
+    by_metric = {name: bootstrap.of_metric(rows, name).set_index("task")["value"] for name in bootstrap.REPORTED}
+    return pd.DataFrame(by_metric).reindex(list(tasks))
+
+
+def percent(results: pd.DataFrame) -> pd.DataFrame:
+    """Results by task (rows) and metric (columns) for reading, in percent."""
+    shown = (100 * results).round(1).rename(index=display_names.task, columns=display_names.metric)
+    return shown.rename_axis("task").reset_index()
+
+
+def told(verdicts: pd.DataFrame, name: str, phrases: Mapping[str, str]) -> str:
+    """What the verdicts on a claim say, with the estimate by every metric in brackets.
+
+    ``verdicts`` is a frame of claims, ``name`` the claim's (with the sparsity, where it has one: "name/50%");
+    ``phrases`` maps a verdict to words. Metrics of the same verdict share the words.
+    """
+    found: dict[str, list[str]] = {}
+    for row in verdicts[verdicts["claim_id"].str.startswith(f"{name}/")].itertuples():
+        metric = row.claim_id.rpartition("/")[2].replace("-", " ")
+        found.setdefault(phrases[row.verdict], []).append(f"{claims.estimate(row)} by {metric}")
+    return "; ".join(f"{words} ({', '.join(estimates)})" for words, estimates in found.items())
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital letter in front and a full stop behind."""
+    return f"{text[:1].upper()}{text[1:]}."

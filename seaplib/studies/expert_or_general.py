@@ -26,10 +26,12 @@ import numpy as np
 import pandas as pd
 
 from ..activations.statistics import ActivationStats
-from ..evaluation import bootstrap
+from ..evaluation import bootstrap, comparison
 from ..pruning.apply import Variant
 from ..pruning.methods import Method
 from ..pruning.scores import Scores, aggregate, score, weights
+from ..reports import display_names, tables
+from ..reports.claims import claim
 from ..texts.tasks import experts
 from . import common
 
@@ -47,6 +49,22 @@ MIXTURES = (ONE, *MIXED)
 EXPERT, GENERAL = ("equal", ONE), ("more", "published α")
 CELLS = tuple((amount, mixture) for amount in AMOUNTS for mixture in MIXTURES)
 NOISE, BY_TASK = "calibration seeds (noise)", "factor × task"
+AHEAD = "general − expert"
+#: source of a difference → the claim's name and its sentence: the two masks of the paper, then the four factors
+CLAIMS = {
+    AHEAD: ("general-beats-experts", "The general mask beats experts"),
+    "amount": ("more-text-helps", "More calibration text helps, whatever its kind"),
+    "variety": ("mixed-text-beats-own", "Mixed text beats as much of the task's own"),
+    "alpha": ("published-weights-beat-equal", "In mixtures the published weights α beat equal weights"),
+    "scale": ("equal-scale-beats-plain", "In mixtures scores brought to one scale beat scores as they are"),
+}
+FACTORS = {
+    "amount": "the amount of text",
+    "variety": "the variety of text",
+    "alpha": "the weights α",
+    "scale": "the scale of scores",
+}
+METHODS = "SEAP and SEAP-gen"  # the column ``method`` of the tables
 
 
 def scaled(scores: Scores) -> Scores:
@@ -185,3 +203,121 @@ def between(levels: Sequence) -> dict[str, np.ndarray]:
         vector = np.concatenate([np.full(k, -1 / k), [1.0], np.zeros(n - k - 1)])
         found[f"{levels[k]} against those before"] = vector
     return found
+
+
+# --- tables, claims and the answer ----------------------------------------------------------------
+
+
+def cell_means(answers: pd.DataFrame) -> pd.DataFrame:
+    """Means of the cells over tasks and seeds in percent, for reading: a column per mixture."""
+    rows = []
+    for (sparsity, metric), found in _results(answers).items():
+        for (amount, mixture), value in zip(found.cells, found.means.mean((1, 2)), strict=True):
+            about = {"sparsity": display_names.sparsity(sparsity), "metric": display_names.metric(metric)}
+            rows.append(about | {"amount": amount, "mixture": mixture, "value": 100 * value})
+    square = pd.DataFrame(rows).set_index(["sparsity", "metric", "amount", "mixture"])["value"].unstack(sort=False)
+    return square[list(MIXTURES)].round(1).reset_index().rename_axis(columns=None)
+
+
+def _results(answers: pd.DataFrame) -> dict[tuple[float, str], bootstrap.Results]:
+    """(sparsity, metric) → the design's results; ``answers`` are item results of :func:`variants`."""
+    return {
+        (sparsity, metric): bootstrap.results(part, ["amount", "mixture"], metric)
+        for sparsity, part in answers.groupby("requested_sparsity")
+        for metric in bootstrap.REPORTED
+    }
+
+
+def effects(answers: pd.DataFrame, draws: int = bootstrap.DRAWS) -> pd.DataFrame:
+    """Who is ahead in the paper's setting (source AHEAD), and :func:`analyse`'s rows, by sparsity and metric.
+
+    Columns: method, source, requested_sparsity, metric, effect, low, high, p_value, n, and the shares.
+    """
+    ahead, analysed = [], []
+    general, expert = (dict(zip(("amount", "mixture"), cell, strict=True)) for cell in (GENERAL, EXPERT))
+    for (sparsity, metric), found in _results(answers).items():
+        where = {"requested_sparsity": sparsity, "metric": metric}
+        part = answers[answers["requested_sparsity"] == sparsity]
+        lead = comparison.compare(part, general, expert, metric, draws)
+        names = {"difference": "effect", "low": "low", "high": "high", "p": "p_value", "n": "n"}
+        ahead.append({"source": AHEAD} | where | {new: lead[name] for name, new in names.items()})
+        analysed.append(analyse(found, draws).assign(n=found.items, **where))
+    factors = pd.concat([pd.DataFrame(ahead), *analysed], ignore_index=True)
+    factors.insert(0, "method", METHODS)
+    return factors
+
+
+def effects_by_task(answers: pd.DataFrame, draws: int = bootstrap.DRAWS) -> pd.DataFrame:
+    """The lead of the general mask and the effect of every factor, task by task, at the largest sparsity."""
+    answers = answers[answers["requested_sparsity"] == answers["requested_sparsity"].max()]
+    parts = [effects(part, draws).assign(task=task) for task, part in answers.groupby("task", sort=False)]
+    found = pd.concat(parts, ignore_index=True)
+    columns = ["method", "task", "metric", "source", "effect", "low", "high", "n", "requested_sparsity"]
+    return found.loc[found["source"].isin(CLAIMS), columns].reset_index(drop=True)
+
+
+def display(factors: pd.DataFrame) -> pd.DataFrame:
+    """:func:`effects` for reading; ``by seeds alone`` is the share that a factor without any effect would have."""
+    of_points = factors.rename(columns={"effect": "difference"})
+    parts = factors[["share", "by_noise"]].map(lambda share: tables.MISSING if np.isnan(share) else f"{share:.0%}")
+    shown = {
+        "sparsity": factors["requested_sparsity"].map(display_names.sparsity),
+        "metric": factors["metric"].map(display_names.metric),
+        "source": factors["source"],
+        "effect, points [95%]": tables.points(of_points).where(factors["effect"].notna(), tables.MISSING),
+        "p": [tables.MISSING if np.isnan(p) else f"{p:.2g}" for p in factors["p_value"]],
+        "share of the variation": parts["share"],
+        "by seeds alone": parts["by_noise"],
+    }
+    return pd.DataFrame(shown)
+
+
+def display_by_task(found: pd.DataFrame) -> pd.DataFrame:
+    """:func:`effects_by_task` for reading: effects in points, a star where the interval excludes 0."""
+    stars = ["*" * (comparison.verdict(row.low, row.high) != comparison.UNDECIDED) for row in found.itertuples()]
+    cells = [f"{100 * effect:+.1f}{star}" for effect, star in zip(found["effect"], stars, strict=True)]
+    shown = found.assign(
+        cell=cells, task=found["task"].map(display_names.task), metric=found["metric"].map(display_names.metric)
+    )
+    square = shown.set_index(["task", "metric", "source"])["cell"].unstack(sort=False)
+    return square.reset_index().rename_axis(columns=None)
+
+
+def claims(factors: pd.DataFrame) -> list[dict]:
+    """The claims on the paper's two masks and on each factor."""
+    rows = []
+    for row in factors[factors["source"].isin(CLAIMS)].itertuples():
+        name, text = CLAIMS[row.source]
+        about = {"name": name, "sparsity": row.requested_sparsity, "metric": row.metric, "unit": "points"}
+        about |= {"n": row.n, "p_value": row.p_value, "where": "expert_or_general"}
+        rows.append(claim(text, *(100 * value for value in (row.effect, row.low, row.high)), **about))
+    return rows
+
+
+def answer(verdicts: pd.DataFrame, factors: pd.DataFrame, by_task: pd.DataFrame) -> str:
+    """Who is ahead at the largest sparsity, which factor carries most of the difference, and on which tasks."""
+    sparsity = factors["requested_sparsity"].max()
+    at = display_names.sparsity(sparsity)
+    ahead = {
+        comparison.HOLDS: f"at {at} the general mask beats experts over all tasks",
+        comparison.REVERSED: f"at {at} experts beat the general mask over all tasks",
+        comparison.UNDECIDED: f"at {at} neither experts nor the general mask are ahead decidedly over all tasks",
+    }
+    parts, won = [], []
+    for metric, part in factors[factors["requested_sparsity"] == sparsity].groupby("metric", sort=False):
+        share = part.set_index("source")["share"]
+        most = share[list(FACTORS)].idxmax()
+        parts.append(
+            f"{share[most]:.0%} is due to {FACTORS[most]}, the largest of four factors, {share[BY_TASK]:.0%} differs "
+            f"from task to task and {share[NOISE]:.0%} from draw to draw (by {display_names.metric(metric)})"
+        )
+    for metric, part in by_task[by_task["source"] == AHEAD].groupby("metric", sort=False):
+        sides = part.loc[part["low"] > 0, "task"], part.loc[part["high"] < 0, "task"]
+        front, behind = (", ".join(map(display_names.task, tasks)) or "no task" for tasks in sides)
+        won.append(f"ahead on {front} and behind on {behind} by {display_names.metric(metric)}")
+    lines = [
+        common.told(verdicts, f"general-beats-experts/{at}", ahead),
+        f"of all variation between masks {'; '.join(parts)}",
+        f"task by task the general mask is {', '.join(won)}, and nothing is decided on the others",
+    ]
+    return " ".join(map(common.sentence, lines))

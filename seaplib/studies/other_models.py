@@ -13,17 +13,18 @@ from ..activations.statistics import calibrate
 from ..evaluation import accuracy, bootstrap, comparison
 from ..models import loading
 from ..pruning import methods
+from ..reports import display_names, tables
 from ..settings import Calibration, Evaluation
 from ..texts.tasks import experts
 
 METHODS = (methods.SEAP_F, methods.GENERAL_F, methods.FLAP, methods.RANDOM)
-#: pairs (a, b) of the comparisons "a is better than b"
-PAIRS = (
-    (methods.SEAP_F, methods.FLAP),
-    (methods.GENERAL_F, methods.FLAP),
-    (methods.SEAP_F, methods.GENERAL_F),
-    (methods.SEAP_F, methods.RANDOM),
-)
+#: pairs (a, b) → "a is better than b" in words
+PAIRS = {
+    (methods.SEAP_F, methods.FLAP): "experts beat a mask of general text",
+    (methods.GENERAL_F, methods.FLAP): "the general mask beats a mask of general text",
+    (methods.SEAP_F, methods.GENERAL_F): "experts beat the general mask",
+    (methods.SEAP_F, methods.RANDOM): "experts beat random units",
+}
 
 
 def answers(
@@ -56,7 +57,7 @@ def compared(
     items: pd.DataFrame, name: str, draws: int = bootstrap.DRAWS, protect_last: int | None = None
 ) -> pd.DataFrame:
     """``PAIRS`` on a model's items, over all tasks: columns model, architecture, and ``comparison.contrasts``'s."""
-    pairs = [tuple(replace(side, protect_last=protect_last) for side in pair) for pair in PAIRS]
+    pairs = {tuple(replace(side, protect_last=protect_last) for side in pair): text for pair, text in PAIRS.items()}
     found = comparison.contrasts(items, pairs, draws=draws)
     found = found[found["task"] == "all"].drop(columns="p_mcnemar")
     dense = {metric: _mean(items, metric) for metric in bootstrap.REPORTED}
@@ -82,3 +83,35 @@ def on_models(
         frames.append(compared(items, accuracy.name_of(model), draws, last))
         del model
     return pd.concat(frames, ignore_index=True)
+
+
+def display(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`compared` for reading."""
+    shown = {
+        "model": found["model"] + " (" + found["architecture"] + ")",
+        "claim": found["claim"],
+        "metric": found["metric"].map(display_names.metric),
+        "dense, %": (100 * found["dense"]).round(1),
+        "difference, points [95%]": tables.points(found),
+        "p": found["p"].map("{:.2g}".format),
+        "verdict": found["verdict"],
+    }
+    return pd.DataFrame(shown)
+
+
+def answer(found: pd.DataFrame, sparsity: float) -> str:
+    """Which claims hold on which of the models, and of how many architectures that says anything."""
+    models, kinds, held = found["model"].unique(), found["architecture"].unique(), []
+    for claim, part in found.groupby("claim", sort=False):
+        sides = []
+        for metric, of in part.groupby("metric", sort=False):
+            count = f"holds on {sum(of['verdict'] == comparison.HOLDS)} of {len(models)}"
+            sides.append(f"{count if len(models) > 1 else of['verdict'].iloc[0]} by {display_names.metric(metric)}")
+        held.append(f"{claim} ({', '.join(sides)})")
+    first = f"At {display_names.sparsity(sparsity)} on {', '.join(models)}: {'; '.join(held)}."
+    if len(models) > 1:
+        return f"{first} That is said of {len(kinds)} architectures ({', '.join(kinds)})."
+    return (
+        f"{first} No other model was at hand, so that nothing is said here about other architectures than {kinds[0]}; "
+        "`other_models` takes directories and hub ids of any supported architecture."
+    )

@@ -7,31 +7,28 @@ are compared at equal numbers of tokens: :func:`enlarged` adds texts as long as 
 """
 
 import math
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
-import torch
+import pandas as pd
 
-from .. import store
-from ..models import identity, layers, passes
-from ..models.passes import partition
+from ..activations.statistics import ActivationStats, merge
+from ..evaluation import bootstrap, comparison
+from ..pruning.apply import Variant
+from ..pruning.methods import Method
+from ..pruning.scores import score
+from ..reports import display_names, tables
+from ..reports.claims import points
 from ..texts.corpora import Corpus
+from ..texts.tasks import experts
+from . import common
+from .common import lengths
+from .continuations import continue_texts, halves
 
 KINDS = ("real", "recombined", "continued")
+BASE = "base only"
 ROUNDS = 16  # of new texts; a kind that has not filled its budget by then is refused
-BATCH_TOKENS = 8192  # of prompts and new tokens, padding included
-
-
-def halves(text: str) -> tuple[str, str]:
-    """A text's first and second half by words, with the space between them at the second's beginning.
-
-    The first has the middle word of an odd number; a text of a single word has no second half.
-    """
-    words = text.split(" ")
-    middle = (len(words) + 1) // 2
-    first = " ".join(words[:middle])
-    return first, text[len(first) :]
 
 
 def recombine(corpus: Corpus, seed: int) -> Corpus:
@@ -48,60 +45,6 @@ def recombine(corpus: Corpus, seed: int) -> Corpus:
     texts = tuple(parts[i][0] + parts[other[i]][1] for i in range(n))
     ids = tuple(f"{corpus.ids[i]}+{corpus.ids[other[i]]}" for i in range(n))
     return Corpus(corpus.task, texts, ids, corpus.source | {"wording": "recombined", "seed": seed})
-
-
-def continue_texts(
-    model, tokenizer, corpus: Corpus, seed: int, new_tokens: int = 40, temperature: float = 1.0
-) -> Corpus:
-    """As many texts as ``corpus`` has: the first half of each, continued by the model.
-
-    Sampled with ``seed``, at most ``new_tokens`` tokens, from the store if there. ValueError where a first half
-    leaves no room for them in the model's context.
-    """
-    spec = identity.specification(model, tokenizer) | {
-        "corpus": corpus.fingerprint,
-        "seed": seed,
-        "new_tokens": new_tokens,
-        "temperature": temperature,
-    }
-    make = partial(_continue, model, tokenizer, corpus, seed, new_tokens, temperature)
-    return store.fetch("synthetic", spec, make, Corpus)
-
-
-@torch.inference_mode()
-def _continue(model, tokenizer, corpus: Corpus, seed: int, new_tokens: int, temperature: float) -> Corpus:
-    prompts = tokenizer([halves(text)[0] for text in corpus.texts], verbose=False)["input_ids"]
-    longest, context = max(map(len, prompts)), layers.context_length(model)
-    if longest + new_tokens > context:
-        both = f"half a text of {longest} and {new_tokens} new tokens"
-        raise ValueError(f"{corpus.task}: {both} exceed the model's context of {context}")
-    stop = model.generation_config.eos_token_id
-    stops = set(stop) if isinstance(stop, list) else {stop}
-    options = {"max_new_tokens": new_tokens, "do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    device, written = layers.input_device(model), {}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), passes.numbers_only(model):
-        torch.manual_seed(seed)
-        for rows in partition([len(ids) + new_tokens for ids in prompts], BATCH_TOKENS):
-            width = max(len(prompts[row]) for row in rows)
-            ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
-            for place, row in enumerate(rows):  # padded on the left, where a continuation does not begin
-                ids[place, width - len(prompts[row]) :] = torch.tensor(prompts[row])
-                mask[place, width - len(prompts[row]) :] = 1
-            out = model.generate(ids.to(device), attention_mask=mask.to(device), pad_token_id=0, **options)
-            for place, row in enumerate(rows):
-                written[row] = _until(out[place, width:].tolist(), stops)
-    texts = [tokenizer.decode([*prompts[row], *written[row]], skip_special_tokens=True) for row in range(len(prompts))]
-    ids = tuple(f"{name} continued {seed}" for name in corpus.ids)
-    return Corpus(corpus.task, tuple(texts), ids, corpus.source | {"wording": "continued", "seed": seed})
-
-
-def _until(ids: list[int], stops: set) -> list[int]:
-    return next((ids[:place] for place, token in enumerate(ids) if token in stops), ids)
-
-
-def lengths(tokenizer, corpus: Corpus) -> list[int]:
-    """Tokens of every text, special tokens included."""
-    return [len(ids) for ids in tokenizer(list(corpus.texts), verbose=False)["input_ids"]]
 
 
 def enlarged(
@@ -156,3 +99,135 @@ def _rounds(
             made = [recombine(base, number * copies + copy) for copy in range(copies)]
             texts, ids = (tuple(entry for part in made for entry in getattr(part, name)) for name in ("texts", "ids"))
             yield Corpus(base.task, texts, ids, made[0].source)
+
+
+# --- the study: one expert per corpus, kind of text and seed ---------------------------------------
+
+#: (kind, what it is compared with) → the claim's name, its sentence, and its direction
+CLAIMS = {
+    ("real", BASE): ("real-text-helps", "Further real items help a small corpus", 1),
+    ("recombined", BASE): ("recombined-text-helps", "Recombined items help a small corpus", 1),
+    ("continued", BASE): ("continued-text-helps", "The model's own continuations help a small corpus", 1),
+    ("recombined", "real"): ("recombined-text-falls-short", "Recombined items fall short of as much real text", -1),
+    ("continued", "real"): ("continued-text-falls-short", "Continuations fall short of as much real text", -1),
+}
+WORDS = {
+    BASE: "the small corpus alone",
+    "real": "further real items",
+    "recombined": "recombined items",
+    "continued": "the model's continuations",
+}
+
+
+def made(
+    model, tokenizer, tasks: Sequence[str], seeds: Sequence[int], texts: int, times: float, new_tokens: int
+) -> dict[tuple[str, str, int], Corpus]:
+    """(corpus, kind, seed) → what is added to the base of ``texts`` texts; kind BASE is the base itself."""
+    names, out = experts(tasks), {}
+    drawn = common.draws(names, seeds)
+    for name, kind, seed in product(names, KINDS, seeds):
+        base, added = enlarged(model, tokenizer, drawn[name, seed], texts, times, kind, seed, new_tokens)
+        out |= {(name, BASE, seed): base, (name, kind, seed): added}
+    return out
+
+
+def counted(tokenizer, texts: Mapping[tuple[str, str, int], Corpus]) -> pd.DataFrame:
+    """How much text there is of each kind, in means over corpora and seeds, for reading."""
+    rows = [
+        (WORDS[kind], len(own), sum(lengths(tokenizer, own)), len(set(own.texts)) / len(own))
+        for (_, kind, _), own in texts.items()
+    ]
+    columns = ["text", "texts", "tokens", "different"]
+    means = pd.DataFrame(rows, columns=columns).groupby("text", sort=False).mean()
+    means["different"] = [f"{100 * share:.0f}%" for share in means["different"]]
+    return means.round(1).reset_index()
+
+
+def examples(texts: Mapping[tuple[str, str, int], Corpus]) -> pd.DataFrame:
+    """The first text of each kind, of the first corpus and seed."""
+    name, _, seed = next(iter(texts))
+    return pd.DataFrame([{"text": words, "example": texts[name, kind, seed].texts[0]} for kind, words in WORDS.items()])
+
+
+def variants(
+    stats: Mapping[tuple[str, str, int], ActivationStats],
+    tasks: Sequence[str],
+    sparsities: Iterable[float],
+    method: Method,
+    mode: str = "remove",
+) -> list[Variant]:
+    """One expert per sparsity, corpus, kind and seed, answering the corpus' tasks; columns ``text`` and ``corpus``.
+
+    ``stats`` are those of :func:`made`: base and addition run through the model once and are merged here.
+    """
+    served, out = experts(tasks), []
+    for sparsity, (name, kind, seed) in product(sparsities, stats):
+        parts = [stats[name, key, seed] for key in dict.fromkeys((BASE, kind))]
+        scores = score(merge(parts), method.score)
+        out.append(common.variant(method, scores, sparsity, seed, served[name], mode, text=kind, corpus=name))
+    return out
+
+
+def compared(items: pd.DataFrame, draws: int = bootstrap.DRAWS) -> pd.DataFrame:
+    """The pairs of :data:`CLAIMS` at every sparsity by every metric: method, against, and ``compare``'s columns."""
+    parts = {sparsity: part for sparsity, part in items.groupby("requested_sparsity")}
+    rows = [
+        {"method": a, "against": b, "requested_sparsity": sparsity, "metric": metric}
+        | comparison.compare(parts[sparsity], {"text": a}, {"text": b}, metric, draws)
+        for sparsity, (a, b), metric in product(parts, CLAIMS, bootstrap.REPORTED)
+    ]
+    return pd.DataFrame(rows).drop(columns="p_mcnemar")
+
+
+def claims(table: pd.DataFrame) -> list[dict]:
+    """The claims of :func:`compared`'s rows."""
+    rows = []
+    for row in table.to_dict("records"):
+        name, text, direction = CLAIMS[row["method"], row["against"]]
+        about = {"sparsity": row["requested_sparsity"], "metric": row["metric"], "direction": direction}
+        rows.append(points(text, row, name=name, where="data_synthesis", **about))
+    return rows
+
+
+def display(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`compared`'s rows for reading."""
+    shown = {
+        "sparsity": table["requested_sparsity"].map(display_names.sparsity),
+        "text": table["method"].map(WORDS),
+        "against": table["against"].map(WORDS),
+        "metric": table["metric"].map(display_names.metric),
+        "difference, points [95%]": tables.points(table),
+        "p": table["p"].map("{:.2g}".format),
+    }
+    return pd.DataFrame(shown)
+
+
+def effects(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`compared`'s rows as ``figures.effects`` takes them: in points, with columns row and panel."""
+    found = table.assign(**{name: 100 * table[name] for name in ("difference", "low", "high")})
+    rows = [f"{WORDS[a]}\nagainst {WORDS[b]}" for a, b in zip(found["method"], found["against"], strict=True)]
+    return found.assign(row=rows, panel=found["requested_sparsity"].map(display_names.sparsity))
+
+
+def answer(verdicts: pd.DataFrame, sparsity: float, texts: int, times: float) -> str:
+    """What further text of each kind is worth at ``sparsity``, a sentence a kind."""
+    at = display_names.sparsity(sparsity)
+    lines = []
+    for kind in KINDS:
+        where = f"at {at}, added to {texts} texts a task up to {times:g} times their tokens, " if kind == "real" else ""
+        what = where + WORDS[kind]
+        said = {
+            comparison.HOLDS: f"{what} help",
+            comparison.REVERSED: f"{what} do harm",
+            comparison.UNDECIDED: f"{what} change nothing that these items can show",
+        }
+        line = common.told(verdicts, f"{CLAIMS[kind, BASE][0]}/{at}", said)
+        if kind != "real":
+            short = {
+                comparison.HOLDS: "they fall short of real items",
+                comparison.REVERSED: "they do better than real items",
+                comparison.UNDECIDED: "how they compare with real items stays open",
+            }
+            line += "; " + common.told(verdicts, f"{CLAIMS[kind, 'real'][0]}/{at}", short)
+        lines.append(common.sentence(line))
+    return " ".join(lines)

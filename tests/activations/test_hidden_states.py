@@ -107,7 +107,7 @@ def test_standardised_states_survive_a_constant_and_a_massive_dimension():
     np.testing.assert_allclose(z[:, 1:].std(axis=0), 1)
 
 
-@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+@pytest.mark.parametrize("method", ["pca", "tsne", pytest.param("umap", marks=pytest.mark.slow)])  # compiles first
 def test_embeddings_show_the_clusters_and_repeat(method):
     states = clusters()
     frame = embed(states, method=method, seed=1, progress=False)

@@ -1,4 +1,4 @@
-"""What the benchmarks wrote, as tables: figures/bench/*.csv → summary.md, and targets.md for the README."""
+"""What the benchmarks wrote, as tables: figures/bench/*.csv → summary.md, and targets.md for docs/performance.md."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from seaplib.evaluation.comparison import POOLED, compare, crossed, holm, verdict
+from seaplib.evaluation.comparison import POOLED, by_task, compare, crossed, holm, ratio, verdict
 
 pytestmark = pytest.mark.unit
 A, B, DENSE = {"method": "seap"}, {"method": "flap"}, {"method": "dense"}
@@ -159,9 +159,9 @@ def test_ambiguous_or_empty_sides_are_errors():
 
 
 def test_verdicts():
-    assert verdict(0.01, 0.03) == "holds" and verdict(-0.03, -0.01) == "does not hold"
+    assert verdict(0.01, 0.03) == "holds" and verdict(-0.03, -0.01) == "reversed"
     assert verdict(-0.01, 0.03) == "undecided" and verdict(0.0, 0.03) == "undecided"
-    assert verdict(-0.03, -0.01, direction=-1) == "holds" and verdict(0.01, 0.03, direction=-1) == "does not hold"
+    assert verdict(-0.03, -0.01, direction=-1) == "holds" and verdict(0.01, 0.03, direction=-1) == "reversed"
     assert verdict(math.nan, math.nan) == "undecided"
     with pytest.raises(ValueError, match="direction"):
         verdict(0, 1, 0)
@@ -212,3 +212,39 @@ def test_crossed_pools_an_items_results_before_it_resamples_items():
     assert only["difference"].iloc[2] == pytest.approx(only["difference"].iloc[1])
     sharper = crossed(items, [("seap", "random")], "method", "allocation", None, ["acc"], 300, pooled_draws=4000)
     assert sharper["p"].min() == pytest.approx(2 / 4001) and sharper["p"].max() == pytest.approx(2 / 301)
+
+
+def test_a_ratio_resamples_both_sides_together():
+    """Where b is a on every item the ratio is 1 in every draw; its interval is far narrower than of two apart."""
+    items = made(
+        {("seap", "boolq"): 0.6, ("seap", "winogrande"): 0.4, ("flap", "boolq"): 0.5, ("flap", "winogrande"): 0.4}
+    )
+    same = ratio(items, A, A)
+    assert same["ratio"] == same["low"] == same["high"] == 1 and same["n"] == 400
+    found = ratio(items, A, B, null=1.2, draws=4000)
+    assert found["ratio"] == pytest.approx(found["value_a"] / found["value_b"])
+    drawn, rng = [], np.random.default_rng(1)
+    wide = items.pivot(index=["task", "doc_id"], columns="method", values="value")
+    tables = [part[["seap", "flap"]].to_numpy() for _, part in wide.groupby("task")]
+    for _ in range(2000):
+        seap, flap = sum(table[rng.integers(len(table), size=len(table))].mean(0) for table in tables)
+        drawn.append(seap / flap)
+    assert [found["low"], found["high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
+    assert found["low"] > 1 and found["p"] < 0.05 or found["high"] > 1.2
+    assert found["p_floor"] == pytest.approx(2 / 4001)
+
+
+def test_a_ratio_to_nothing_is_no_number():
+    items = pd.concat([frame({"a": 1, "b": 0}, "boolq", "seap"), frame({"a": 0, "b": 0}, "boolq", "flap")])
+    assert math.isinf(ratio(items, A, B, draws=50)["ratio"])
+
+
+def test_by_task_averages_over_the_levels_that_both_sides_have():
+    items = grid()
+    items = pd.concat([items, items.assign(metric="exact_match")], ignore_index=True)
+    found = by_task(items, {("seap", "random"): "seap wins"}, "method", "allocation", draws=100, pooled_draws=200)
+    only = items[items["allocation"] == "uniform"]  # random has no other
+    alone = compare(only[only["task"] == "boolq"], A, {"method": "random"}, "acc", draws=100)
+    row = found[(found["task"] == "boolq") & (found["metric"] == "primary")].iloc[0]
+    assert row["difference"] == pytest.approx(alone["difference"]) and row["claim"] == "seap wins"
+    assert found["p_mcnemar"].isna().all() and set(found["task"]) == {"boolq", "winogrande", POOLED}

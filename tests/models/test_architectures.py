@@ -224,6 +224,7 @@ def saved(any_model, tiny_tokenizer, tmp_path):
     return tmp_path / "saved", originals
 
 
+@pytest.mark.slow
 def test_checkpoints_load_bit_for_bit_in_a_fresh_process_and_never_as_something_else(saved, tiny_tokenizer, ids):
     directory, originals = saved
     without, found = in_a_fresh_process(directory)

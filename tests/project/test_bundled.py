@@ -81,6 +81,7 @@ def digest(data):
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_generator_writes_the_same_rows_and_the_same_bytes(tmp_path):
     generate.main(tmp_path)
     for file in sorted((BUNDLED / "tasks").glob("*/*.parquet")):
@@ -404,7 +405,7 @@ def in_words(number: int) -> str:
 def says(pattern: str) -> tuple[re.Match, str]:
     """The only place of the model card, whose lines are joined, that fits a pattern, and the sentence it is in."""
     card = (BUNDLED / "MODEL_CARD.md").read_text("utf-8")
-    text = re.sub(r"<!-- from .*?<!-- end -->", "", card, flags=re.DOTALL)
+    text = re.sub(r"<!-- \[\[\[cog .*?\[\[\[end\]\]\] -->", "", card, flags=re.DOTALL)
     found = [
         (match, line)
         for line in re.split(r"(?<=[.:;])\s+|\n\n|\|\n", text)
@@ -492,6 +493,7 @@ def answered():
     }
 
 
+@pytest.mark.slow
 def test_the_model_answers_as_its_card_says(answered):
     table = pd.read_csv(BUNDLED / "benchmark.csv").set_index(["task", "depth"]).xs("all", level="depth")
     for task, found in answered.items():

@@ -86,6 +86,7 @@ def stopped(tmp_path, monkeypatch, capsys) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stopped, capsys):
     someones = tmp_path / "stopped.new"
     someones.mkdir()
@@ -157,6 +158,7 @@ def begin(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_the_default_command_begins_as_the_bundled_model_did(begin):
     """The first steps' running loss, but for rounding: program, text, tokenizer and optimizers are still the same."""
     assert begin(2)[0] == pytest.approx([7.79287, 7.79239], abs=1e-4)  # these lead to the loss logged at step 20

@@ -52,7 +52,7 @@ def python(installed, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_the_shortest_program_runs_on_what_the_wheel_brings(installed, tmp_path):
     here = tmp_path / "empty"
     here.mkdir()
@@ -62,7 +62,7 @@ def test_the_shortest_program_runs_on_what_the_wheel_brings(installed, tmp_path)
     assert int(said[1]) > 0 and (here / "pruned-model" / "model.safetensors").is_file()
 
 
-@pytest.mark.notebook
+@pytest.mark.slow
 def test_a_workbench_of_ones_own_runs_a_notebook(installed, tmp_path):
     python(installed, tmp_path, "-m", "seaplib", "init", "mine")
     mine = tmp_path / "mine"

@@ -1,4 +1,4 @@
-"""The project around the package: pins, README, notebooks, profiles say what is there."""
+"""The project around the package: pins, README, docs, notebooks, profiles say what is there."""
 
 import json
 import pkgutil
@@ -21,10 +21,15 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-README = (ROOT / "README.md").read_text("utf-8")
+#: pages → their text; the API pages are written from docstrings, which name files of their own
+PAGES = {
+    file.relative_to(ROOT).as_posix(): file.read_text("utf-8")
+    for file in (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md")))
+}
+WRITTEN = [name for name in PAGES if not name.startswith("docs/api")]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# What the README may name although a fresh clone does not have it.
-MADE_LATER = (".venv", "data/store", "data/runs")
+# What a page may name although a fresh clone does not have it.
+MADE_LATER = (".venv", "data/store", "data/runs", "executed")
 FILE_SUFFIXES = (".md", ".py", ".yaml", ".yml", ".toml", ".csv", ".ipynb", ".cff", ".pdf", ".png", ".json", ".tex")
 
 
@@ -52,6 +57,12 @@ def test_every_dependency_has_a_range_that_holds_its_locked_version():
         assert lock[canonicalize_name(requirement.name)] in requirement.specifier, requirement
     names = [canonicalize_name(requirement.name) for requirement in requirements()]
     assert len(names) == len(set(names))
+
+
+def test_make_compiles_each_module_once():
+    """Packages are installed without byte code, so whatever make starts has to be allowed to write it."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert "--no-compile" in makefile and re.search("^unexport PYTHONDONTWRITEBYTECODE$", makefile, re.MULTILINE)
 
 
 def test_the_lock_holds_what_the_dependencies_need_in_turn():
@@ -109,7 +120,7 @@ def code_of(text: str) -> tuple[list[str], list[str]]:
 
 def links_of(text: str) -> list[str]:
     targets = re.findall(r"\]\(\s*<?([^)>\s]+)", text) + re.findall(r"""(?:src|href)=["']([^"']+)""", text)
-    return [target for target in targets if not re.match(r"[a-z]+:|#", target)]
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 def missing_paths(spans: list[str]) -> list[str]:
@@ -146,26 +157,57 @@ def wrong_commands(lines: list[str]) -> list[str]:
     return wrong
 
 
-def test_readme_names_only_what_exists():
-    inline, lines = code_of(README)
-    assert [target for target in links_of(README) if not (ROOT / target.partition("#")[0]).exists()] == []
+def anchors_of(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a markdown text."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(text: str, folder: Path = ROOT) -> list[str]:
+    """Relative links of a page in ``folder`` whose file or heading is not there; links within the page begin with #."""
+    broken = []
+    for link in links_of(text):
+        name, _, anchor = link.partition("#")
+        file = folder / name
+        there = anchors_of(file.read_text("utf-8") if name else text) if anchor and (file.is_file() or not name) else ()
+        if not file.exists() or (anchor and anchor not in there):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_links_of_a_page_lead_somewhere(name):
+    assert broken_links(PAGES[name], (ROOT / name).parent) == []
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_page_names_only_what_exists(name):
+    inline, lines = code_of(PAGES[name])
     assert missing_paths(inline + lines) == []
     commands = [span for span in inline if re.match(r"make [a-z]|\S*python[\d.]* -m seaplib", span)]
     # in running text a command may be named with its placeholders
     assert wrong_commands(lines + [command for command in commands if not re.search(r"[\[<…]", command)]) == []
 
 
-def test_readme_names_only_attributes_that_exist():
-    inline, _ = code_of(README)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_page_names_only_attributes_that_exist(name):
+    inline, _ = code_of(PAGES[name])
     names = {name for span in inline for name in re.findall(r"(?<![\w/])seaplib\.(\w+)", span)}
     assert [name for name in sorted(names) if not hasattr(seaplib, name)] == []
 
 
-def test_the_readme_check_finds_errors():
+def test_the_readme_links_every_page():
+    links = {link.partition("#")[0] for link in links_of(PAGES["README.md"])}
+    assert {name for name in PAGES if name != "README.md"} <= links
+
+
+def test_the_check_of_pages_finds_errors():
     shell = "```sh\nmake tset  # x\npython -m seaplib reprodce\n```"
     text = f"See [a](nowhere.md), `seaplib/nothing.py`, `Makefile`.\n{shell}"
     inline, lines = code_of(text)
-    assert links_of(text) == ["nowhere.md"] and missing_paths(inline + lines) == ["seaplib/nothing.py"]
+    assert broken_links(text) == ["nowhere.md"] and missing_paths(inline + lines) == ["seaplib/nothing.py"]
+    assert broken_links("# Ten lines, or `so`\n[a](#ten-lines-or-so) [b](#ten) [c](README.md#the-tree)") == ["#ten"]
     assert wrong_commands(lines) == ["make tset", "python -m seaplib reprodce"]
     assert wrong_commands(["make reproduce PROFILE=smoke", ".venv/bin/python -m seaplib status --profile smoke"]) == []
     assert wrong_commands(["make reproduce PROFILE=smok"]) == ["make reproduce PROFILE=smok"]

@@ -202,9 +202,11 @@ def test_methods_allocate_by_energy_and_are_refitted(tiny_model, tiny_tokenizer)
               (("piqa", TEXTS.texts[:4]), ("wikitext2", TEXTS.texts[3:]))}  # fmt: skip
     stats = {name: activations.collect(model, tiny_tokenizer, one, progress=False) for name, one in corpus.items()}
     spread = {name: covariances.collect(model, tiny_tokenizer, one, progress=False) for name, one in corpus.items()}
+    general_energy = replace(methods.GENERAL_F, name="SEAP-gen-energy", allocation="energy")
+    own = (methods.ENERGY_F, replace(methods.ENERGY_F, score="s_W"), general_energy, methods.FLAP_ENERGY)
     recipes = [
-        *methods.OWN,
-        *(replace(one, compensation="least squares") for one in (methods.OWN[0], *methods.OWN[2:])),
+        *own,
+        *(replace(one, compensation="least squares") for one in (own[0], *own[2:])),
     ]
     made = methods.variants(recipes, stats, [0.2, 0.5], ["piqa"], "wikitext2", covariances=spread)
     assert all(abs(one.label["achieved_sparsity"] - one.label["requested_sparsity"]) < 0.005 for one in made)

@@ -11,27 +11,29 @@ from seaplib.experts import variants
 from seaplib.pruning import methods
 from seaplib.pruning.apply import Variant
 from seaplib.pruning.masks import PruningMask
-from seaplib.reports import claims, tables
+from seaplib.reports import claims, paper_tests, tables
+from seaplib.reports.paper_claims import PAPER_CLAIMS
+from seaplib.runner import plan
 from seaplib.studies import diagnostics
 
 pytestmark = pytest.mark.unit
 SHAPE = models.Geometry(layers=2, hidden=4, heads=2, kv_heads=2, head_dim=2, channels=4, model_parameters=500)
 
 
-def row(claim_id="06.01", **changes):
+def row(text="a beats b", **changes):
     given = {"measured": 2.0, "low": 1.0, "high": 3.0, "unit": "points", "n": 100, "p_value": 0.01} | changes
-    return claims.claim(claim_id, "a beats b", given.pop("measured"), given.pop("low"), given.pop("high"), **given)
+    return claims.claim(text, given.pop("measured"), given.pop("low"), given.pop("high"), **given)
 
 
 @pytest.mark.parametrize(
     ("low", "high", "null", "direction", "expected"),
     [
         (0.1, 0.5, 0, 1, "holds"),
-        (0.1, 0.5, 0, -1, "does not hold"),
+        (0.1, 0.5, 0, -1, "reversed"),
         (-0.5, -0.1, 0, -1, "holds"),
         (0.9, 1.1, 1, 1, "undecided"),
         (1.01, 1.1, 1, 1, "holds"),
-        (0.8, 0.99, 1, 1, "does not hold"),
+        (0.8, 0.99, 1, 1, "reversed"),
         (np.nan, np.nan, 0, 1, "undecided"),
     ],
 )
@@ -41,11 +43,20 @@ def test_the_verdict_follows_from_the_interval_and_the_null(low, high, null, dir
 
 def test_a_paired_difference_is_a_claim_in_points_and_a_cell_of_a_table():
     found = {"difference": 0.012, "low": 0.003, "high": 0.02, "p": 0.01, "n": 60}
-    made = claims.points("06.1", "a beats b", found, where="table")
+    made = claims.points("a beats b", found, sparsity=0.5, metric="exact_match", where="table")
+    assert made["claim_id"] == "a-beats-b/50%/exact-match" and made["claim"] == "a beats b at 50%, by exact match"
     assert (made["measured"], made["low"], made["high"], made["unit"]) == (1.2, 0.3, 2.0, "points")
     assert (made["p_value"], made["n"], made["verdict"], made["where"]) == (0.01, 60, "holds", "table")
     frame = pd.DataFrame([found], index=[7])
     assert tables.points(frame).to_dict() == {7: "+1.2 [+0.3, +2.0]"} and tables.points(frame.head(0)).empty
+
+
+def test_the_mean_of_a_few_values_is_a_claim():
+    values = {"Tasks keep different heads": np.array([0.2, 0.3, 0.25]), "and channels": np.array([-0.1, 0.1])}
+    first, second = claims.of_means(values, "mask_overlap", draws=500, sparsity=0.5, unit="Jaccard")
+    assert first["measured"] == pytest.approx(0.25) and (first["n"], first["verdict"]) == (3, "holds")
+    assert first["claim_id"] == "tasks-keep-different-heads/50%" and first["p_value"] == first["p_floor"] == 2 / 501
+    assert second["verdict"] == "undecided" and second["where"] == "mask_overlap"
 
 
 def test_a_direction_is_one_or_minus_one():
@@ -62,14 +73,115 @@ def test_what_is_zero_but_for_rounding_is_recorded_as_zero():
     assert ",0,0,0.333333," in file.read_text()
 
 
-def test_gathered_claims_are_sorted_and_corrected_over_all_tested_ones():
-    some = claims.frame([row("06.10", p_value=0.03), row("06.02", p_value=0.01), row("06.01", p_value=np.nan)])
-    tables.save(some, "claims_zero_shot", "p")
-    tables.save(claims.frame([row("01.1", p_value=0.02)]), "claims_hidden_states", "p")
+@pytest.mark.parametrize(
+    ("text", "name", "sparsity", "metric", "expected"),
+    [
+        ("SEAP ($s_F$) beats FLAP", "", None, "", "seap-s-f-beats-flap"),
+        ("4 times the text helps", "more-text-helps", 0.2, "primary", "more-text-helps/20%/accuracy"),
+        ("8:16 beats 2:4", "", 0.35, "", "8-16-beats-2-4/35%"),
+    ],
+)
+def test_an_id_is_words(text, name, sparsity, metric, expected):
+    assert row(text, name=name, sparsity=sparsity, metric=metric)["claim_id"] == expected
+
+
+def test_a_counter_of_an_older_layout_is_refused_with_the_new_name(monkeypatch):
+    monkeypatch.setattr(claims, "older_ids", lambda: {"06.1": {"embedded": "a-beats-b/50%"}})
+    for call in (lambda: row("06.1"), lambda: row(name="06.1"), lambda: claims.find(claims.frame([row()]), "06.1")):
+        with pytest.raises(KeyError, match="a-beats-b/50%"):
+            call()
+    with pytest.raises(ValueError, match="words"):
+        row("!")
+
+
+def test_a_claim_is_found_by_its_id():
+    rows = claims.frame([row(), row("c beats d", measured=1.0)])
+    assert claims.find(rows, "c-beats-d")["measured"] == 1.0
+    with pytest.raises(KeyError, match="did you mean 'c-beats-d'"):
+        claims.find(rows, "c-beat-d")
+
+
+def test_contrasts_that_test_a_claim_become_claims():
+    found = {"difference": 0.012, "low": 0.003, "high": 0.02, "p": 0.01, "p_floor": 0.001, "n": 60, "metric": "primary"}
+    frame = pd.DataFrame([found | {"claim": "a beats b", "requested_sparsity": 0.2}, found | {"claim": ""}])
+    (made,) = claims.of_contrasts(frame, "table")
+    assert (made["claim_id"], made["p_floor"], made["where"]) == ("a-beats-b/20%/accuracy", 0.001, "table")
+
+
+def test_a_claim_of_the_paper_has_its_sentence_and_is_bound_to_its_models():
+    made = claims.of_paper("retention-at-20", 98.5, 98.0, 99.0, model="bundled", n=700, p_value=0.01)
+    assert made["claim"] == "At 20% SEAP keeps 97.8% of the dense accuracy" and made["null"] == 97.8
+    assert (made["part"], made["verdict"], made["claim_id"]) == (claims.PAPER, "holds", "retention-at-20")
+    bound = {
+        model: claims.of_paper("speed-at-50", 1.6, 1.5, 1.7, model=model) for model in ("bundled", "Llama-2-7b-hf")
+    }
+    assert [bound[model]["verdict"] for model in bound] == [claims.NOT_TESTED, "holds"]
+    assert bound["bundled"]["measured"] == 1.6  # what was measured here stands beside it
+    with pytest.raises(KeyError, match="retention-at-20"):
+        claims.of_paper("retention-at-2", 1, 1, 1, model="bundled")
+
+
+def test_every_claim_of_the_paper_is_a_sentence_with_a_number_and_a_notebook():
+    assert 10 <= len(PAPER_CLAIMS) <= 20
+    declared = plan.read()[1]
+    for name, about in PAPER_CLAIMS.items():
+        assert about.paper and about.notebook in declared and about.direction in (1, -1), name
+    sentences = [about.sentence for about in PAPER_CLAIMS.values()]
+    assert len(set(sentences)) == len(sentences)
+
+
+def test_claims_are_gathered_in_two_parts_and_corrected_within_each_family():
+    some = [row("b", p_value=0.03), row("c", p_value=0.01), row("d", p_value=np.nan)]
+    paper = [
+        claims.of_paper("beats-flap-at-20", 1, 0.5, 2, model="bundled", p_value=0.02, n=9),
+        claims.of_paper("retention-at-20", 99, 98, 99.5, model="bundled", p_value=0.04, n=9),
+        claims.of_paper("speed-at-50", 1.2, 1.1, 1.3, model="bundled", p_value=1e-9, n=9),
+    ]
+    claims.save([*paper, *some], "06_zero_shot", "p")
+    claims.save([row("a", p_value=0.02)], "01_hidden_state_clustering", "p")
     found = claims.gather("p")
-    assert found["claim_id"].tolist() == ["01.1", "06.01", "06.02", "06.10"]
-    np.testing.assert_allclose(found["p_holm"], [0.04, np.nan, 0.03, 0.04])
-    assert found["verdict"].tolist() == ["holds"] * 4 and found["n"].tolist() == [100] * 4
+    first, further = (found[found["part"] == part] for part in (claims.PAPER, claims.FURTHER))
+    assert first["claim_id"].tolist() == list(PAPER_CLAIMS) and found.index.tolist() == list(range(len(found)))
+    assert further["claim_id"].tolist() == ["a", "b", "c", "d"]
+    np.testing.assert_allclose(further["p_holm"], [0.02, 0.03, 0.02, np.nan])
+    by_id = first.set_index("claim_id")
+    # not tested here: no part of the family, whatever its p-value
+    np.testing.assert_allclose(by_id.loc[["beats-flap-at-20", "retention-at-20"], "p_holm"], [0.04, 0.04])
+    assert np.isnan(by_id.at["speed-at-50", "p_holm"])
+    absent = by_id.loc["classifier-accuracy"]
+    assert absent["verdict"] == claims.NOT_TESTED and np.isnan(absent["measured"]) and absent["paper"] == "93%"
+    shown = claims.table(first)
+    assert shown.columns.tolist()[:3] == ["claim", "the paper", "measured [95%]"] and len(shown) == len(PAPER_CLAIMS)
+
+
+def test_a_verdict_that_the_correction_does_not_leave_standing_is_marked():
+    rows = claims.frame([row("a"), row("b"), row("c", low=-1.0)]).assign(p_holm=[0.01, 0.2, 0.3])
+    assert claims.marked(rows) == ["holds", "holds" + claims.MARK, "undecided"]
+
+
+def test_a_p_value_that_the_bootstrap_could_not_make_smaller_says_so():
+    rows = claims.frame(
+        [row("a", p_value=2 / 2001, p_floor=2 / 2001), row("b", p_value=0.02, p_floor=2 / 2001), row("c")]
+    )
+    assert claims.table(rows)["p"].tolist() == ["≤ 0.001", "0.02", "0.01"]
+    corrected = rows.assign(p_holm=[0.003, 0.04, 0.04])
+    assert claims.table(corrected)["p (Holm)"].tolist() == ["≤ 0.003", "0.04", "0.04"]
+    assert "p ≤ 0.001" in claims.report(rows).data and "p = 0.02" in claims.report(rows).data
+
+
+def test_names_that_stand_twice_are_an_error():
+    with pytest.raises(ValueError, match="a-beats-b"):
+        claims.save([row(), row()], "06_zero_shot", "p")
+    claims.save([row()], "06_zero_shot", "p")
+    claims.save([row()], "07_sparsity_settings", "p")
+    with pytest.raises(ValueError, match="06_zero_shot and 07_sparsity_settings"):
+        claims.gather("p")
+
+
+def test_a_table_of_an_older_layout_names_the_new_products():
+    tables.save(pd.DataFrame({"claim_id": ["13.1"], "claim": ["a"]}), "claims_open_questions", "p")
+    with pytest.raises(ValueError, match="claims_expert_transfer.*--profile p"):
+        claims.gather("p")
 
 
 def test_nothing_to_gather_is_an_error():
@@ -111,6 +223,43 @@ def test_contrasts_compare_over_all_tasks_and_task_by_task():
     assert np.isnan(found["p_mcnemar"][0]) and found["p_mcnemar"][1] == pytest.approx(2 / 2**8)
     assert found["p_holm"][0] == found["p"][0] and found["p_holm"][1] == pytest.approx(2 * 2 / 2**8)
     assert found["verdict"].tolist() == ["holds", "holds", "undecided"]
+
+
+def dense(tasks: dict) -> pd.DataFrame:
+    frame = answers({methods.SEAP_F: tasks}, sparsity=0.0)
+    return frame.assign(method="dense", score="none", allocation="none", calibration_seed=pd.NA)
+
+
+def test_the_papers_claims_about_accuracy_from_item_results():
+    right = {methods.SEAP_F: 19, methods.GENERAL_F: 18, methods.FLAP: 10, methods.WANDA_SP: 8}
+    parts = [
+        answers({method: {"hellaswag": k, "boolq": k} for method, k in right.items()}, sparsity=G) for G in (0.2, 0.5)
+    ]
+    items = pd.concat([*parts, dense({"hellaswag": 20, "boolq": 20})], ignore_index=True)
+    found = claims.frame(paper_tests.zero_shot(items.assign(truncated=False), "bundled", draws=400)).set_index(
+        "claim_id"
+    )
+    of_06 = {name for name, about in PAPER_CLAIMS.items() if about.notebook == "06_zero_shot"}
+    assert set(found.index) == of_06
+    assert found.at["retention-at-20", "measured"] == pytest.approx(95)
+    assert found.at["gain-over-flap-at-50", "measured"] == pytest.approx(90)
+    assert found.at["gain-over-wanda-sp-at-50", "measured"] == pytest.approx(100 * (19 / 8 - 1))
+    assert found.at["beats-flap-at-20", "measured"] == pytest.approx(45)
+    assert found.at["experts-beat-general-at-50", "measured"] == pytest.approx(5)
+    assert found.at["general-ahead-on-boolq", "measured"] == pytest.approx(-5)
+    assert found.at["general-ahead-on-boolq", "verdict"] == claims.NOT_TESTED
+    assert found.at["gain-over-flap-at-50", "verdict"] == "holds"
+    kept = paper_tests.retention(items.assign(truncated=False), draws=50).set_index(["method", "requested_sparsity"])
+    assert kept.at[("SEAP-gen", 0.5), "ratio"] == pytest.approx(0.9)
+    less = paper_tests.zero_shot(items[items["requested_sparsity"] != 0.5].assign(truncated=False), "bundled", draws=50)
+    assert {one["claim_id"] for one in less} == {n for n in of_06 if n.endswith(("-20", "hellaswag"))}
+
+
+def test_contrasts_carry_the_claims_of_their_pairs():
+    items = answers({methods.SEAP_F: {"piqa": 18}, methods.FLAP: {"piqa": 10}}).assign(truncated=False)
+    pairs = {(methods.SEAP_F, methods.FLAP): "text helps", (methods.FLAP, methods.SEAP_F): ""}
+    found = comparison.contrasts(items, pairs, ("primary",), draws=50)
+    assert found["claim"].tolist() == ["text helps"] * 2 + [""] * 2
 
 
 def test_contrasts_name_what_differs():
@@ -212,7 +361,7 @@ def test_perplexity_fires_only_where_accuracy_stayed():
 
 
 def test_routing_that_brings_nothing_fires():
-    rows = [(0.2, "known", 0.01, "undecided"), (0.5, "known", 0.04, "holds"), (0.5, "unseen", -0.2, "does not hold")]
+    rows = [(0.2, "known", 0.01, "undecided"), (0.5, "known", 0.04, "holds"), (0.5, "unseen", -0.2, "reversed")]
     frame = pd.DataFrame(rows, columns=["requested_sparsity", "kind", "difference", "verdict"])
     frame = frame.assign(a=variants.WAYS["router"], b="general", metric="primary")
     others = frame.assign(b="dense"), frame.assign(metric="exact_match")

@@ -1,6 +1,7 @@
 """Every figure from made-up data: what is drawn, that its text fits, and that its files are reproducible."""
 
 import ast
+import itertools
 import re
 import zlib
 from pathlib import Path
@@ -13,8 +14,10 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from seaplib.reports import figures
-from seaplib.reports.figures import style
+from seaplib.pruning import methods
+from seaplib.reports import claims, display_names, figures
+from seaplib.reports.figures import looks, style
+from seaplib.reports.paper_claims import PAPER_CLAIMS
 
 pytestmark = pytest.mark.unit
 TASKS = [f"mini_{task}" for task in ("boolq", "arc_easy", "arc_challenge", "openbookqa", "piqa", "hellaswag",
@@ -33,6 +36,18 @@ def results(allocations=("logistic",)) -> pd.DataFrame:
                     row |= {"requested_sparsity": sparsity, "value": rng.uniform(0.3, 1), "stderr": 0.03, "n": 200}
                     rows.append(row | {"metric": "acc", "primary": True, "calibration_seed": 0})
     return pd.DataFrame(rows)
+
+
+def uneven() -> pd.DataFrame:
+    """Results that are far worse at the largest sparsity."""
+    frame = results()
+    return frame.assign(value=frame["value"] * np.where(frame["requested_sparsity"] == 0.5, 0.2, 1.0))
+
+
+def settings() -> pd.DataFrame:
+    """Results under several allocations; random scores have no adaptive one."""
+    frame = results(ALLOCATIONS)
+    return frame[(frame["method"] != "random") | (frame["allocation"] != "adaptive")]
 
 
 def pairs(column: str, **extra) -> pd.DataFrame:
@@ -79,9 +94,10 @@ def separated() -> pd.DataFrame:
     return pd.concat([frame.assign(measure=measure) for measure in ("silhouette", "knn_accuracy")])
 
 
-def perplexities() -> pd.DataFrame:
+def perplexities(preset: str = "2048", times: float = 1) -> pd.DataFrame:
     frame = results().drop_duplicates(["method", "requested_sparsity"]).drop(columns="task")
-    frame = frame.assign(perplexity=5 * np.exp(4 * frame["requested_sparsity"]), dataset="mini_wikitext", preset="2048")
+    frame = frame.assign(perplexity=5 * times * np.exp(4 * frame["requested_sparsity"]), preset=preset)
+    frame["dataset"] = "mini_wikitext"
     return frame.assign(low=frame["perplexity"] * 0.9, high=frame["perplexity"] * 1.1)
 
 
@@ -92,25 +108,15 @@ def speeds() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def claims() -> pd.DataFrame:
-    rows = [
-        ("Hidden states cluster by task, and more so in the deeper layers of the model", 0.05, 0.02, 0.08, "holds"),
-        ("Logistic beats uniform", -1.0, -2.0, -0.1, "does not hold"),
-        ("Expert beats general", 0.2, -0.5, 0.9, "undecided"),
-        ("Not measured", np.nan, np.nan, np.nan, "undecided"),
-    ]
-    return pd.DataFrame(rows, columns=["claim", "measured", "low", "high", "verdict"]).assign(unit="points")
-
-
-def many_claims(per_notebook=(40, 3, 90, 60, 47)) -> pd.DataFrame:
-    """As many as the bundled profile has, of notebooks 01 to 05; the last was not measured."""
-    rng = np.random.default_rng(5)
-    ids = [f"{book:02d}.{i + 1:02d}" for book, n in enumerate(per_notebook, 1) for i in range(n)]
-    measured, half = rng.normal(0, 2, len(ids)), rng.uniform(0.1, 2, len(ids))
-    frame = pd.DataFrame({"claim_id": ids, "measured": measured, "low": measured - half, "high": measured + half})
-    frame.loc[len(ids) - 1, ["measured", "low", "high"]] = np.nan
-    decided = np.select([frame["low"] > 0, frame["high"] < 0], ["holds", "does not hold"], "undecided")
-    return frame.assign(claim="A beats B", verdict=decided, unit="points", null=0.0)
+def scored() -> pd.DataFrame:
+    """The paper's claims as ``claims.gather`` returns them: of every verdict, two without an estimate."""
+    rows = []
+    for place, (name, about) in enumerate(PAPER_CLAIMS.items()):
+        middle, half = about.null + about.direction * (place % 5 - 2.0), 0.5 + 0.25 * (place % 3)
+        estimate = 3 * [np.nan] if place in (2, 9) else [middle, middle - half, middle + half]
+        row = claims.of_paper(name, *estimate, model="bundled", p_value=0.03) | {"p_holm": 0.02 if place % 2 else 0.3}
+        rows.append(row | ({"verdict": claims.NOT_TESTED} if place in (2, 9) else {}))
+    return pd.DataFrame(rows)
 
 
 def errors() -> pd.DataFrame:
@@ -220,15 +226,17 @@ def by_task() -> pd.DataFrame:
 BOTH = ("primary", "exact_match")
 CONFUSION = pd.DataFrame(np.eye(6, dtype=int) * 200 + 3, index=TASKS[:6], columns=TASKS[:6])
 LENGTHS = pd.DataFrame({"task": TASKS, "tokens_p10": 5, "tokens_median": 20, "tokens_p90": 60, "tokens_max": 400})
-ALLOCATIONS = ("uniform", "uniform, protect 0+2", "adaptive", "logistic, protect 0+0", "logistic")
+UNIFORM = ("uniform", "uniform, protect 0+2", "uniform, protect 1+0")
+ALLOCATIONS = (*UNIFORM, "adaptive", "logistic, protect 0+0", "logistic")
 DRAWN = {
-    "accuracy_by_sparsity": lambda: figures.accuracy_by_sparsity(results(ALLOCATIONS)),
+    "accuracy_by_sparsity": lambda: figures.accuracy_by_sparsity(settings()),
     "pipeline": lambda: figures.pipeline(),
     "vocabulary_overlap": lambda: figures.vocabulary_overlap(pairs("overlap")),
     "corpus_lengths": lambda: figures.corpus_lengths(LENGTHS),
     "hidden_states": lambda: figures.hidden_states(embedded()),
+    "hidden_states, two layers": lambda: figures.hidden_states(embedded().query("layer < 2")),
     "separability": lambda: figures.separability(separated()),
-    "norm_heatmaps": lambda: figures.norm_heatmaps(norms()),
+    "norm_heatmaps": lambda: figures.norm_heatmaps(norms(), dimensions=16),
     "norm_heatmaps relative": lambda: figures.norm_heatmaps(norms(), relative=True),
     "remove_test": lambda: figures.remove_test(removed(["mini_mmlu"])),
     "remove_test, two tasks": lambda: figures.remove_test(removed(["mini_mmlu", "mini_piqa"])),
@@ -241,8 +249,9 @@ DRAWN = {
     "routing_worth": lambda: figures.routing_worth(*routed()),
     "routing_worth, one model": lambda: figures.routing_worth(*routed(["bundled (3.7 M)"])),
     "perplexity": lambda: figures.perplexity(perplexities()),
-    "zero_shot": lambda: figures.zero_shot(results()),
-    "zero_shot, chance": lambda: figures.zero_shot(results().assign(chance=0.25)),
+    "perplexity, two windows": lambda: figures.perplexity(pd.concat([perplexities(), perplexities("flap128", 2)])),
+    "zero_shot": lambda: figures.zero_shot(uneven().assign(chance=0.25)),
+    "zero_shot, two tasks": lambda: figures.zero_shot(results().query("task in @TASKS[:2]")),
     "sparsity_settings": lambda: figures.sparsity_settings(results(("uniform", "logistic", "adaptive"))),
     "differences_by_task": lambda: figures.differences_by_task(by_task()),
     "inference_speed": lambda: figures.inference_speed(speeds()),
@@ -252,8 +261,8 @@ DRAWN = {
     "layer_errors": lambda: figures.layer_errors(errors()),
     "sparsity_rules": lambda: figures.sparsity_rules(sparse_rules()),
     "activations_against_weights": lambda: figures.activations_against_weights(sparse_rules()),
-    "scorecard": lambda: figures.scorecard(claims()),
-    "scorecard, many claims": lambda: figures.scorecard(many_claims()),
+    "scorecard": lambda: figures.scorecard(scored()),
+    "method_sheet": lambda: figures.method_sheet(),
     "effects": lambda: figures.effects(differences()),
     "effects, two sparsities": lambda: figures.effects(differences(("20%", "50%"))),
     "shares": lambda: figures.shares(analysed()),
@@ -273,6 +282,22 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    """Each figure of ``DRAWN`` by name, drawn once for all tests that only look at it."""
+    done = {}
+
+    def draw(name: str):
+        if name not in done:
+            mpl.get_backend()  # is a setting too, chosen at first sight
+            open_before, settings_before = plt.get_fignums(), mpl.rcParams.copy()
+            done[name] = DRAWN[name]()
+            assert plt.get_fignums() == open_before and mpl.rcParams == settings_before
+        return done[name]
+
+    return draw
+
+
 def texts(fig) -> list[Text]:
     shown = [text for text in fig.findobj(Text) if text.get_visible() and text.get_text().strip()]
     return [text for text in shown if text.axes is None or text.axes.get_visible()]
@@ -283,24 +308,20 @@ def words(fig) -> str:
 
 
 def test_every_public_figure_is_tested():
-    public = {name for name in figures.__all__ if callable(getattr(figures, name))} - {"save"}
+    public = {name for name in figures.__all__ if callable(getattr(figures, name))} - {"save", "allocation_sliders"}
     assert public == {name.split(",")[0].split(" ")[0] for name in DRAWN}
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_text_lies_inside_the_figure_and_nothing_stays_open(name):
-    open_before, settings_before = plt.get_fignums(), mpl.rcParams["font.size"]
-    fig = DRAWN[name]()
-    assert plt.get_fignums() == open_before
-    assert mpl.rcParams["font.size"] == settings_before
+def test_text_lies_inside_the_figure_and_nothing_stays_open(name, drawn):
+    fig = drawn(name)
     with style.style():
-        fig.draw_without_rendering()
         ticks = [tick for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)
                  for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]]  # fmt: skip
         of_ticks = {text for tick in ticks for text in (tick.label1, tick.label2)}
         boxes = {text.get_text(): text.get_window_extent() for text in texts(fig) if text not in of_ticks}
         for ax in fig.axes:  # an axis's box counts the ticks that are drawn, not those beyond its limits
-            for axis in (ax.xaxis, ax.yaxis) if ax.get_visible() else ():
+            for axis in (ax.xaxis, ax.yaxis) if ax.get_visible() and ax.axison else ():
                 boxes[f"{ax.get_title()} {axis.axis_name}"] = axis.get_tightbbox()
         for text, box in boxes.items():
             page = fig.bbox.padded(1)
@@ -308,16 +329,15 @@ def test_text_lies_inside_the_figure_and_nothing_stays_open(name):
             assert inside, f"{text!r} leaves the page"
 
 
-@pytest.mark.parametrize("name", ["zero_shot", "hidden_states", "norm_heatmaps", "pipeline"])
-def test_saved_files_are_the_same_bytes_each_time_without_type_3_fonts(name, folder):
-    first = figures.save(DRAWN[name](), "a", "p")
-    fig = DRAWN[name]()
-    figures.save(fig, "b", "p")
-    again = figures.save(fig, "c", "p")
+@pytest.mark.parametrize("name", ["corpus_lengths", "hidden_states, two layers", "norm_heatmaps", "pipeline"])
+def test_saved_files_are_the_same_bytes_each_time_without_type_3_fonts(name, folder, drawn):
+    first, again = figures.save(drawn(name), "a", "p"), figures.save(DRAWN[name](), "b", "p")
+    if name == "corpus_lengths":
+        again += figures.save(drawn(name), "c", "p")  # saving moves nothing
     assert [path.name for path in first] == ["a.pdf", "a.png"] and first[0].parent == folder / "p"
-    for one, two in zip(first, again, strict=True):
+    for one, two in zip(first * 2, again, strict=False):
         assert one.read_bytes() == two.read_bytes()
-    assert sorted(path.name for path in (folder / "p").iterdir()) == [f"{n}.{s}" for n in "abc" for s in ("pdf", "png")]
+    assert set((folder / "p").iterdir()) == {*first, *again}
     pdf = first[0].read_bytes()
     streams = re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.S)
     for content in [pdf, *map(inflated, streams)]:
@@ -333,106 +353,116 @@ def inflated(stream: bytes) -> bytes:
 
 
 def test_a_failed_save_leaves_nothing_behind(folder, monkeypatch):
-    fig = DRAWN["confusion"]()
+    fig = DRAWN["corpus_lengths"]()
     monkeypatch.setattr(fig, "savefig", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         figures.save(fig, "a", "p")
     assert list((folder / "p").iterdir()) == []
 
 
-def test_remove_test_draws_the_values_with_dense_and_chance():
-    frame = removed(["piqa"])
-    ax = figures.remove_test(frame).axes[0]
+def test_remove_test_draws_the_values_with_dense_and_chance(drawn):
+    frame = removed(["mini_mmlu"])
+    ax = drawn("remove_test").axes[0]
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
     expected = frame[frame["sparsity"] == 0.5].sort_values("layer")["value"]
     np.testing.assert_allclose(lines["50%"], expected)
     assert lines["dense"][0] == 0.92 and lines["chance"][0] == 0.25
 
 
-def test_norm_heatmap_dimensions_are_chosen_in_the_first_half_only():
-    one, two = norms(), norms()
-    rng = np.random.default_rng(9)
+def test_norm_heatmap_dimensions_are_chosen_in_the_first_half_only(drawn):
+    other, rng = norms(), np.random.default_rng(9)
     for task in TASKS:
-        two[task, 1] = rng.gamma(2, size=(6, 40))
-    images = [[np.asarray(ax.images[0].get_array()) for ax in figures.norm_heatmaps(p, dimensions=16).axes[:4]]
-              for p in (one, two)]  # fmt: skip
+        other[task, 1] = rng.gamma(2, size=(6, 40))
+    both = drawn("norm_heatmaps"), figures.norm_heatmaps(other, dimensions=16)
+    images = [[np.asarray(ax.images[0].get_array()) for ax in fig.axes[:4]] for fig in both]
     for a, b in zip(*images, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.shape == (len(TASKS), 16)
 
 
-def test_masks_show_what_is_kept_exactly_and_in_bins():
-    drawn = masks(60)
-    fig = figures.masks(drawn)
-    np.testing.assert_array_equal(fig.axes[1].images[0].get_array(), drawn["PIQA expert, 50%"].channels)
-    image = figures.masks(drawn, bins=20).axes[1].images[0].get_array()
-    np.testing.assert_allclose(image, drawn["PIQA expert, 50%"].channels.reshape(6, 20, 3).mean(2))
+def test_masks_show_what_is_kept_exactly_and_in_bins(drawn):
+    kept = masks()["PIQA expert, 50%"].channels
+    np.testing.assert_array_equal(drawn("masks").axes[1].images[0].get_array(), kept)
+    image = figures.masks(masks(), bins=20).axes[1].images[0].get_array()
+    np.testing.assert_allclose(image, kept.reshape(6, 20, 3).mean(2))
 
 
-def test_stated_numbers():
-    assert "chance 0.33" in words(DRAWN["mask_overlap"]())
-    assert "×1.50" in words(DRAWN["inference_speed"]())
-    assert "36.9" in words(DRAWN["perplexity"]())  # 5·exp(4·0.5)
-    card = words(DRAWN["scorecard"]())
-    assert "-1 [-2, -0.1] points" in card and "does not hold" in card
-    assert "mini-PIQA" in words(DRAWN["hidden_states"]())  # a bundled task never passes for the real one
+def test_stated_numbers(drawn):
+    assert "(chance 0.33)" in words(drawn("mask_overlap"))
+    assert "×1.50" in words(drawn("inference_speed"))
+    assert "36.9" in words(drawn("perplexity"))  # 5·exp(4·0.5)
+    card = words(drawn("scorecard"))
+    assert "−2 points\n[−2.5, −1.5]" in card and "\n0 points\n[−0.5, +0.5]" in card and "×2.48\n[1.98, 2.98]" in card
+    assert "mini-PIQA" in words(drawn("hidden_states"))  # a bundled task never passes for the real one
 
 
-def test_many_claims_stand_on_one_page_by_number_under_their_notebooks(folder):
-    frame = many_claims()
-    fig = figures.scorecard(frame)
-    assert len(fig.axes) == 5 and fig.get_figheight() <= 9.2
-    drawn = [label.get_text() for ax in fig.axes for label in ax.get_yticklabels()]
-    assert drawn == frame["claim_id"].tolist()
-    titles = [[text.get_text() for text in ax.texts] for ax in fig.axes]
-    assert titles[0] == ["notebook 01", "notebook 02", "notebook 03"] and titles[1] == ["notebook 03"]  # it goes on
-    assert "A beats B" not in words(fig) and "does not hold" in words(fig)
-    for ax in fig.axes:  # no number touches the next
-        boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
-        assert all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:], strict=False))
-    assert figures.save(fig, "card", "p")[1].stat().st_size < 500_000
+def test_scorecard_says_every_claim_in_words_and_nothing_overlaps(drawn):
+    frame, fig = scored(), drawn("scorecard")
+    assert fig.get_figheight() < 7
+    shown = {" ".join(text.get_text().split()): text for text in fig.texts}
+    for row in frame.itertuples():
+        assert row.claim in shown and row.paper in shown
+    rows = [[text.get_text() for text in fig.texts if abs(text.get_position()[1] - place) < 1e-9]
+            for place in sorted({text.get_position()[1] for text in fig.texts}, reverse=True)]  # fmt: skip
+    headings, *lines = rows
+    assert headings == ["the paper's claim", "measured here, with 95% interval", "in the paper", "verdict"]
+    assert [line[3].removesuffix(claims.MARK) for line in lines] == frame["verdict"].tolist()
+    assert [claims.MARK in line[3] for line in lines] == (
+        (frame["p_holm"] > 0.05) & frame["verdict"].isin(["holds", "reversed"])
+    ).tolist()
+    assert [line[1] == "–" for line in lines] == frame["measured"].isna().tolist()
+    assert "does not survive Holm's correction" in words(fig)
+    boxes = [text.get_window_extent() for text in texts(fig) if text.get_text().strip()]
+    pairs_of = [(a, b) for place, a in enumerate(boxes) for b in boxes[:place]]
+    assert not any(a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1 for a, b in pairs_of)
 
 
-def test_claims_are_drawn_on_the_line_of_their_number():
-    frame = many_claims()
-    frame.loc[5, ["measured", "low", "high", "null"]] = [1.5, 1.25, 2.0, 1.0]
+def test_scorecard_intervals_lie_around_their_null_value_and_the_claim_is_on_the_right():
+    frame = scored().iloc[:2].assign(null=1.0, measured=1.5, low=1.25, high=2.0, direction=[1, -1])
     ax = figures.scorecard(frame).axes[0]
-    line = dict(zip((label.get_text() for label in ax.get_yticklabels()), ax.get_yticks(), strict=True))["01.06"]
-    (mark,) = [one for one in ax.lines if list(one.get_ydata()) == [line]]
-    assert mark.get_xdata()[0] == 0.5  # half of the way from the null value to the far end
+    dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in ax.lines if abs(line.get_xdata()[0]) < 1 and
+            len(line.get_xdata()) == 1}  # fmt: skip
+    assert dots == {0: 0.5, 1: -0.5}  # half of the way from the null value to the far end
 
 
-def test_a_scorecard_without_numbers_keeps_its_words():
-    frame = many_claims().drop(columns="claim_id")
-    assert words(figures.scorecard(frame)).count("A beats B") == len(frame)
-    few = many_claims((12, 28))
-    assert words(figures.scorecard(few)).count("A beats B") == 40
-
-
-def test_perplexities_of_other_windows_and_seeds_are_not_mixed_up():
-    frame = perplexities()
-    short = frame.assign(perplexity=2 * frame["perplexity"], preset="flap128")
-    text = words(figures.perplexity(pd.concat([frame, short])))
+def test_perplexities_of_other_windows_and_seeds_are_not_mixed_up(drawn):
+    text = words(drawn("perplexity, two windows"))
     assert "mini-WikiText-2\nflap128" in text and "36.9" in text and "73.9" in text
+    frame = perplexities()
     seeds = pd.concat([frame, frame.assign(perplexity=4 * frame["perplexity"], calibration_seed=1)])
     assert "73.9" in words(figures.perplexity(seeds))  # geometric: e to the mean nll
 
 
-def test_allocations_equal_for_both_modules_are_drawn_once():
+def test_allocations_equal_for_both_modules_are_drawn_once(drawn):
     frame = allocated()
-    frame = frame[frame["allocation"] == "uniform"]
-    assert "mlp" not in words(figures.allocation_curves(frame))
-    assert "adaptive, mlp" in words(DRAWN["allocation_curves"]())
+    once = figures.allocation_curves(frame[frame["allocation"] == "uniform"])
+    assert "MLP" not in words(once) and [len(ax.lines) for ax in once.axes] == [2, 2]  # and the line of the mean
+    assert "MLP without markers" in words(drawn("allocation_curves"))
+    assert [len(ax.lines) for ax in drawn("allocation_curves").axes] == [5, 5]
 
 
-def test_accuracy_by_sparsity_starts_dense_and_dashes_what_is_protected():
-    frame = results(ALLOCATIONS)
-    frame = frame[(frame["method"] != "random") | (frame["allocation"] != "adaptive")]
-    random, wanda = figures.accuracy_by_sparsity(frame).axes[:2]
+def test_sliders_draw_the_curve_that_they_say(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("ipywidgets.widgets.interaction.display", drawn.append)
+    widget = figures.allocation_sliders(8, x0=0.3, k=1.0, protect_last=2)
+    widget.update()
+    widget.children[0].value = 0.2
+    first, second = (fig.axes[0].lines[1].get_ydata() for fig in (drawn[0], drawn[-1]))
+    assert np.mean(first) == pytest.approx(0.5) and np.mean(second) == pytest.approx(0.2)
+    assert not plt.get_fignums()
+
+
+def test_accuracy_by_sparsity_starts_dense_and_dashes_what_is_protected(drawn):
+    frame, fig = settings(), drawn("accuracy_by_sparsity")
+    random, wanda = fig.axes[:2]
     lines = {line.get_label(): line for line in wanda.lines}
-    assert set(lines) == set(ALLOCATIONS) and len(random.lines) == 4
-    dashed = {name for name, line in lines.items() if line.get_linestyle() == "--"}
-    assert dashed == {"uniform, protect 0+2", "logistic"}
+    assert set(lines) == set(ALLOCATIONS) and len(random.lines) == 5
+    dashes = {"uniform": "-", "uniform, protect 0+2": "--", "uniform, protect 1+0": ":", "logistic": "--"}
+    assert {name: line.get_linestyle() for name, line in lines.items()} == dict.fromkeys(ALLOCATIONS, "-") | dashes
+    assert {line.get_color() for name, line in lines.items() if name.startswith("uniform")} == {"#8c8c8c"}
+    legend = [text.get_text() for text in fig.legends[0].get_texts()]
+    said = ["no layer protected", "last two layers protected", "first layer left alone"]
+    assert [text for text in legend if text.strip()] == ["uniform", said[0], "logistic", said[1], "adaptive", said[2]]
     dense = frame.loc[frame["method"] == "dense", "value"].mean()
     cell = frame[(frame["method"] == "wanda_sp") & (frame["allocation"] == "uniform")]
     expected = cell.groupby("requested_sparsity")["value"].mean()
@@ -440,9 +470,10 @@ def test_accuracy_by_sparsity_starts_dense_and_dashes_what_is_protected():
     np.testing.assert_allclose(lines["uniform"].get_ydata(), [dense, *expected])
 
 
-def test_differences_by_task_are_bold_where_the_interval_excludes_zero():
+def test_differences_by_task_are_bold_where_the_interval_excludes_zero(drawn):
     frame = by_task()
-    upper, lower = figures.differences_by_task(frame).axes
+    upper, lower = drawn("differences_by_task").axes
+    assert {"0", "+7"} < {text.get_text() for text in upper.texts}  # no sign before nothing
     assert [label.get_text() for label in lower.get_xticklabels()][-1] == "mean"
     for ax in (upper, lower):
         cells = {(text.get_position(), text.get_text()): text.get_fontweight() for text in ax.texts if text.get_text()}
@@ -454,25 +485,20 @@ def test_differences_by_task_are_bold_where_the_interval_excludes_zero():
         )
 
 
-def test_zero_shot_shows_every_dot_of_every_block():
+def test_zero_shot_shows_every_dot_of_every_block(drawn):
     """Columns share their axis between sparsities: the first block's range is not the second's."""
-    frame = results()
-    much = frame["requested_sparsity"] == frame["requested_sparsity"].max()
-    frame.loc[much, "value"] *= 0.2
-    fig = figures.zero_shot(frame)
-    for ax in fig.axes:
+    for ax in drawn("zero_shot").axes:
         low, high = ax.get_xlim()
         dots = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
         assert dots and all(low <= x <= high for x in dots)
 
 
-def test_zero_shot_dots_are_the_means_of_the_summary():
-    frame = results()
-    fig = figures.zero_shot(frame)
+def test_zero_shot_dots_are_the_means_of_the_summary(drawn):
+    frame, fig = uneven(), drawn("zero_shot")
     row = frame[(frame["method"] == "seap") & (frame["requested_sparsity"] == 0.2)]
     average = fig.axes[len(TASKS)]
-    drawn = sorted(float(line.get_xdata()[0]) for line in average.lines if len(line.get_xdata()) == 1)
-    assert pytest.approx(row["value"].mean()) in drawn
+    dots = sorted(float(line.get_xdata()[0]) for line in average.lines if len(line.get_xdata()) == 1)
+    assert pytest.approx(row["value"].mean()) in dots
     dense = frame.loc[frame["method"] == "dense", "value"].mean()
     assert any(line.get_xdata()[0] == pytest.approx(dense) for line in average.lines if len(line.get_xdata()) == 2)
 
@@ -486,3 +512,77 @@ def test_colour_maps_and_the_pale_grey_have_names_in_style_alone():
     maps = {style.SEQUENTIAL, style.DIVERGING, style.CELLS, style.LOSSES, style.PALE}
     assert found == {("style", word) for word in maps}
     assert "".join(style.LINE_MARKERS[:4]) == "osD^" and set(style.MARKERS) < set(style.LINE_MARKERS)
+
+
+def test_no_two_methods_share_a_look_and_no_two_a_marker():
+    listed = [(look.color, str(look.marker)) for look in looks.METHODS.values()]
+    assert len(set(listed)) == len(listed)
+    assert len({marker for _, marker in listed}) == len(listed)  # they stay apart in grey
+    assert set(display_names.METHODS) | {looks.FIRST_LAYER} == set(looks.METHODS)
+    spare = {(look.color, str(look.marker)) for look in looks.SPARE}
+    assert len(spare) == len(looks.SPARE) and not spare & set(listed)
+
+
+#: what is left of linear RGB without the cones for red and for green (Machado, Oliveira & Fernandes 2009, severity 1)
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                            [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                              [-0.011820, 0.042940, 0.968881]]),
+}  # fmt: skip
+
+
+def cielab(colours, kind: str) -> np.ndarray:
+    """CIELAB (D65) of sRGB colours as seen with a kind of colour blindness, [colours, 3]."""
+    rgb = np.array([mpl.colors.to_rgb(colour) for colour in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+                       [0.0193339, 0.1191920, 0.9503041]])  # fmt: skip
+    xyz = np.clip(linear @ BLINDNESS[kind].T, 0, 1) @ to_xyz.T / to_xyz.sum(1)
+    x, y, z = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("kind", BLINDNESS)
+def test_families_stay_apart_for_everyone(kind):
+    colours = {family: [look.color for look in members.values()] for family, members in looks.FAMILIES.items()}
+    seen = {family: cielab(members, kind) for family, members in colours.items()}
+    for a, b in itertools.combinations(seen, 2):
+        nearest = np.linalg.norm(seen[a][:, None] - seen[b][None], axis=-1).min()
+        assert nearest > (30 if kind == "none" else 15), (a, b, nearest)
+
+
+def test_a_method_looks_the_same_in_every_figure():
+    every = (*methods.TABLE_1, *methods.BEYOND, methods.FUSED_W, *methods.DEPTH)
+    labels = display_names.variants(pd.DataFrame([one.label(0) for one in every])[["method", "score"]])
+    together = looks.variant_styles(labels)
+    assert all(looks.variant_styles([label])[label] == look for label, look in together.items())
+    told = {repr(sorted(look.items())) for look in together.values()}
+    assert len(told) == labels.nunique()  # score and compensation by the marker's fill
+    same = {"SEAP-gen": "SEAP-gen ($s_F$)", "Wanda-sp": "Wanda-sp ($s_W$)", "SEAP": "experts, routed", "Dense": "dense"}
+    for label, other in (same | {"FLAP": "FLAP ($s_F$), uniform, no layer protected"}).items():
+        assert looks.variant_styles([f"{label}, 50%"])[f"{label}, 50%"] == looks.variant_styles([other])[other]
+    drawn_alone = {name: looks.variant_styles([name])[name] for name in ("mine", "yours ($s_W$)")}
+    assert looks.variant_styles(["SEAP", *drawn_alone])["mine"] == drawn_alone["mine"]
+    assert drawn_alone["mine"]["color"] not in {look.color for look in looks.METHODS.values()}
+    many = looks.variant_styles(f"method {n}" for n in range(8))
+    assert len({(look["color"], look["marker"]) for look in many.values()}) == 8
+
+
+def test_the_first_layer_left_alone_is_a_control():
+    recipes = [methods.SEAP_F, methods.FIRST_LAYER]
+    frame = pd.DataFrame([one.label(0) for one in recipes]).assign(task="piqa", requested_sparsity=0.5)
+    usual, control = display_names.variants(frame)
+    assert (usual, control) == ("SEAP ($s_F$), logistic", "SEAP ($s_F$), uniform, first layer left alone")
+    found = looks.variant_styles([usual, control])
+    assert found[usual]["color"] == looks.METHODS["seap"].color
+    assert found[control]["color"] == looks.METHODS[looks.FIRST_LAYER].color
+
+
+def test_series_have_fixed_looks_and_none_is_drawn_twice():
+    names = ["exact match", "accuracy", "8:16 wt", "8:16", "8:16 PTS+VAR", "something new"]
+    found = looks.series_styles(names)
+    assert found["exact match"] == looks.series_styles(["exact match"])["exact match"]
+    assert len({look["color"] for look in looks.series_styles(["8:16 wt", "8:16", "8:16 PTS+VAR"]).values()}) == 3
+    assert all(found.values()) and list(found) == names

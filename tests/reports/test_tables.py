@@ -88,7 +88,47 @@ def test_variants_that_differ_are_never_averaged():
     experts = pd.DataFrame([row("seap", "s_F", 0.5, task, 0.5, calibration=task) for task in ("piqa", "boolq")])
     assert set(display_names.variants(experts)) == {"SEAP ($s_F$)"}  # one expert per task is one method
     crossed = pd.concat([experts, experts.assign(calibration="gsm8k")])
-    assert "SEAP ($s_F$), gsm8k" in set(display_names.variants(crossed))
+    assert "SEAP ($s_F$), GSM8K" in set(display_names.variants(crossed))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("logistic", "logistic"),
+        ("logistic, protect 0+0", "logistic, no layer protected"),
+        ("uniform, protect 0+2", "uniform, last two layers protected"),
+        ("uniform, protect 0+1", "uniform, last layer protected"),
+        ("uniform, protect 1+0", "uniform, first layer left alone"),
+        ("logistic, protect 2+2", "logistic, first and last two layers protected"),
+        ("energy, protect 1+12", "energy, first layer and last 12 layers protected"),
+        ("two stages", "two stages"),
+    ],
+)
+def test_allocations_are_written_in_words(name, words):
+    assert display_names.allocation(name) == words
+    if ", " in words:
+        assert display_names.protection_words(name) == words.partition(", ")[2]
+
+
+def test_a_usual_protection_has_words_too():
+    assert display_names.protection_words("logistic") == "last two layers protected"
+    assert display_names.protection_words("uniform") == "no layer protected"
+    assert display_names.protection_words("authors' code") == "first and last two layers protected"
+
+
+def test_details_are_written_in_words_in_labels_and_tables():
+    told = (("floor", "general"), ("parameters", "general"), ("floor", "general: mini_c4"))
+    rows = [row("flap", "s_F", 0.5, "piqa", 0.5, budget=budget, calibration=text) for budget, text in told]
+    assert display_names.variants(pd.DataFrame(rows)).tolist() == [
+        "FLAP ($s_F$), floor budget, general text",
+        "FLAP ($s_F$), exact budget",
+        "FLAP ($s_F$), floor budget, general text: mini-C4",
+    ]
+    pruned = results().query("requested_sparsity > 0")
+    frame = pd.concat([results(), pruned.assign(allocation="logistic, protect 0+0")])
+    assert list(summaries.sparsity_settings(summaries.by_allocation(frame)))[2:] == [
+        "logistic", "logistic, no layer protected"
+    ]  # fmt: skip
 
 
 def test_a_label_names_every_score_that_the_method_does_not_say():

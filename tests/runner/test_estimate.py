@@ -183,21 +183,48 @@ def test_every_notebook_has_a_rule():
 def test_zero_shot_counts_every_variant_and_task():
     p = plan_of("llama_2_7b")["06_zero_shot"].parameters
     found = [one for one in workload.passes("06_zero_shot", p) if one.key[0] == "items"]
-    main = methods.PAPER + methods.CONTROLS + methods.OWN
-    own = {one for one in methods.BEYOND if one.compensation != "least squares"}
+    main = methods.PAPER + methods.CONTROLS
     recipes = len(p["seeds"]) * len(main) * len(p["sparsities"])
     varied = {*methods.COMPENSATED, *methods.UNPROTECTED, *methods.FLOOR}
     recipes += len(varied) * len(p["sparsities"])
-    for seed in p["seeds"]:  # what stands in both tables at one sparsity is one piece of work
-        known = {*main, *varied} if seed == p["seeds"][0] else set(main)
-        recipes += sum((one not in known) or G not in p["sparsities"] for one in own for G in p["own_sparsities"])
     assert len(found) == len(p["tasks"]) * (1 + recipes) == len({one.key for one in found})
-    with_refits = workload.passes("06_zero_shot", p | {"least_squares": True})
-    assert len([one for one in with_refits if one.key[0] == "items"]) > len(found)
-    assert {one.key[1] for one in with_refits if one.key[0] == "covariances"} >= {"piqa", p["general"]}
+    beyond = plan_of("llama_2_7b")["19_beyond_the_paper"].parameters
+    plain, refits = (workload.passes("19_beyond_the_paper", beyond | {"least_squares": on}) for on in (False, True))
+    assert len([one for one in refits if one.key[0] == "items"]) > len([one for one in plain if one.key[0] == "items"])
+    assert {one.key[1] for one in refits if one.key[0] == "covariances"} >= {"piqa", p["general"]}
     assert sum(one.key[2] for one in found if one.key[3] == "dense") == 1267 + 500 + 10042 + 1838 + 1172 + 2376 + 3270
     masked = workload.passes("06_zero_shot", p | {"mode": "mask"})
-    assert {one.kept for one in masked} == {1.0} and {one.kept for one in found} == {1.0, 0.8, 0.65, 0.5}
+    assert {one.kept for one in masked} == {1.0} and {one.kept for one in found} == {1.0, 0.8, 0.5}
+
+
+STUDIES = (
+    "13_expert_transfer",
+    "14_expert_or_general",
+    "15_synthetic_text",
+    "16_calibration_size",
+    "17_logistic_curve",
+)
+
+
+def test_studies_count_every_mask_and_share_their_calibration():
+    plan = plan_of("llama_2_7b")
+    found = {name: workload.passes(name, plan[name].parameters | {"layers": 32}) for name in STUDIES}
+    tasks, seeds = 5, 5
+    items = {name: len([one for one in works if one.key[0] == "items"]) for name, works in found.items()}
+    assert items == {
+        "13_expert_transfer": tasks * (1 + seeds * (5 + 1 + 2)),
+        "14_expert_or_general": tasks * seeds * 10,
+        "15_synthetic_text": tasks * seeds * 4,
+        "16_calibration_size": tasks * (1 + seeds * 5),
+        "17_logistic_curve": tasks * (1 + 9 * 2 + seeds * 32),
+    }
+    first, second, _, _, last = ({one.key for one in works if one.key[0] == "statistics"} for works in found.values())
+    assert last < first < second
+    (dense,) = ({one.key for one in found[name] if one.key[-1] == "dense"} for name in STUDIES[:1])
+    assert dense <= {one.key for one in found["16_calibration_size"]}
+    for name in STUDIES:
+        assert workload.copies(name, plan[name].parameters) == (1.0 if name == "17_logistic_curve" else 0.5)
+        assert workload.copies(name, plan[name].parameters | {"mode": "mask"}) == 0.0
 
 
 def test_work_that_the_store_keeps_is_counted_once():

@@ -34,6 +34,7 @@ TABLE = "write({name!r}, f'method,requested_sparsity,value\\nSEAP,0.5,{{{value}}
 SURROUNDINGS = """import json, os, sys
 Path(os.environ['SEAP_PROVENANCE_FILE']).write_text(json.dumps({'device': 'some device'}))
 chosen = [os.environ[name] for name in ('OMP_WAIT_POLICY', 'HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE')]
+chosen.append(str(sys.dont_write_bytecode))
 write('table_c', ' '.join([sys.executable, os.getcwd(), *chosen]), '.csv', '.tex', '.md')"""
 
 PROFILES = {
@@ -79,7 +80,8 @@ class Project:
     @property
     def environment(self) -> dict:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SEAP_")}
-        return kept | {"SEAP_ROOT": str(self.root), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"}
+        return kept | settings | {"SEAP_ROOT": str(self.root)}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "seaplib", *arguments]
@@ -141,7 +143,7 @@ def test_products_and_manifest(project):
 
 
 def test_kernel_is_this_python_in_the_project(finished):
-    assert (finished / "figures/small/table_c.csv").read_text() == f"{sys.executable} {finished} passive 1 1"
+    assert (finished / "figures/small/table_c.csv").read_text() == f"{sys.executable} {finished} passive 1 1 False"
 
 
 def test_second_run_executes_and_changes_nothing(project):
@@ -155,12 +157,49 @@ def test_second_run_executes_and_changes_nothing(project):
 
 def test_what_is_new_says_so_and_where_to_look(project):
     result = project.run("reproduce")
-    for expected in ("figures/small/", "data/runs/small/", "Everything large."):
+    for expected in ("figures/small/", "executed/small/", "data/runs/small/", "Everything large."):
         assert expected in result.stdout
     (project.root / "figures/small/fig_x.pdf").write_text("by hand")
     assert "fig_x.pdf" in project.run("reproduce").stdout
 
 
+def test_executed_notebooks_lie_read_only_beside_the_notebooks(project):
+    folder = project.root / "executed/small"
+    assert {file.name for file in folder.iterdir()} == {f"{name}.ipynb" for name in NOTEBOOKS}
+    assert all(file.stat().st_mode & 0o777 == 0o444 for file in folder.iterdir())
+    before = (folder / "02_other.ipynb").read_bytes()
+    assert before == (project.root / "data/runs/small/02_other.ipynb").read_bytes()
+    project.write("02_other", "profile = 'small'", "raise ValueError('a bad number')")
+    result = project.run("reproduce")
+    assert "executed/small/02_other.ipynb" in result.stdout
+    after = folder / "02_other.ipynb"
+    assert b"a bad number" in after.read_bytes() and after.stat().st_mode & 0o777 == 0o444
+
+
+def test_a_place_that_cannot_be_written_fails_no_run(project):
+    shutil.rmtree(project.root / "executed")
+    (project.root / "executed").write_text("a file")
+    result = project.run("reproduce", "--only", "02", "--force")
+    assert result.returncode == 0 and "stays in" in result.stderr
+
+
+def test_a_run_ends_with_the_comparison(project):
+    assert "Nothing to compare with" in project.run("reproduce").stdout
+    git = ["git", "-C", str(project.root), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "--quiet"], ["add", "figures"], ["commit", "--quiet", "-m", "Tables"]):
+        subprocess.run([*git, *arguments], check=True, capture_output=True)
+    project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"rounds": 5}}})
+    said = project.run("reproduce").stdout
+    assert "value 4 → 20" in said and said.rstrip().splitlines()[-1].startswith("Of ")
+
+
+def test_products_of_an_older_layout_are_named_with_the_new_ones(project):
+    (project.root / "figures/small/claims_open_questions.csv").write_text("claim_id\n")
+    (line,) = (line for line in project.run("reproduce").stdout.splitlines() if "older layout" in line)
+    assert "claims_open_questions" in line and "claims_expert_transfer" in line
+
+
+@pytest.mark.slow
 def test_changed_parameter_runs_it_and_what_depends_on_it(project):
     project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"parameters": {"rounds": 5}}})
     expected = {"00_corpora": "fresh", "01_scores": "done", "02_other": "fresh"}
@@ -172,6 +211,7 @@ def test_changed_parameter_runs_it_and_what_depends_on_it(project):
     assert project.statuses() == {"00_corpora": "done", "01_scores": "done", "02_other": "fresh"}
 
 
+@pytest.mark.slow
 def test_changed_notebook_and_lost_product_run_again(project):
     path = project.root / "notebooks/02_other.ipynb"
     path.write_text(path.read_text().replace("A question", "Another question"))
@@ -183,17 +223,20 @@ def test_changed_notebook_and_lost_product_run_again(project):
     assert project.statuses() == {"00_corpora": "done", "01_scores": "fresh", "02_other": "done"}
 
 
+@pytest.mark.slow
 def test_only_and_force(project):
     assert project.statuses("--only", "01") == {"00_corpora": "fresh", "01_scores": "fresh"}
     assert project.statuses("--only", "02", "--force") == {"02_other": "done"}
 
 
+@pytest.mark.slow
 def test_profile_that_extends_and_skips(project):
     assert project.statuses("--profile", "other") == {"00_corpora": "done", "01_scores": "done"}
     assert set(project.manifest("other")) == {"table_a", "table_b", "fig_b"}
     assert ",12" in (project.root / "figures/other/table_b.csv").read_text()
 
 
+@pytest.mark.slow
 def test_manifest_keeps_the_seconds_of_the_run_that_made_the_products(project):
     path = project.root / "figures/small/manifest.json"
     first = json.loads(path.read_text())["seconds"]
@@ -213,6 +256,7 @@ def test_manifest_keeps_the_seconds_of_the_run_that_made_the_products(project):
     assert set(json.loads(path.read_text())["seconds"]) == {"00_corpora", "01_scores"}
 
 
+@pytest.mark.slow
 def test_product_no_longer_declared_leaves_the_manifest(project):
     project.declare(PROFILES, NOTEBOOKS | {"01_scores": NOTEBOOKS["01_scores"] | {"figures": []}})
     project.statuses()
@@ -347,6 +391,9 @@ BAD_INPUT = {
     "extends a list": ([], {"extends": ["other"]}, {}, "extends must be a text, got ['other']"),
     "twice": ([], {"parameters": {"sparsities": [0.2, 0.2]}}, {}, "sparsities names 0.2 twice"),
     "yes or no": ([], {"offline": "no"}, {}, "offline must be true or false, got 'no'"),
+    "older notebook": (["--only", "13_open_questions"], {}, {}, "13_expert_transfer, 14_expert_or_general"),
+    "older notebook, skipped": ([], {"skip": ["13_open_questions"]}, {}, "13_expert_transfer, 14_expert_or_general"),
+    "older product": ([], {}, {"tables": ["claims_routing"]}, "claims_routing_experts"),
     "number as product": ([], {}, {"tables": [1]}, "each of tables must be a text, got 1"),
     "product elsewhere": ([], {}, {"tables": ["../x"]}, "'../x'"),
     "list as product": ([], {}, {"figures": [["a"]]}, "each of figures must be a text, got ['a']"),
@@ -414,11 +461,11 @@ BAD_VALUES = [
     ("presets", ["flap12"], "presets: .*'flap128'"),
     ("published_table", "table1_zeroshot", "published_table: .*'table1_zero_shot'"),
     ("other_methods", ["2SSP", "ShortGTP"], "other_methods: .*'ShortGPT'"),
-    ("other_seeds", 0, "other_seeds must be at least 1, got 0"),
+    ("part_texts", 0, "part_texts must be at least 1, got 0"),
     ("x0", float("nan"), "x0 .*nan"),
     ("x0_grid", [float("nan")], "x0 .*nan"),
     ("k", 1000.0, "k=1000.0"),
-    ("own_sparsities", [1.0], "own_sparsities: .* 1.0"),
+    ("unprotected_sparsities", [1.0], "unprotected_sparsities: .* 1.0"),
     ("tasks", ["piqa", "boolq", "piqa"], "tasks names 'piqa' twice"),
     ("tasks", [], "tasks must not be empty"),
     ("variations", 1, "variations must be true or false, got 1"),
@@ -443,6 +490,13 @@ def test_impossible_values_are_refused_in_one_line(name, value, message):
 )  # fmt: skip
 def test_possible_values_pass(possible):
     parameters.check("here", possible)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [({"sparsities": [0.2, 0.5]}, [0.2, 0.5]), ({"sparsity": 0.5}, [0.5]), ({"sparsities": []}, [])]
+)
+def test_a_notebook_has_several_sparsities_or_one(given, found):
+    assert parameters.sparsities_of(given) == found
 
 
 @pytest.mark.parametrize(
@@ -527,6 +581,12 @@ def test_bad_input_is_one_line_and_touches_nothing(project, main, what):
     assert status == 2
     assert message in error and error.startswith("seaplib: ") and error.count("\n") == 1
     assert project.snapshot() == before
+
+
+def test_a_notebook_of_an_older_layout_is_refused_with_the_new_names(project, main):
+    project.declare(PROFILES, NOTEBOOKS | {"13_open_questions": {}})
+    status, error = main("reproduce")
+    assert status == 2 and "13_expert_transfer" in error and error.count("\n") == 1
 
 
 def test_missing_or_broken_files(project, main, monkeypatch):
@@ -632,5 +692,16 @@ def test_load_results_has_profile_and_table(project, monkeypatch):
 def test_provenance_names_versions_and_source():
     from seaplib.runner import manifest
 
-    shown = manifest.provenance(profile="small", model="bundled", notebook="01_scores")["value"]
+    shown = manifest.provenance(profile="small", model="bundled", notebook="01_scores")
     assert "torch" in shown["libraries"] and manifest.source_hash()[:12] in shown["package"] and shown["device"]
+
+
+def test_provenance_is_shown_whole():
+    from IPython.core.formatters import format_display_data
+
+    from seaplib.runner import manifest
+
+    long = "a word " * 60
+    shown = manifest.Provenance({"notebook": "01_scores", "libraries": f"{long}<1>"})
+    data, _ = format_display_data(shown)
+    assert f"{long}<1>" in data["text/plain"] and f"{long}&lt;1&gt;" in data["text/html"]

@@ -1,5 +1,7 @@
 """The factorial design: orthogonal contrasts, sums of squares against statsmodels, and what is put in comes out."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from seaplib.evaluation import bootstrap
 from seaplib.pruning import scores as scoring
 from seaplib.pruning import selection
 from seaplib.pruning.allocation import uniform
+from seaplib.reports import claims
 from seaplib.studies import expert_or_general
 from seaplib.studies.expert_or_general import BY_TASK, CELLS, NOISE
 from seaplib.texts import corpora
@@ -138,3 +141,38 @@ def test_cells_that_do_not_exist_are_refused(stats):
         expert_or_general.cell_scores(stats, "half", "general")
     with pytest.raises(ValueError, match="one, two, general"):
         expert_or_general.cell_scores(stats, expert_or_general.ONE, "general")
+
+
+def test_what_is_said_of_experts_and_general_masks_follows_from_the_numbers():
+    """On one task the mixtures are worse, on the other no cell differs."""
+    rows = []
+    for (amount, mixture), task in itertools.product(CELLS, ("piqa", "boolq")):
+        share = 0.2 if task == "piqa" and mixture != expert_or_general.ONE else 0.8
+        for seed in (0, 1, 2):
+            frame = pd.DataFrame({"doc_id": [str(i) for i in range(40)]})
+            frame["value"] = [float((7 * i + seed) % 40 < 40 * share) for i in range(40)]
+            named = {"amount": amount, "mixture": mixture, "task": task, "calibration_seed": seed}
+            rows += [frame.assign(metric=name, **named) for name in ("acc", "acc_norm", "exact_match")]
+    answers = pd.concat(rows, ignore_index=True).assign(requested_sparsity=0.5).astype({"calibration_seed": "Int64"})
+    factors = expert_or_general.effects(answers, draws=200)
+    assert len(factors) == 2 * (1 + 9 + 2) and set(factors["n"]) == {80}
+    lead = factors[(factors["source"] == expert_or_general.AHEAD) & (factors["metric"] == "exact_match")].iloc[0]
+    assert lead["effect"] == pytest.approx(-0.3)
+    by_task = expert_or_general.effects_by_task(answers, draws=200)
+    assert len(by_task) == 2 * 2 * 5
+    verdicts = claims.save(expert_or_general.claims(factors), "14_expert_or_general", "p")
+    decided = verdicts.set_index("claim_id")["verdict"]
+    assert (
+        decided["general-beats-experts/50%/accuracy"] == "reversed" == decided["mixed-text-beats-own/50%/exact-match"]
+    )
+    assert decided["more-text-helps/50%/accuracy"] == "undecided" and len(decided) == 10
+    text = expert_or_general.answer(verdicts, factors, by_task)
+    assert "experts beat the general mask over all tasks (-30 " in text and "50% is due to the variety of text" in text
+    assert "ahead on no task and behind on PIQA by exact match" in text
+    shown = expert_or_general.display_by_task(by_task).set_index(["task", "metric"])
+    assert (
+        shown.at[("PIQA", "accuracy"), "variety"] == "-60.0*" and shown.at[("BoolQ", "accuracy"), "variety"] == "+0.0"
+    )
+    means = expert_or_general.cell_means(answers)
+    assert means.columns.tolist() == ["sparsity", "metric", "amount", *expert_or_general.MIXTURES]
+    assert expert_or_general.display(factors)["by seeds alone"].iloc[0] == "–"

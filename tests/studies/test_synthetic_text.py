@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ARCHITECTURE_CASES, SENTENCES
 
-from seaplib.studies import synthetic_text
+from seaplib.studies import continuations, synthetic_text
 from seaplib.texts import corpora
 
 pytestmark = pytest.mark.unit
@@ -73,7 +73,7 @@ def test_continuations_depend_on_the_seed_alone_and_are_stored(tiny_model, tiny_
 
 
 def test_what_stands_after_the_end_of_a_text_is_cut():
-    assert synthetic_text._until([5, 6, 2, 7], {2}) == [5, 6] and synthetic_text._until([5, 6], {2, None}) == [5, 6]
+    assert continuations._until([5, 6, 2, 7], {2}) == [5, 6] and continuations._until([5, 6], {2, None}) == [5, 6]
 
 
 def test_a_prompt_without_room_is_refused(tiny_model, tiny_tokenizer):

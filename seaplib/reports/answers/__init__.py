@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "accuracy": ["beyond", "other_methods", "percent", "scorecard", "sparsity_settings", "tally", "zero_shot"],
         "activations": ["hidden_states", "norms", "remove_tests", "task_classifier"],
         "costs": ["inference_speed", "perplexity", "routing", "sparse_inputs"],
+        "masks": ["corpora", "generation", "pruning"],
     },
 )

@@ -34,7 +34,10 @@ def sparsity_settings(means: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     named = means[(means["method"] != "FLAP as published") & ~means["label"].str.contains("+", regex=False)]
     for sparsity, at in named[named["requested_sparsity"] > 0].groupby("requested_sparsity"):
         best = at.loc[at.groupby("label")["value"].idxmax()]
-        listed = ", ".join(f"{row.label} {row.allocation} ({100 * row.value:.1f}%)" for row in best.itertuples())
+        listed = ", ".join(
+            f"{row.label}, {display_names.allocation(row.allocation)} ({100 * row.value:.1f}%)"
+            for row in best.itertuples()
+        )
         text += f"\n\nBest allocation at {display_names.sparsity(sparsity)}: {listed}."
     return text + f"\n\nOf {len(verdicts)} claims here: {tally(verdicts)}."
 

@@ -31,7 +31,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "zero_shot",
         ],
         "input_sparsity": ["activations_against_weights", "layer_errors", "sparsity_rules"],
+        "looks": ["method_sheet"],
         "pruning": ["allocation_curves", "mask_overlap", "masks", "remove_test"],
+        "sliders": ["allocation_sliders"],
         "studies": [
             "abstention",
             "calibration_size",

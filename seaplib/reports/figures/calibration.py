@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .. import display_names
 from .style import (
@@ -139,7 +140,9 @@ def corpus_lengths(frame: pd.DataFrame) -> Figure:
         ax.hlines(place, row["tokens_p10"], row["tokens_p90"], color=looks[task]["color"])
         ax.plot(row["tokens_max"], place, linestyle="", marker="|", color="0.5")
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(as_number)
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_yticks(range(len(order)), [display_names.task(task) for task in order])
     ax.invert_yaxis()
     ax.set_xlabel("tokens per text\n(median, 10–90%, longest)")
@@ -166,7 +169,8 @@ def hidden_states(frame: pd.DataFrame) -> Figure:
         ax.set(xticks=[], yticks=[], title="embeddings (layer 0)" if layer == 0 else f"layer {layer}")
         ax.spines[["top", "right"]].set_visible(True)
     hide_spare(axes, len(layers))
-    columns = -(-len(styles) // -(-len(styles) // 5))  # rows of equal length
+    most = int(5 * fig.get_figwidth() / DOUBLE)
+    columns = -(-len(styles) // -(-len(styles) // most))  # rows of equal length
     legend_below(fig, axes.flat[0], columns, markerscale=1.5)
     return fig
 
@@ -233,7 +237,7 @@ def norm_heatmaps(
                 ax.set_title(f"layer {layer}")
         axes[-1, column].set_xlabel(f"{len(chosen)} of {first.shape[1]} dimensions", fontsize=7)
     bar = fig.colorbar(drawn, ax=axes, fraction=0.02, pad=0.01)
-    bar.set_label("log2 norm / mean over tasks" if relative else "norm, scaled per layer")
+    bar.set_label("log$_2$ of norm / mean over tasks" if relative else "norm, scaled per layer")
     if not relative:
         bar.set_ticks([])
     return fig

@@ -9,31 +9,26 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 from ...evaluation import bootstrap, comparison
-from ...settings import ALLOCATIONS
 from .. import display_names, summaries, tables
+from .looks import allocation_legend, allocation_styles, variant_styles
 from .style import (
-    CELLS,
     DENSE_LINE,
     DIVERGING,
     DOUBLE,
-    NUMBERS,
     PALE,
     SINGLE,
     as_number,
     as_percent,
+    cells,
     hide_spare,
     label_rows,
-    legend_below,
-    mark,
     name_ticks,
     styled,
     unique,
-    variant_styles,
 )
 
 SPEED_TITLES = {"decode": "decode, tokens/s", "prefill": "prefill, tokens/s"}
@@ -48,12 +43,12 @@ def confusion(matrices: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
     matrices = {"": matrices} if isinstance(matrices, pd.DataFrame) else matrices
     size = (SINGLE, 0.95 * SINGLE) if len(matrices) == 1 else (DOUBLE, 0.58 * DOUBLE)
     fig, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False)
-    look = {"vmin": 0, "vmax": 1, "cmap": CELLS, "cbar": False, "linewidths": 0.5, "annot_kws": {"fontsize": 6.5}}
     for ax, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
         order = display_names.task_order([*matrix.index, *matrix.columns])
         counts = matrix.reindex(index=order, columns=order, fill_value=0)
         shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
-        sns.heatmap(shares, annot=counts, fmt="g", square=True, ax=ax, **look)
+        cells(ax, shares, counts.astype(str), vmin=0, vmax=1)
+        ax.set_aspect("equal")
         name_ticks(ax, order, order if ax is axes[0, 0] else [])
         ax.set(xlabel="predicted", ylabel="true" if ax is axes[0, 0] else "", title=title)
     return fig
@@ -76,8 +71,8 @@ def perplexity(frame: pd.DataFrame) -> Figure:
     size = (DOUBLE, len(panels) * (0.16 * len(order) + 0.55) + 0.1)
     fig, axes = plt.subplots(len(panels), len(sparsities), figsize=size, squeeze=False, sharey=True)
     for panel, row in zip(panels, axes, strict=True):
-        cells = frame[frame["panel"] == panel].set_index(["requested_sparsity", "label"])
-        values = np.log(cells[[c for c in ("perplexity", "low", "high") if c in cells]])
+        rows = frame[frame["panel"] == panel].set_index(["requested_sparsity", "label"])
+        values = np.log(rows[[c for c in ("perplexity", "low", "high") if c in rows]])
         means = np.exp(values.groupby(level=[0, 1]).mean())
         dense = means.loc[0.0, "perplexity"].iloc[0] if 0.0 in means.index else np.nan
         for ax, sparsity in zip(row, sparsities, strict=True):
@@ -85,7 +80,7 @@ def perplexity(frame: pd.DataFrame) -> Figure:
                 place, end = order.index(label), cell.get("high", cell["perplexity"])
                 ax.plot(cell["perplexity"], place, linestyle="", **looks[label])
                 ax.hlines(place, cell.get("low", end), end, color=looks[label]["color"], linewidth=0.8)
-                _beside(ax, f"{cell['perplexity']:.3g}", end, place)
+                _beside(ax, f"{cell['perplexity']:#.3g}".rstrip("."), end, place)
             _rows(ax, order)
             ax.axvline(dense, **DENSE_LINE)
             _log_axis(ax)
@@ -130,8 +125,8 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
     )  # fmt: skip
     for (sparsity, block), row in zip(blocks.items(), axes, strict=True):
         for ax, task in zip(row, tasks, strict=True):
-            cells = block[block["task"] == task].set_index("label")
-            _dots(ax, [cells.loc[[label]] if label in cells.index else cells[:0] for label in order], order, looks)
+            found = block[block["task"] == task].set_index("label")
+            _dots(ax, [found.loc[[label]] if label in found.index else found[:0] for label in order], order, looks)
             if task in dense:
                 ax.axvline(dense[task], **DENSE_LINE)
             if task in guessed:
@@ -145,7 +140,8 @@ def zero_shot(frame: pd.DataFrame) -> Figure:
             ax.xaxis.set_major_locator(FixedLocator(_two_ticks(*ax.get_xlim())))
         name = "average" if task == tables.AVERAGE else display_names.task(task).replace("mini-", "mini-\n")
         ax.set_title(name, fontsize=6, fontweight="bold" if task == tables.AVERAGE else "normal")
-    fig.supxlabel("accuracy, %", fontsize=8)
+    lines = ["dashed: dense model"] * bool(len(dense)) + ["dotted: guessing"] * bool(len(guessed))
+    fig.supxlabel("accuracy, %" + (f" ({'; '.join(lines)})" if lines else ""), fontsize=8)
     return fig
 
 
@@ -184,13 +180,14 @@ def _two_ticks(low: float, high: float) -> list[float]:
 def sparsity_settings(frame: pd.DataFrame) -> Figure:
     """Table 3: average accuracy of every method under each ``allocation``, with 95% intervals.
 
-    A panel per sparsity; the dashed line is the dense model. Takes the frame of ``evaluate``.
+    A panel per sparsity; the dashed line is the dense model. Takes the frame of ``evaluate``; open markers are
+    allocations that protect the last layers.
     """
     means = summaries.by_allocation(frame)
     dense = means.loc[means["allocation"] == "none", "value"]
     means = means[means["allocation"] != "none"]
     allocations = unique(means["allocation"])
-    order, looks = display_names.variant_order(means), variant_styles(allocations)
+    order, looks = display_names.variant_order(means), allocation_styles(allocations)
     pairs = set(zip(means["label"], means["allocation"], strict=True))
     slots = [(label, name) for label in order for name in [*allocations, None]]
     lines = [slot for slot in slots if slot in pairs or slot[1] is None]
@@ -203,17 +200,18 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
     for ax, sparsity in zip(axes.flat, sparsities, strict=True):
         for allocation in allocations:
             rows = means[(means["allocation"] == allocation) & (means["requested_sparsity"] == sparsity)]
-            bars = {"xerr": bootstrap.Z * rows["stderr"], "linestyle": "", "elinewidth": 0.8}
-            y = [place[label, allocation] for label in rows["label"]]
-            ax.errorbar(rows["value"], y, label=allocation, **bars, **looks[allocation])
+            look = looks[allocation] | {"linestyle": "", "elinewidth": 0.8, "xerr": bootstrap.Z * rows["stderr"]}
+            ax.errorbar(rows["value"], [place[label, allocation] for label in rows["label"]], **look)
         if len(dense):
-            ax.axvline(dense.iloc[0], **DENSE_LINE, label="Dense")
+            ax.axvline(dense.iloc[0], **DENSE_LINE)
+        ax.grid(axis="x", color=PALE, linewidth=0.5)
+        ax.set_axisbelow(True)
         ax.set_yticks(middle, order, fontsize=6.5)
         ax.set_ylim(len(lines) - 1, -1)
         ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_formatter(as_percent)
         ax.set(title=f"{display_names.sparsity(sparsity)} sparsity", xlabel="average accuracy, %")
-    legend_below(fig, axes.flat[0], 4)
+    allocation_legend(fig, allocations, dense=len(dense) > 0)
     return fig
 
 
@@ -221,28 +219,22 @@ def sparsity_settings(frame: pd.DataFrame) -> Figure:
 def accuracy_by_sparsity(frame: pd.DataFrame) -> Figure:
     """Average accuracy over sparsity: a panel per method, a line per ``allocation``, all from the dense model.
 
-    Dashed lines with open markers protect the last layers. Takes the frame of ``evaluate``; the
-    intervals of these averages are in ``sparsity_settings``.
+    Dashed lines with open markers protect the last layers, dotted ones leave the first alone. Takes the frame of
+    ``evaluate``; the intervals of these averages are in ``sparsity_settings``.
     """
     means = summaries.by_allocation(frame)
     dense = means.loc[means["allocation"] == "none", "value"].mean()
     means = means[means["allocation"] != "none"]
-    order, allocations = display_names.variant_order(means), unique(means["allocation"])
-    curves = list(dict.fromkeys(name.partition(",")[0] for name in allocations))
+    order, looks = display_names.variant_order(means), allocation_styles(unique(means["allocation"]))
     columns = len(order) if len(order) <= 4 else 3
     rows = -(-len(order) // columns)
     size = (DOUBLE, 1.45 * rows + 0.6)
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
     for ax, label in zip(axes.flat, order, strict=False):
-        for name in allocations:
+        for name, look in looks.items():
             line = means[(means["label"] == label) & (means["allocation"] == name)].sort_values("requested_sparsity")
-            if line.empty:
-                continue
-            place = curves.index(name.partition(",")[0])
-            look = mark(place) | {"label": name}
-            if _protected(name):
-                look |= {"linestyle": "--", "markerfacecolor": "white"}
-            ax.plot([0, *line["requested_sparsity"]], [dense, *line["value"]], **look)
+            if len(line):
+                ax.plot([0, *line["requested_sparsity"]], [dense, *line["value"]], label=name, **look)
         ax.set_title(label, fontsize=7)
         ax.grid(axis="y", color=PALE, linewidth=0.5)
         ax.xaxis.set_major_formatter(as_percent)
@@ -252,16 +244,8 @@ def accuracy_by_sparsity(frame: pd.DataFrame) -> Figure:
         ax.tick_params(labelbottom=True)
         ax.set_xlabel("sparsity, %")
     fig.supylabel("average accuracy, %", fontsize=8)
-    shown = {text: line for ax in axes.flat for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-    handles = {name: shown[name] for name in allocations}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    allocation_legend(fig, looks)
     return fig
-
-
-def _protected(allocation: str) -> bool:
-    """Whether an allocation of that name leaves the last layers alone: as the name says, or else by default."""
-    kind, _, protection = allocation.partition(", protect ")
-    return not protection.endswith("+0") if protection else kind in ALLOCATIONS and ALLOCATIONS[kind].protect_last > 0
 
 
 @styled
@@ -279,22 +263,30 @@ def differences_by_task(frame: pd.DataFrame) -> Figure:
     for ax, sparsity in zip(axes.flat, sparsities, strict=True):
         part = frame[frame["requested_sparsity"] == sparsity]
         square = part.pivot(index="pair", columns="task", values="difference").reindex(index=pairs, columns=columns)
-        text = square.map(lambda value: "" if np.isnan(value) else f"{round(100 * value):+d}".replace("-", "−"))
-        look = {"cmap": DIVERGING, "vmin": -top, "vmax": top, "cbar": False, "linewidths": 0.5}
-        sns.heatmap(square, annot=text, **NUMBERS, ax=ax, **look)
-        decided = {(row.pair, row.task) for row in part.itertuples() if row.low > 0 or row.high < 0}
-        cells = [(pair, task) for pair in pairs for task in columns if text.loc[pair, task]]
-        for cell, written in zip(cells, [t for t in ax.texts if t.get_text()], strict=True):
-            written.set_fontweight("bold" if cell in decided else "normal")
+        text = square.map(_signed_points)
+        written = cells(ax, square, text, cmap=DIVERGING, vmin=-top, vmax=top)
+        for row in part.itertuples():
+            if row.low > 0 or row.high < 0:
+                written[row.pair, row.task].set_fontweight("bold")
         ax.axvline(len(tasks), color="white", linewidth=3)
         ax.set_yticks(np.arange(len(pairs)) + 0.5, pairs, rotation=0, fontsize=6.5)
         ax.set_xticks(
-            np.arange(len(columns)) + 0.5, [*(display_names.task(task) for task in tasks), "mean"], rotation=30
-        )
+            np.arange(len(columns)) + 0.5, [*(display_names.task(task) for task in tasks), "mean"], rotation=30,
+            ha="right", rotation_mode="anchor",
+        )  # fmt: skip
         ax.tick_params(length=0)
         ax.tick_params(axis="x", labelsize=6.5, labelbottom=ax is axes[-1, 0])
         ax.set(xlabel="", ylabel="", title=f"{display_names.sparsity(sparsity)} sparsity")
+    fig.supxlabel("difference in points; bold: the 95% interval excludes 0", fontsize=7)
     return fig
+
+
+def _signed_points(difference: float) -> str:
+    """A difference in whole points; zero has no sign, a missing difference is empty."""
+    if np.isnan(difference):
+        return ""
+    points = round(100 * difference)
+    return f"{points:+d}".replace("-", "−") if points else "0"
 
 
 @styled

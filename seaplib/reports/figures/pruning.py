@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ...evaluation import bootstrap
 from .. import display_names
+from .looks import allocation_legend, allocation_styles
 from .style import (
     DENSE,
     DOUBLE,
@@ -24,7 +25,6 @@ from .style import (
     shades,
     styled,
     unique,
-    variant_styles,
 )
 
 
@@ -56,7 +56,8 @@ def remove_test(frame: pd.DataFrame) -> Figure:
         ax.set_title(display_names.task(task) + ("" if metric == "accuracy" else f", {display_names.metric(metric)}"))
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.flat[0].set_ylabel("right answers")
-    legend_below(fig, axes.flat[0], 4 if len(panels) == 1 else 8)
+    title = {"title": "sparsity of the pruned layer", "title_fontsize": 7}
+    legend_below(fig, axes.flat[0], 4 if len(panels) == 1 else 8, **title)
     return fig
 
 
@@ -64,13 +65,13 @@ def remove_test(frame: pd.DataFrame) -> Figure:
 def allocation_curves(frame: pd.DataFrame) -> Figure:
     """Sparsity ``ratio`` given to every ``layer`` by each ``allocation``; a panel per global ``sparsity``.
 
-    With a column ``module``, attention and MLP are separate line styles where they differ.
+    Allocations are named as in results ("logistic, protect 0+0"). With a column ``module``, attention and MLP are
+    separate lines where they differ, MLP's without markers.
     """
     if "module" in frame and frame.groupby(["sparsity", "allocation", "layer"])["ratio"].nunique().max() == 1:
         frame = frame.drop_duplicates(["sparsity", "allocation", "layer"]).drop(columns="module")
     sparsities, names = sorted(frame["sparsity"].unique()), unique(frame["allocation"])
-    looks = variant_styles(names)
-    dashes = ["-", "--", ":"]
+    looks = allocation_styles(names)
     width = SINGLE if len(sparsities) == 1 else DOUBLE
     fig, axes = plt.subplots(1, len(sparsities), figsize=(width, 2.5), squeeze=False, sharey=True)
     modules = unique(frame["module"]) if "module" in frame else [None]
@@ -78,17 +79,14 @@ def allocation_curves(frame: pd.DataFrame) -> Figure:
         ax.axhline(sparsity, color="0.7", linewidth=0.6, zorder=0)
         for name in names:
             lines = frame[(frame["sparsity"] == sparsity) & (frame["allocation"] == name)].sort_values("layer")
-            for module, dash in zip(modules, dashes, strict=False):
+            for module in modules:
                 line = lines if module is None else lines[lines["module"] == module]
-                text = name if module is None else f"{name}, {module}"
-                ax.plot(line["layer"], line["ratio"], dash, label=text, **looks[name])
-        layer_axis(ax)
-        ax.set_title(f"G = {display_names.sparsity(sparsity)}")
+                ax.plot(line["layer"], line["ratio"], **looks[name] | ({"marker": ""} if module == "mlp" else {}))
+        layer_axis(ax, "layer" if modules == [None] else "layer (MLP without markers)")
+        ax.set_title(f"{display_names.sparsity(sparsity)} sparsity")
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.flat[0].set_ylabel("sparsity of the layer")
-    lines = len(axes.flat[0].get_legend_handles_labels()[1])
-    columns = 2 if len(sparsities) == 1 else 5 if lines == 5 else 4
-    legend_below(fig, axes.flat[0], columns, handlelength=2.6)
+    allocation_legend(fig, names)
     return fig
 
 
@@ -132,8 +130,8 @@ def mask_overlap(frame: pd.DataFrame) -> Figure:
         panel = frame[frame["module"] == module] if "module" in frame else frame
         matrix(ax, panel, "jaccard")
         pairs = panel[panel["task_a"] != panel["task_b"]]
-        chance = f", chance {pairs['chance'].mean():.2f}" if "chance" in panel else ""
-        ax.set_title(f"{module}: Jaccard index of kept units{chance}", fontsize=7)
+        chance = f" (chance {pairs['chance'].mean():.2f})" if "chance" in panel else ""
+        ax.set_title(f"{module}: Jaccard index\nof the kept units{chance}", fontsize=7)
     if (frame.loc[frame["task_a"] == frame["task_b"], "jaccard"] < 1).any():
         fig.supxlabel("diagonal: the same task, calibrated on other texts", fontsize=7)
     return fig

@@ -6,6 +6,7 @@ matplotlibrc has no influence. Files carry no dates and no versions: the same fi
 bytes.
 """
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from ... import paths
@@ -30,7 +33,6 @@ CELLS, LOSSES = "Blues", "rocket_r"  # heat maps with numbers written in: shares
 PALE = "0.92"  # grid lines, and bands behind text
 DENSE = "0.15"  # the unpruned model is always this grey
 DENSE_LINE = {"color": DENSE, "linestyle": "--", "linewidth": 0.8, "zorder": 0}
-NUMBERS = {"fmt": "", "annot_kws": {"fontsize": 6.5}}  # written into a heat map
 RC = {
     "figure.dpi": 150,
     "savefig.dpi": 300,
@@ -124,18 +126,6 @@ def task_styles(names) -> dict[str, dict]:
     return {name: mark(place[name]) for name in order}
 
 
-def variant_styles(order) -> dict[str, dict]:
-    """Colour and marker of every variant label, in the given order; the dense model is dark grey."""
-    styles, index = {}, 0
-    for label in order:
-        if display_names.method_key(label).startswith("dense"):
-            styles[label] = {"color": DENSE, "marker": "o"}
-        else:
-            styles[label] = mark(index)
-            index += 1
-    return styles
-
-
 def shades(values) -> dict:
     """A sequential colour per value, light to dark, all legible on white."""
     values = sorted(set(values))
@@ -151,10 +141,28 @@ def matrix(ax, frame, value: str) -> None:
     off = square.values[~np.eye(len(order), dtype=bool)]
     low, high = (np.nanmin(off), np.nanmax(off)) if off.size else (0, 1)
     text = square.map(lambda number: "" if np.isnan(number) else f"{number:.2f}".replace("0.", "."))
-    look = {"cmap": CELLS, "vmin": low - 0.1 * (high - low), "vmax": high, "linewidths": 0.5}
-    sns.heatmap(square, annot=text, fmt="", annot_kws={"fontsize": 5.5}, cbar=False, square=True, ax=ax, **look)
+    cells(ax, square, text, fontsize=5.5, vmin=low - 0.1 * (high - low), vmax=high)
+    ax.set_aspect("equal")
     name_ticks(ax, order, order)
-    ax.set(xlabel="", ylabel="")
+
+
+def cells(ax, values: pd.DataFrame, text: pd.DataFrame, fontsize: float = 6.5, **look) -> dict[tuple, Text]:
+    """A heat map of ``values`` with ``text`` written in, the first row on top; (row, column) → the text of the cell.
+
+    ``look`` goes to ``pcolormesh``. seaborn's heat map would draw the whole figure to see whether its labels overlap.
+    """
+    numbers = np.ma.masked_invalid(values.to_numpy(float))
+    mesh = ax.pcolormesh(numbers, **{"cmap": CELLS, "edgecolors": "white", "linewidth": 0.5} | look)
+    ax.set(xlim=(0, values.shape[1]), ylim=(values.shape[0], 0))
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    light = mesh.to_rgba(numbers)[..., :3] @ (0.2126, 0.7152, 0.0722) > 0.6
+    written = {}
+    for (y, row), (x, column) in itertools.product(enumerate(values.index), enumerate(values.columns)):
+        if text.iloc[y, x]:
+            look = {"color": DENSE if light[y, x] else "white", "fontsize": fontsize, "ha": "center", "va": "center"}
+            written[row, column] = ax.text(x + 0.5, y + 0.5, text.iloc[y, x], **look)
+    return written
 
 
 def unique(values) -> list:

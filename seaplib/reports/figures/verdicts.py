@@ -1,99 +1,94 @@
-"""The figure of the scorecard (notebook 99): every claim with its interval and verdict, a few in words, many by id."""
+"""The figure of the scorecard (notebook 99): the paper's claims, each with interval, the paper's number and verdict."""
 
-import itertools
+import re
 import textwrap
-from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...evaluation.comparison import HOLDS, REVERSED, UNDECIDED
+from .. import claims, tables
 from .style import DOUBLE, PALE, PALETTE, styled
 
-VERDICTS = {"holds": (PALETTE[2], "o"), "undecided": ("0.5", "D"), "does not hold": (PALETTE[3], "X")}
-FEW = 40  # claims that still fit on a page with their words
-COLUMNS, PAGE = 5, 9.2  # of many claims; the height of a page in inches
+VERDICTS = {
+    HOLDS: {"color": PALETTE[0], "marker": "o"},
+    REVERSED: {"color": PALETTE[3], "marker": "X"},
+    UNDECIDED: {"color": "0.45", "marker": "D"},
+    claims.NOT_TESTED: {"color": "0.6", "marker": "o", "markerfacecolor": "white"},
+}
+HOLM = f"{claims.MARK.strip()} does not survive Holm's correction"
+LINE, ABOVE, BELOW = 0.29, 0.5, 0.31  # inches: a claim, the legend and headings, the axis
+CLAIM, PANEL, ESTIMATE, THEIRS, VERDICT, WORD = 0.04, 2.66, 3.65, 4.87, 5.93, 6.06  # where the columns begin, in inches
+ACROSS = 0.92  # width of the interval panel in inches
+WORDS, PAPER_WORDS = 47, 16  # characters in a line of a claim and of the paper's number
 
 
 @styled
 def scorecard(frame: pd.DataFrame) -> Figure:
-    """A forest plot of claims: ``measured`` with its interval ``low``-``high``, marked by ``verdict``.
+    """A forest plot of the claims of ``claims.gather``, a row each; made for the paper's (part "paper"), at most 20.
 
-    Every row has its own scale, so that its interval fills the panel: what counts is on which side
-    of the line (no effect) it lies. Where the no-effect value is not 0, column ``null`` holds it.
-
-    Up to ``FEW`` claims stand in words, with ``unit`` behind their numbers. More of them stand in
-    columns on one page, by ``claim_id`` alone and under the notebook that it begins with; their
-    words are in the table.
+    From left to right: the sentence; our estimate with its 95% interval around the null value, every row on a scale
+    of its own, to the right what the claim says; the same in numbers; the paper's number; the verdict. A row without
+    an estimate has a dash.
     """
     rows = frame.reset_index(drop=True)
-    fig = _by_number(rows) if len(rows) > FEW and "claim_id" in rows else _in_words(rows)
+    height = LINE * len(rows) + ABOVE + BELOW
+    fig = plt.figure(figsize=(DOUBLE, height))
+    fig.set_layout_engine("none")
+    ax = fig.add_axes((PANEL / DOUBLE, BELOW / height, ACROSS / DOUBLE, LINE * len(rows) / height))
+    for line in range(0, len(rows), 2):
+        foot = 1 - (ABOVE + LINE * (line + 1)) / height
+        fig.add_artist(plt.Rectangle((0, foot), 1, LINE / height, color=PALE, alpha=0.6, linewidth=0, zorder=-1))
+    _intervals(ax, rows)
+    cells = {
+        CLAIM: [textwrap.fill(text, WORDS) for text in rows["claim"]],
+        ESTIMATE: [_in_two_lines(claims.estimate(row)) for row in rows.itertuples()],
+        THEIRS: [textwrap.fill(text, PAPER_WORDS) or tables.MISSING for text in rows["paper"].fillna("")],
+        WORD: claims.marked(rows),
+    }
+    heads = {CLAIM: "the paper's claim", PANEL: "measured here, with 95% interval", THEIRS: "in the paper"}
+    for x, text in (heads | {VERDICT: "verdict"}).items():
+        fig.text(x / DOUBLE, (height - ABOVE + 0.06) / height, text, fontweight="bold", fontsize=7)
+    for x, texts in cells.items():
+        for line, text in enumerate(texts):
+            y = 1 - (ABOVE + LINE * (line + 0.5)) / height
+            fig.text(x / DOUBLE, y, text, va="center", fontsize=7, linespacing=1.0)
+    at = (VERDICT - PANEL + 0.04) / ACROSS  # in widths of the panel
+    for line, verdict in enumerate(rows["verdict"]):
+        ax.plot(at, line, transform=ax.get_yaxis_transform(), clip_on=False, **VERDICTS[verdict])
     shown = [verdict for verdict in VERDICTS if verdict in set(rows["verdict"])]
-    ax = fig.axes[0]
-    handles = [ax.plot([], [], color=VERDICTS[v][0], marker=VERDICTS[v][1], label=v)[0] for v in shown]
-    fig.legend(handles=handles, loc="outside upper left", ncols=3)
+    handles = [plt.Line2D([], [], label=verdict, **VERDICTS[verdict] | {"linestyle": ""}) for verdict in shown]
+    if any(text.endswith(claims.MARK) for text in cells[WORD]):
+        handles.append(plt.Line2D([], [], linestyle="", label=HOLM))
+    fig.legend(handles=handles, loc="upper left", ncols=len(handles), borderaxespad=0.3, handlelength=1)
     return fig
 
 
-def _in_words(rows: pd.DataFrame) -> Figure:
-    fig, ax = plt.subplots(figsize=(DOUBLE, 0.2 * len(rows) + 0.6))
-    _intervals(ax, rows, range(len(rows)))
-    for place, row in rows.iterrows():
-        unit = f" {row['unit']}" if "unit" in rows and isinstance(row["unit"], str) else ""
-        text = f"{row['measured']:.3g} [{row['low']:.3g}, {row['high']:.3g}]{unit}" if row.notna()["measured"] else "–"
-        ax.annotate(text, (1.04, place), xycoords=ax.get_yaxis_transform(), va="center", fontsize=5.8)
-    texts = [textwrap.fill(claim, 72) for claim in rows["claim"]]
-    ax.set_yticks(range(len(rows)), texts, fontsize=5.8, linespacing=0.95)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    return fig
-
-
-def _by_number(rows: pd.DataFrame) -> Figure:
-    notebooks = rows["claim_id"].astype(str).str.partition(".")[0].tolist()
-    lengths = itertools.count(-(-len(rows) // COLUMNS))
-    columns = next(made for made in (_columns(notebooks, n) for n in lengths) if len(made) <= COLUMNS)
-    longest = max(map(len, columns))
-    height = min(0.17 * longest + 0.6, PAGE)
-    size = min(6.0, 72 * 0.75 * (height - 0.6) / longest)  # of the numbers, in points: three quarters of a line
-    fig, axes = plt.subplots(1, len(columns), figsize=(DOUBLE, height), squeeze=False)
-    for ax, lines in zip(axes.flat, columns, strict=True):
-        claims = {place: line for line, place in enumerate(lines) if place is not None}
-        _intervals(ax, rows.loc[list(claims)], claims.values())
-        ax.set_yticks(list(claims.values()), rows.loc[list(claims), "claim_id"], fontsize=size)
-        ax.grid(axis="y", color=PALE, linewidth=0.4)
-        ax.set_axisbelow(True)
-        for line in set(range(len(lines))) - set(claims.values()):
-            ax.axhspan(line - 0.5, line + 0.5, color=PALE, zorder=2)
-            title = f"notebook {notebooks[lines[line + 1]]}"
-            ax.text(0, line, title, ha="center", va="center_baseline", fontsize=size, fontweight="bold", zorder=3)
-        ax.set_ylim(longest - 0.5, -0.5)
-    return fig
-
-
-def _columns(notebooks: Sequence[str], length: int) -> list[list[int | None]]:
-    """The places of claims in columns of ``length`` lines; None is the line of a notebook's title.
-
-    A title stands before the first claim of a notebook and again on top of a column that goes on
-    with a notebook, never alone at the end.
-    """
-    columns: list[list[int | None]] = [[]]
-    for place, name in enumerate(notebooks):
-        titled = place == 0 or notebooks[place - 1] != name
-        if columns[-1] and len(columns[-1]) + 1 + titled > length:
-            columns.append([])
-        columns[-1] += [None, place] if titled or not columns[-1] else [place]
-    return columns
-
-
-def _intervals(ax, rows: pd.DataFrame, lines) -> None:
-    """Interval and mark of every row on its line, each on a scale of its own around its null value."""
-    null = rows["null"].fillna(0) if "null" in rows else 0.0
-    centred = rows[["measured", "low", "high"]].sub(null, axis=0)
-    centred = centred.div(centred.abs().max(axis=1).replace(0, 1), axis=0)
+def _intervals(ax, rows: pd.DataFrame) -> None:
+    """Interval and mark of every row around its null value, what the claim says on the right."""
+    signed = rows[["measured", "low", "high"]].sub(rows["null"], axis=0).mul(rows["direction"], axis=0)
+    scaled = signed.div(signed.abs().max(axis=1).replace(0, 1), axis=0)
     ax.axvline(0, color="0.4", linewidth=0.8)
-    for line, row, verdict in zip(lines, centred.itertuples(), rows["verdict"], strict=True):
-        colour, marker = VERDICTS.get(verdict, ("0.5", "D"))
-        ax.hlines(line, row.low, row.high, color=colour)
-        ax.plot(row.measured, line, marker=marker, color=colour)
-    ax.set(xlim=(-1.1, 1.1), xticks=[0], xticklabels=["no effect"])
-    ax.tick_params(axis="y", length=0)
+    for line, (row, verdict) in enumerate(zip(scaled.itertuples(), rows["verdict"], strict=True)):
+        look = VERDICTS[verdict]
+        if np.isfinite(row.measured):
+            ax.hlines(line, row.low, row.high, color=look["color"])
+            ax.plot(row.measured, line, **look)
+    ax.set(xlim=(-1.1, 1.1), ylim=(len(rows) - 0.5, -0.5), yticks=[])
+    ax.set_xticks([])
+    for side, align, text in ((-0.1, "right", "against"), (0.1, "left", "as claimed")):
+        below = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "va": "top", "fontsize": 6.5}
+        ax.annotate(text, (side, 0), (0, -2), ha=align, **below)
+    ax.set_xlabel("each row on a scale of its own", fontsize=6.5, labelpad=12)
+    ax.spines[:].set_visible(False)
+    ax.patch.set_visible(False)
+
+
+def _in_two_lines(estimate: str) -> str:
+    """An estimate and its unit, the interval below: "+1.2 [+0.3, +2.0] points" takes too much width."""
+    number, interval, unit = re.fullmatch(r"(\S+)( \[.*\])?(.*)", estimate).groups()
+    number = {" ×": f"×{number}", " %": f"{number}%"}.get(unit, number + unit)
+    lines = f"{number}\n{(interval or '').strip()}".strip().replace("-", "−")
+    return re.sub(r"\+0(?![.\d])", "0", lines)  # no sign before nothing
