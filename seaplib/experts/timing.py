@@ -27,11 +27,11 @@ NO_TIME = {"tokens": np.nan, "low": np.nan, "high": np.nan}
 FEWEST = 5  # turns from which there is an interval over them
 #: stream, place of the room among the rooms, reference, null value of the ratio, claim
 CLAIMS = [
-    ("mixed", 0, WHOLE, 1.0, "Routed experts answer a mixed stream faster than the dense model (most room)"),
-    ("mixed", -1, WHOLE, 1.0, "Routed experts answer a mixed stream faster than the dense model (least room)"),
-    ("bursts", -1, WHOLE, 1.0, "Routed experts answer bursts faster than the dense model (least room)"),
-    ("batches", 0, WHOLE, 1.0, "Routed experts answer mixed batches faster than the dense model (most room)"),
-    ("mixed", 0, GENERAL, 0.95, "Routed experts reach 95% of the general mask's throughput (most room)"),
+    ("mixed", 0, WHOLE, 1.0, "With the most room, routed experts answer a mixed stream faster than the dense model"),
+    ("mixed", -1, WHOLE, 1.0, "With the least room, routed experts answer a mixed stream faster than the dense model"),
+    ("bursts", -1, WHOLE, 1.0, "With the least room, routed experts answer bursts faster than the dense model"),
+    ("batches", 0, WHOLE, 1.0, "With the most room, routed experts answer mixed batches faster than the dense model"),
+    ("mixed", 0, GENERAL, 0.95, "With the most room, routed experts reach 95% of the general mask's throughput"),
 ]
 PARTS = ("route", "switch", "prefill", "decode")
 

@@ -24,7 +24,7 @@ SPEED = {
     "Wanda": ("SEAP-gen decodes faster than unstructured Wanda", 1),
     "FLAP as published": ("SEAP-gen decodes slower than FLAP as published", -1),
 }
-LARGER = " (a larger model of random weights)"  # behind claims about the second model that is timed
+LARGER = ", on a larger model of random weights"  # behind claims about the second model that is timed
 #: task of a claim about a single task → sparsity
 EXCEPTIONS = {"hellaswag": 0.2, "boolq": 0.5}
 
