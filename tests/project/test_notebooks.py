@@ -22,7 +22,7 @@ from seaplib.runner import manifest, plan
 
 NOTEBOOKS = sorted(paths.notebooks_dir().glob("*.ipynb"))
 GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
-LONGEST = 16  # lines of a code cell that is not collapsed
+LONGEST = 16  # lines of a code cell that is neither collapsed nor the parameters
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 unit = pytest.mark.unit
@@ -111,7 +111,7 @@ def test_text_stands_before_every_code_cell(path):
 @each
 def test_cells_are_short_and_define_nothing(path):
     for cell in cells(path, "code"):
-        assert cell.metadata.get("jupyter") or len(cell.source.splitlines()) <= LONGEST, cell.source
+        assert cell.metadata or len(cell.source.splitlines()) <= LONGEST, cell.source
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     assert not [node.name for node in ast.walk(code(path)) if isinstance(node, definitions)]
 

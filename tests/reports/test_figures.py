@@ -554,7 +554,7 @@ def test_families_stay_apart_for_everyone(kind):
 
 
 def test_a_method_looks_the_same_in_every_figure():
-    every = (*methods.TABLE_1, *methods.BEYOND, methods.FUSED_W, *methods.DEPTH)
+    every = (*methods.PAPER, *methods.CONTROLS, *methods.COMPENSATED, *methods.BEYOND, methods.FUSED_W, *methods.DEPTH)
     labels = display_names.variants(pd.DataFrame([one.label(0) for one in every])[["method", "score"]])
     together = looks.variant_styles(labels)
     assert all(looks.variant_styles([label])[label] == look for label, look in together.items())
