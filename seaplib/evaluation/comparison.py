@@ -16,6 +16,7 @@ from . import bootstrap
 INHERENT = ("variant", "task", "doc_id", "value", "truncated")  # what differs between items of one variant
 POOLED = "pooled"
 SINGLE_DRAWS = 2000  # at most, on a single task
+Numbers = Sequence[float] | pd.Series | np.ndarray
 HOLDS, REVERSED, UNDECIDED = "holds", "reversed", "undecided"  # the verdicts
 
 
@@ -188,7 +189,7 @@ def verdict(low: float | int, high: float | int, direction: int = 1) -> str:
     return HOLDS if low > 0 else REVERSED if high < 0 else UNDECIDED
 
 
-def holm(pvalues: Sequence[float] | pd.Series | np.ndarray) -> Float[np.ndarray, " tests"]:
+def holm(pvalues: Numbers) -> Float[np.ndarray, " tests"]:
     """Holm's step-down adjusted p-values, in the order given; NaN (nothing tested) stays NaN."""
     from statsmodels.stats.multitest import multipletests
 
@@ -211,7 +212,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     return float(contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
-def rounds(a: np.ndarray | pd.Series, b: np.ndarray | pd.Series, seed: int = 0) -> dict:
+def rounds(a: Numbers, b: Numbers, seed: int = 0) -> dict:
     """Ratio a/b of what was measured in the same rounds: its median, with a bootstrap over rounds and Wilcoxon's test.
 
     Keys: ratio, low, high (95%), p (two-sided, exact for few rounds; NaN for a single round), p_floor (the smallest
@@ -227,7 +228,7 @@ def rounds(a: np.ndarray | pd.Series, b: np.ndarray | pd.Series, seed: int = 0) 
     return found | {"p_floor": 2.0 ** (1 - len(ratios)), "n": len(ratios)}
 
 
-def percentage(right: np.ndarray | pd.Series, null: float) -> dict:
+def percentage(right: Numbers, null: float) -> dict:
     """The percentage of results that are ``right`` (true or false), with Wilson's 95% interval.
 
     Keys: measured, low, high, p_value (two-sided, of the exact binomial test against the percentage ``null``), n.

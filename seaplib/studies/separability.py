@@ -143,7 +143,7 @@ def depth_claims(values: pd.DataFrame, model: str, seed: int = 0) -> list[dict]:
     last = values[values["layer"] == values["layer"].max()]
     silhouettes, neighbours = (last[last["measure"] == measure] for measure in MEASURES)
     end = by_layer(last, seed).set_index("measure").loc["silhouette"]
-    largest = round(100 * neighbours["task"].value_counts(normalize=True).max(), 2)
+    largest = float(round(100 * neighbours["task"].value_counts(normalize=True).max(), 2))
     drawn, found = {"n": len(neighbours), "where": "separability_by_layer"}, deeper.loc["knn_accuracy"]
     row = deeper.loc["silhouette"]
     return [

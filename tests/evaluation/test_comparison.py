@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest
+from statsmodels.stats.proportion import proportion_confint
 
-from seaplib.evaluation.comparison import POOLED, by_task, compare, crossed, holm, ratio, verdict
+from seaplib.evaluation.comparison import POOLED, by_task, compare, crossed, holm, percentage, ratio, rounds, verdict
 
 pytestmark = pytest.mark.unit
 A, B, DENSE = {"method": "seap"}, {"method": "flap"}, {"method": "dense"}
@@ -165,6 +166,30 @@ def test_verdicts():
     assert verdict(math.nan, math.nan) == "undecided"
     with pytest.raises(ValueError, match="direction"):
         verdict(0, 1, 0)
+
+
+def test_a_null_value_moves_p_and_nothing_else():
+    items = made({("seap", "boolq"): 0.6, ("flap", "boolq"): 0.5}, n=200)
+    plain, above = compare(items, A, B, draws=500), compare(items, A, B, draws=500, null=-0.5)
+    assert {k: v for k, v in plain.items() if k != "p"} == {k: v for k, v in above.items() if k != "p"}
+    assert above["p"] == above["p_floor"] == pytest.approx(2 / 501)
+    assert compare(items, A, B, draws=500, null=plain["difference"])["p"] > 0.5
+
+
+def test_a_percentage_is_tested_exactly():
+    found = percentage(np.array([True] * 18 + [False] * 2), 75)
+    assert (found["measured"], found["n"]) == (90, 20)
+    assert found["p_value"] == pytest.approx(binomtest(18, 20, 0.75).pvalue)
+    low, high = proportion_confint(18, 20, method="wilson")
+    assert (found["low"], found["high"]) == (pytest.approx(100 * low), pytest.approx(100 * high))
+
+
+def test_rounds_compare_what_was_measured_together():
+    slow = np.array([1.0, 10.0, 1.2, 1.1, 0.9, 1.0])  # the machine was busy in the second round
+    found = rounds(slow * [1.5, 1.52, 1.48, 1.51, 1.49, 1.5], slow)
+    assert found["ratio"] == pytest.approx(1.5) and 1.48 <= found["low"] < found["high"] <= 1.52
+    assert found["n"] == 6 and found["p"] == pytest.approx(found["p_floor"]) == 2 / 2**6
+    assert math.isnan(rounds([2.0], [1.0])["p"]) and math.isnan(rounds(slow, slow)["p"])
 
 
 def test_holm():

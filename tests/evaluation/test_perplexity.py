@@ -1,6 +1,7 @@
 """Perplexity: against a plain loop, an exact case, and every label that a number needs."""
 
 import math
+from collections import namedtuple
 from dataclasses import dataclass
 
 import numpy as np
@@ -191,3 +192,21 @@ def test_bad_input_is_one_clear_error(tiny_model, tiny_tokenizer, tiny_data_dir)
 def test_raw_wikitext_has_no_unknown_words(real_data_dir):
     text = text_of()
     assert "<unk>" not in text and len(text) > 10**6
+
+
+def test_contrasts_name_both_sides_and_average_experts():
+    rows = []
+    for name, nll in {"SEAP": (3.0, 5.0), "FLAP": (2.0, 2.0), "dense": (1.0, 1.0)}.items():
+        for expert in (0, 1) if name == "SEAP" else (0,):
+            for start in range(6):
+                about = {"method": name, "score": "none" if name == "dense" else "s_F", "preset": "64", "start": start}
+                about |= {"requested_sparsity": 0.0 if name == "dense" else 0.5, "tokens": 1, "variant": expert}
+                rows.append(about | {"nll": nll[expert] + 0.1 * start})
+    Named = namedtuple("Named", "name score")
+    pairs = {(Named("SEAP", "s_F"), Named("FLAP", "s_F")): "SEAP costs more", (Named("FLAP", "s_F"), None): ""}
+    found = module.contrasts(pd.DataFrame(rows), pairs, [0.5], draws=300)
+    assert found[["a", "b", "claim"]].values.tolist() == [
+        ["SEAP, s_F", "FLAP, s_F", "SEAP costs more"], ["FLAP, s_F", "dense", ""]
+    ]  # fmt: skip
+    assert found["ratio"].tolist() == pytest.approx([math.e**2, math.e]), "experts by their geometric mean"
+    assert (found["n"] == 6).all() and (found["p"] == found["p_floor"]).all()

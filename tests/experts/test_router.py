@@ -198,6 +198,37 @@ def test_scored_under_the_true_task_every_item_has_its_experts_result(built):
     assert set(ours["method"]) == {"experts, true task", "general"}
 
 
+def test_contrasts_name_the_claims_of_each_kind_of_tasks():
+    parts = []
+    for method, rate in {"dense": 0.9, "general": 0.5, **dict.fromkeys(variants.WAYS.values(), 0.7)}.items():
+        for task in ("piqa", "winogrande"):
+            for metric in (registry.get(task).metric, "exact_match"):
+                value = [float(i < 20 * rate) for i in range(20)]
+                cell = pd.DataFrame({"doc_id": [str(i) for i in range(20)], "value": value})
+                named = {"task": task, "metric": metric, "method": method, "truncated": False}
+                named |= {"calibration_seed": pd.NA if method == "dense" else 0}
+                parts.append(cell.assign(requested_sparsity=0.0 if method == "dense" else 0.5, **named))
+    items = pd.concat(parts, ignore_index=True).astype({"calibration_seed": "Int64"})
+    found = variants.contrasts(items, {"known": ["piqa"], "unseen": ["winogrande"]}, draws=200)
+    assert len(found) == 2 * len(variants.PAIRS) * 2 and (found["claim"] != "").sum() == len(variants.CLAIMS)
+    gain = found[found["claim"] == "Routed experts are more accurate than one general mask"].iloc[0]
+    assert (gain["kind"], gain["null"], gain["difference"]) == ("known", 0, pytest.approx(0.2))
+    little = found[found["null"] == -1].iloc[0]
+    assert little["difference"] == 0 and little["p"] == little["p_floor"], "against -1 point, not against 0"
+
+
+def test_random_experts_have_masks_for_every_task_and_a_router(built):
+    model, tokenizer = built.dense, built.tokenizer
+    made = variants.random_experts(model, tokenizer, TASKS, 0.5, per_task=20)
+    assert set(made.masks) == {*registry.experts(TASKS), routing.GENERAL} and made.router is not None
+    assert all(abs(mask.achieved - 0.5) < 0.1 for mask in made.masks.values())
+    table = routing.across_wordings(model, tokenizer, TASKS[:2], TASKS[2:], 6, per_task=20)
+    assert table[["trained on", "asked as"]].values.tolist() == [
+        [a, b] for a in routing.WORDINGS for b in routing.WORDINGS
+    ]
+    assert table.drop(columns=["trained on", "asked as"]).apply(lambda c: c.dropna().between(0, 1).all()).all()
+
+
 def test_routed_items_are_each_answered_by_the_routers_choice(built):
     found = items(built.dense, built.tokenizer, [variants.Route(built, "router")])
     through = items(built, built.tokenizer, [None])  # the model itself, like any model

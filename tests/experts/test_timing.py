@@ -9,7 +9,7 @@ import torch
 from pruned import masks_of, router_of
 
 from seaplib.evaluation import speed
-from seaplib.experts import timing
+from seaplib.experts import timing, variants
 from seaplib.experts.model import ExpertModel
 from seaplib.experts.router import GENERAL
 from seaplib.experts.variants import Route
@@ -162,6 +162,48 @@ def test_the_curve_crosses_one_at_the_break_even():
     assert lines.loc[("routed", 5), "ratio"] == pytest.approx(1) and lines.loc[("routed", 1), "ratio"] > 1
     assert lines.loc[("routed", 10), "seconds"] == pytest.approx(0.01 + 0.001 + 0.009 + 10 * 0.002)
     assert lines.loc[("routed", 1000), "ratio"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_study_of_streams_from_systems_to_what_they_are_worth(timed):
+    experts = timed[1]["dense"].experts
+    systems = timing.systems(experts, [0, 1])
+    assert list(systems) == [
+        "dense",
+        GENERAL,
+        variants.TRUE,
+        "experts, routed, room for all",
+        "experts, routed, room for 1",
+    ]
+    orders = timing.orders(asked(), burst=2, batch=3, batch_rounds=2)
+    assert {way: (len(frame), together) for way, (frame, together) in orders.items()} == {
+        "mixed": (8, 1), "bursts": (8, 1), "batches": (16, 3)
+    }  # fmt: skip
+    frames = {
+        ("tiny", way): timing.time_stream(systems, frame, 3, together, progress=False)
+        for way, (frame, together) in orders.items()
+    }
+    held = timing.held_bytes(systems)
+    dense = speed.parameter_bytes(experts.dense)
+    assert held["dense"] == dense < held["experts, routed, room for 1"] < held["experts, routed, room for all"]
+    worth = timing.worth(frames, {("tiny", name): size for name, size in held.items()}, draws=50)
+    assert worth.groupby("stream").size().tolist() == [5, 5, 5]
+    mixed = worth[worth["stream"] == "mixed"].set_index("system")
+    assert mixed["method"].tolist()[-2:] == ["experts, routed"] * 2 and np.isnan(mixed.loc["dense", "break_even"])
+    assert mixed.loc["experts, routed, room for 1", "switch_ms"] == 1e6 and mixed.loc[GENERAL, "route_ms"] == 0
+    assert worth.loc[worth["stream"] == "batches", ["route_ms", "break_even"]].isna().all(axis=None)
+    tested = timing.tests({way: frame for (_, way), frame in frames.items()}, [0, 1], draws=50)
+    assert [found["n"] for found in tested] == [8, 8, 8, 6, 8] and tested[0]["ratio"] > 1
+    assert np.isnan(tested[-1]["p"]) and tested[-1]["null"] == 0.95
+    single = timing.tests({way: frame for (_, way), frame in frames.items()}, [1], draws=50)
+    assert len(single) == 4, "with one room there is no other"
+
+
+def test_more_than_the_budget_is_refused(timed):
+    route = timed[1]["routed, all"]
+    route.experts.expert(GENERAL)
+    route.experts.cache._budget = 0
+    with pytest.raises(ValueError, match="all"):
+        timing.held_bytes({"all": route})
 
 
 def test_impossible_requests_are_refused(timed):

@@ -12,6 +12,7 @@ from torch.nn import functional
 import seaplib
 from seaplib import Calibration, evaluation, models
 from seaplib.evaluation.perplexity import perplexity
+from seaplib.input_sparsity import grid
 from seaplib.input_sparsity import products as sparse_products
 from seaplib.input_sparsity.errors import STREAM, output_errors
 from seaplib.input_sparsity.plan import SparsityPlan, sparsified, sparsity_plan
@@ -696,3 +697,29 @@ def test_zeroed_units_do_not_count_as_sparse_inputs(tiny_model, mode):
     pruned = seaplib.prune(model, mask)
     label = evaluation.label_of(pruned, sparsity_plan(pruned, InputSparsity(0.5)))
     assert label["method"] == "pruned + sparse activations"
+
+
+def test_a_grid_names_its_rules_and_what_they_are_compared_with():
+    made = grid.Grid(
+        ["2:4", "8:16"], [0.5], "8:16", ["pts+var", "shift"], ["wina"], ["teal", "cats"], 0.5, ["mlp"], ["8:16"]
+    )
+    assert list(made.blocks["activations"]) == ["2:4", "8:16", "0.5"] and "8:16 PTS+VAR" in made.rules
+    assert made.rules["0.5 wt"] == InputSparsity(0.5, of="weights")
+    assert made.rules["8:16 wt (mlp)"] == InputSparsity("8:16", of="weights", targets="mlp")
+    assert made.rules["0.5 CATS"].targets == "down" and len(made.rules) == 3 + 3 + 2 + 1 + 2 + 2
+    assert made.shown == ["2:4", "8:16", "8:16 wt", "8:16 shift"]
+    pairs = list(made.pairs)
+    told = [pair for pair in pairs if pair in grid.PUBLISHED]
+    assert pairs[: len(told)] == told and ("8:16", "2:4") in told and ("8:16 (mlp)", "8:16") in told
+    assert all(set(pair) <= set(made.rules) for pair in pairs) and len(set(made.pairs.values())) == len(pairs)
+    assert made.pairs["8:16 PTS+VAR", "8:16"] == "PTS+VAR repairs part of what 8:16 breaks"
+
+
+def test_sparse_products_stand_beside_the_dense_one():
+    frame = sparse_products.time_products(
+        {"small": (32, 64)}, [InputSparsity("2:4"), InputSparsity(0.5)], rounds=2, progress=False
+    )
+    found = sparse_products.beside_dense(frame)
+    assert set(found["kernel"]) == {"all columns", "gather", "select + gather"} and len(found) == 6
+    dense = frame[frame["kernel"] == "dense"].set_index("pattern")["seconds"]
+    assert found["dense_seconds"].tolist() == found["pattern"].map(dense).tolist()

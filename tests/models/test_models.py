@@ -251,3 +251,13 @@ def test_damaged_files_and_places_that_do_not_exist_are_one_line(saved):
     (saved / "tokenizer.json").write_text("{}")
     with pytest.raises(models.ModelError, match="damaged"):
         models.load(saved)
+
+
+def test_a_model_of_random_weights_has_the_shape_asked_for(tiny_model, tiny_tokenizer):
+    like = tiny_model().bfloat16()
+    made = models.random_llama(tiny_tokenizer, like, layers=3, hidden=128, channels=200)
+    shape = models.geometry(made)
+    assert (shape.layers, shape.hidden, shape.heads, shape.head_dim, shape.channels) == (3, 128, 2, 64, 200)
+    assert made.dtype == torch.bfloat16 and not made.training and made.config.vocab_size == len(tiny_tokenizer)
+    again = models.random_llama(tiny_tokenizer, like, layers=3, hidden=128, channels=200)
+    assert models.fingerprint(again) == models.fingerprint(made)

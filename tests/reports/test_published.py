@@ -203,3 +203,29 @@ def test_what_the_activation_tables_show():
         ("Qwen2.5-7B-Instruct", "qkvo"): True,
     }
     assert better.groupby(["model", "targets"]).nunique().eq(1).all()
+
+
+def test_published_rules_are_found_by_what_they_do():
+    said = published.SparseInputs("table_activation_sparsity")
+    llama = said.models[0]
+    row = {"method": "sparse activations", "pattern": "2:4", "transformation": "none", "targets": "all"}
+    key = published.rule_key(row | {"criterion": "magnitude"})
+    assert said.mean(key, llama, ["wikitext2"]) == 10.23 and said.text(key, llama, ["piqa"]) == "0.714"
+    weights = published.rule_key(row | {"method": "sparse weights", "pattern": "8:16", "criterion": "magnitude"})
+    assert said.text(weights, llama, ["wikitext2"], ["piqa", "boolq"]) == "20.47 · 0.7385†"
+    assert published.rule_key(row | {"criterion": "wina"}) is None
+    assert said.text(None, llama, ["piqa"]) == "–" and said.quote(key, None, ["piqa"]) == ""
+    assert said.quote(key, weights, ["wikitext2"]).startswith(f"{llama} 10.23 against 20.47†; ")
+    dense = published.rule_key(
+        dict.fromkeys(["criterion", "pattern", "transformation", "targets"], "none") | {"method": "dense"}
+    )
+    assert said.text(dense, llama, ["wikitext2"]) == "6.943"
+
+
+def test_repairs_are_quoted_where_they_were_published():
+    said, rows = published.SparseInputs("table_activation_sparsity"), []
+    for name, repair in (("8:16", "none"), ("8:16 VAR", "var")):
+        row = {"rule": name, "method": "sparse activations", "pattern": "8:16", "transformation": repair}
+        rows.append(row | {"targets": "all", "criterion": "magnitude"})
+    quotes = published.sparse_input_quotes([("8:16 VAR", "8:16")], pd.DataFrame(rows), said, ["piqa"])
+    assert len(quotes) == 2 and all(quote.startswith("Qwen2.5-7B-Instruct") for quote in quotes)

@@ -158,3 +158,33 @@ def test_norm_profiles_are_equation_5_over_equal_halves(tiny_model, tiny_tokeniz
     assert loaded.prompts == 3 and loaded.provenance == made.provenance
     np.testing.assert_array_equal(loaded.norms["mlp"]["a", 1], made.norms["mlp"]["a", 1])
     assert list(loaded.norms["attention"]) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+
+
+def test_depth_is_claimed_as_the_paper_says_it_and_beside_it(growing):
+    rows = separability.depth_claims(growing, "some-model")
+    assert [row["part"] for row in rows] == ["paper", "further", "further", "further"]
+    found = trend(growing).set_index("measure").loc["silhouette"]
+    assert rows[0]["claim_id"] == "hidden-states-cluster" and rows[0]["verdict"] == "holds"
+    assert rows[0]["measured"] == pytest.approx(found["value"]) and rows[0]["n"] == 3 * N
+    assert rows[3]["null"] == 33.33 and rows[3]["measured"] > 90 and rows[3]["unit"] == "%"
+
+
+def test_strongest_dimensions_that_tasks_share():
+    up, down = np.arange(20.0)[None], np.arange(20.0)[None, ::-1]
+    made = {("up", 0): up, ("up", 1): up, ("down", 0): down, ("down", 1): down}
+    names, shares = separability.shared_strongest(made, 0.2)
+    assert names == ["up", "down"] and shares.tolist() == [[1, 0], [0, 1]]
+    assert separability.between_tasks(shares).tolist() == [0, 0]
+    assert separability.shared_strongest(made, 0.6)[1][0, 1] == pytest.approx(4 / 12)  # of 12, 4 are in both
+
+
+def test_norms_are_claimed_for_mlp_as_the_paper_says_and_for_heads_beside_it():
+    given = profiles(0.6, tasks=5)
+    made = NormProfiles({"attention": given, "mlp": given}, 4)
+    overlaps = {module: separability.shared_strongest(norms)[1] for module, norms in made.norms.items()}
+    rows = separability.norm_claims(made, overlaps, "some-model", 200)
+    assert [row["claim_id"] for row in rows][:2] == ["attention-norms-tell-tasks-apart", "norms-tell-tasks-apart"]
+    assert [row["part"] for row in rows] == ["further", "paper", "further", "further"]
+    assert rows[0]["measured"] == rows[1]["measured"] and rows[1]["verdict"] == "holds"
+    assert rows[1]["p_value"] == rows[1]["p_floor"] == separability.smallest_p(5, 200) == 1 / 120
+    assert rows[2]["direction"] == -1 and rows[2]["null"] == 0.5 and np.isnan(rows[2]["p_value"])

@@ -37,9 +37,9 @@ def inference_speed(rows: pd.DataFrame, minutes: float) -> str:
         best = part.loc[part["requested_sparsity"].idxmax()]
         share, sparsity = (best["ratio"] - 1) / (best["bytes_ratio"] - 1), best["requested_sparsity"]
         lines.append(
-            f"{subject}: at {display_names.sparsity(sparsity)} SEAP-gen has ×{best['bytes_ratio']:.2f} fewer bytes and "
-            f"decodes ×{best['ratio']:.2f} [{best['ratio_low']:.2f}, {best['ratio_high']:.2f}] as fast as the dense "
-            f"model, {share:.0%} of what the bytes would allow."
+            f"{subject}: at {display_names.sparsity(sparsity)} SEAP-gen has {1 / best['bytes_ratio']:.0%} of the bytes "
+            f"and decodes ×{best['ratio']:.2f} [{best['ratio_low']:.2f}, {best['ratio_high']:.2f}] as fast as the "
+            f"dense model, {share:.0%} of what the bytes would allow."
         )
     wanda = decode.loc[decode["method"] == "Wanda", "ratio"]
     lines.append(
