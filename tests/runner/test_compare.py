@@ -197,3 +197,10 @@ def test_a_crash_of_the_comparison_is_a_line_and_no_failure(project, capsys, dam
     assert __main__.main(["reproduce", "--profile", "small"]) == 0
     said = capsys.readouterr().out.rstrip().splitlines()[-1]
     assert said.startswith("Not compared with the committed tables: ")
+
+
+def test_a_table_of_a_command_wraps_texts_and_leaves_numbers():
+    from seaplib.commands.text import table
+
+    lines = table([["name " * 20, "2,098", "word " * 20]], ["a", "b", "c"]).splitlines()
+    assert "2,098" in lines[2] and ("name " * 20).strip() in lines[2] and len(lines) == 5
