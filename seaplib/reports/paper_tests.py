@@ -119,15 +119,14 @@ def task_classifier(
     Differences are paired, with McNemar's exact test.
     """
     words, about = right["all words"], {"where": "table6_task_classifier"}
-    percent = {null: comparison.percentage(words, null) for null in (93, 95, 100 * largest)}
-    rows = [claims.of_paper("classifier-accuracy", **percent[93], model=model, **about)]
-    alone = comparison.percentage(right[bare], 100 * largest)
-    for text, found, null in (
-        ("A linear layer on layer-0 embeddings names the task more often than chance", percent[100 * largest], largest),
-        ("The classifier names the task more often than chance without the template's words", alone, largest),
-        ("A router on layer-0 embeddings is right for at least 95% of held-out prompts", percent[95], 0.95),
+    chance = round(100 * float(largest), 2)
+    rows = [claims.of_paper("classifier-accuracy", **comparison.percentage(words, 93), model=model, **about)]
+    for text, named, null in (
+        ("A linear layer on layer-0 embeddings names the task more often than chance", words, chance),
+        ("The classifier names the task more often than chance without the template's words", right[bare], chance),
+        ("A router on layer-0 embeddings is right for at least 95% of held-out prompts", words, 95),
     ):
-        rows.append(claims.claim(text, **found, null=100 * null, unit="%", **about))
+        rows.append(claims.claim(text, **comparison.percentage(named, null), null=null, unit="%", **about))
     for text, other in (
         ("The template's words carry part of the classifier's accuracy", bare),
         ("What the embeddings have learnt carries part of the classifier's accuracy", random),
