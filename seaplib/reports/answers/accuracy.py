@@ -19,9 +19,9 @@ def zero_shot(kept: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     text += _said(
         verdicts,
         "Task-calibrated beats general-text-calibrated (SEAP over FLAP, s_F)",
-        "Against FLAP, which has the general text",
+        "SEAP less FLAP, which reads the general text:",
     )
-    return text + _said(verdicts, "Expert masks beat the general mask (s_F)", "Against its own general mask")
+    return text + _said(verdicts, "Expert masks beat the general mask (s_F)", "Experts less the general mask:")
 
 
 def sparsity_settings(means: pd.DataFrame, verdicts: pd.DataFrame) -> str:
@@ -65,15 +65,17 @@ def beyond(verdicts: pd.DataFrame) -> str:
     text = _said(
         verdicts,
         "Our allocation (energy) beats SEAP's logistic",
-        "Against SEAP's logistic allocation, ours changes accuracy:",
+        "Our allocation less SEAP's logistic:",
     )
     text += _said(
-        verdicts, "Our allocation beats leaving the first layer alone", "Beyond leaving the first layer alone,"
+        verdicts,
+        "Our allocation beats leaving the first layer alone",
+        "Our allocation less leaving the first layer alone:",
     )
     text += _said(
         verdicts,
         "Least squares beats no compensation (SEAP, logistic)",
-        "Under the paper's allocation least squares changes accuracy:",
+        "Least squares less no compensation, under the paper's allocation:",
     )
     return text + f"\n\nOf {len(verdicts)} claims here: {tally(verdicts)}."
 
@@ -93,7 +95,7 @@ def _said(verdicts: pd.DataFrame, sentence: str, subject: str) -> str:
     """The accuracy of a claim at every sparsity, as a sentence."""
     rows = verdicts[verdicts["claim"].str.startswith(sentence) & verdicts["claim_id"].str.endswith("/accuracy")]
     parts = [f"{claims.estimate(row)} at {row.claim_id.split('/')[1]} (*{row.verdict}*)" for row in rows.itertuples()]
-    return f"{subject} it is {', '.join(parts)}. " if parts else ""
+    return f"{subject} {', '.join(parts)}. " if parts else ""
 
 
 def tally(verdicts: pd.DataFrame) -> str:
