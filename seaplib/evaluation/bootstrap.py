@@ -183,6 +183,11 @@ def reported(items: pd.DataFrame) -> pd.DataFrame:
     return items[np.logical_or.reduce([_is(items, metric) for metric in REPORTED])]
 
 
+def measured(items: pd.DataFrame) -> tuple[str, ...]:
+    """Those of :data:`REPORTED` by which there are rows: a task may not offer a metric."""
+    return tuple(metric for metric in REPORTED if _is(items, metric).any())
+
+
 def _is(items: pd.DataFrame, metric: str) -> pd.Series:
     """Whether a row is by ``metric``."""
     if metric != PRIMARY:

@@ -78,10 +78,12 @@ def ratio(
 def contrasts(
     items: pd.DataFrame,
     pairs: Iterable[tuple],
-    metrics: Sequence[str] = bootstrap.REPORTED,
+    metrics: Sequence[str] | None = None,
     draws: int = bootstrap.DRAWS,
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
+
+    ``metrics``: by default those of :data:`~seaplib.evaluation.bootstrap.REPORTED` that the items have.
 
     ``pairs`` may map each pair to the claim that it tests. Columns: requested_sparsity, pair (its place), claim ("" for
     none), a, b (names), metric, task ("all", or its name), the columns of
@@ -99,7 +101,7 @@ def contrasts(
             seeded = not {*found[0]["calibration_seed"]}.isdisjoint(found[1]["calibration_seed"])
             differ = [k for k in wanted[0] if k in ("method", "score") or wanted[0][k] != wanted[1][k]]
             a, b = (", ".join(dict.fromkeys(w[k] for k in differ if k != "calibration")) for w in wanted)
-            for metric in metrics:
+            for metric in metrics or bootstrap.measured(both):
                 head = {"requested_sparsity": sparsity, "pair": place, "claim": _sentence(pairs, pair)}
                 head |= {"a": a, "b": b, "metric": metric}
                 tables = _tables(both, *sides, metric)
@@ -119,7 +121,7 @@ def crossed(
     factor: str,
     across: str,
     pool: Sequence | None = None,
-    metrics: Sequence[str] = bootstrap.REPORTED,
+    metrics: Sequence[str] | None = None,
     draws: int = bootstrap.DRAWS,
     pooled_draws: int | None = None,
 ) -> pd.DataFrame:
@@ -148,7 +150,7 @@ def crossed(
                     continue
                 both = _averaged(found, factor) if level == POOLED else found[0]
                 head = {"requested_sparsity": sparsity, across: level, "claim": claim, "a": a, "b": b}
-                for metric in metrics:
+                for metric in metrics or bootstrap.measured(both):
                     drawn = pooled_draws or draws if level == POOLED else draws
                     row = compare(both, {factor: a}, {factor: b}, metric, drawn)
                     if level == POOLED:

@@ -224,7 +224,7 @@ def _results(answers: pd.DataFrame) -> dict[tuple[float, str], bootstrap.Results
     return {
         (sparsity, metric): bootstrap.results(part, ["amount", "mixture"], metric)
         for sparsity, part in answers.groupby("requested_sparsity")
-        for metric in bootstrap.REPORTED
+        for metric in bootstrap.measured(part)
     }
 
 

@@ -13,7 +13,7 @@ from seaplib.activations.statistics import merge
 from seaplib.evaluation import bootstrap
 from seaplib.pruning import methods
 from seaplib.pruning.scores import score
-from seaplib.reports import claims
+from seaplib.reports import claims, display_names
 from seaplib.settings import Evaluation
 from seaplib.studies import (
     calibration_size,
@@ -27,6 +27,7 @@ from seaplib.studies import (
 from seaplib.texts import corpora, tasks
 
 pytestmark = pytest.mark.unit
+METRICS = [display_names.metric(name).replace(" ", "-") for name in bootstrap.REPORTED]  # as ids have them
 
 TASKS = ("piqa", "arc_easy", "winogrande")
 EXPERT = replace(methods.SEAP_F, protect_last=0)
@@ -187,10 +188,10 @@ def test_what_is_said_of_the_size_follows_from_the_numbers():
     verdicts = verdicts_of(calibration_size.claims(curves, 0.5, 120, 3.0))
     assert verdicts["claim_id"].tolist() == [
         f"{name}/50%/{metric}"
-        for metric in ("accuracy", "exact-match")
+        for metric in METRICS
         for name in ("smallest-corpus-too-small", "usual-corpus-large-enough")
     ]
-    assert (verdicts["verdict"] == "holds").all() and verdicts["null"].tolist() == [0, -3] * 2
+    assert (verdicts["verdict"] == "holds").all() and verdicts["null"].tolist() == [0, -3] * len(METRICS)
     found = [curve([0.6, 0.88, 0.9]).assign(low=0.5, high=0.9, module=name) for name in ("channels", "heads")]
     table = calibration_size.table(found, curves, 100, 1500)
     assert table.loc[table["recommended"], "texts"].unique().tolist() == [100]
@@ -257,11 +258,14 @@ def test_what_is_said_of_unseen_tasks_follows_from_the_numbers():
     verdicts = claims.frame(unseen_tasks.claims(items, 0.5, draws=100)).set_index("claim_id")["verdict"]
     assert verdicts["own-expert-beats-others/50%/accuracy"] == "holds"
     assert verdicts["leaving-a-task-out-costs/50%/exact-match"] == "undecided"
-    assert verdicts["other-tasks-beat-general-text/50%/accuracy"] == "holds" and len(verdicts) == 8
-    dense = pd.DataFrame({"primary": 1.0, "exact_match": 1.0}, index=["piqa", "boolq"])
+    assert verdicts["other-tasks-beat-general-text/50%/accuracy"] == "holds" and len(verdicts) == 4 * len(METRICS)
+    dense = pd.DataFrame(dict.fromkeys(bootstrap.REPORTED, 1.0), index=["piqa", "boolq"])
     found = unseen_tasks.table(items, dense)
     text = unseen_tasks.answer(verdicts_of(unseen_tasks.claims(items, 0.5, draws=100)), found, 0.5)
-    assert "An expert is worth less on a task that it has not seen" in text and "loses 50.0 / 50.0 points" in text
+    assert (
+        "An expert is worth less on a task that it has not seen" in text
+        and f"loses {' / '.join(len(METRICS) * ['50.0'])} points" in text
+    )
     assert "costs nothing that these items can show" in text
     shown = unseen_tasks.display(found, ["piqa", "boolq"])
     assert shown.loc[0, ["calibrated on", "BoolQ", "PIQA", "mean"]].tolist() == ["the task's own expert", 0, 0, 0]
@@ -276,7 +280,7 @@ def test_what_is_said_of_synthetic_text_follows_from_the_numbers():
     verdicts = verdicts_of(synthetic_text.claims(found))
     decided = verdicts.set_index("claim_id")["verdict"]
     assert decided["real-text-helps/50%/accuracy"] == "holds" == decided["recombined-text-falls-short/50%/accuracy"]
-    assert decided["recombined-text-helps/50%/exact-match"] == "reversed" and len(decided) == 10
+    assert decided["recombined-text-helps/50%/exact-match"] == "reversed" and len(decided) == 5 * len(METRICS)
     text = synthetic_text.answer(verdicts, 0.5, 16, 4.0)
     for words in ("to 16 texts a task up to 4 times", "further real items help (+50 ", "Recombined items do harm"):
         assert words in text
@@ -327,11 +331,13 @@ def test_what_is_said_of_the_curve_and_of_layers_follows_from_the_numbers():
     shapes = {(0.3, 1.0): 0.3, (0.6, 4.0): 0.8}
     made = [cells({x0: share}, "x0", seeds=(0,), n=60).assign(k=k) for (x0, k), share in shapes.items()]
     grid, rows = logistic_curve.judged(logistic_curve.parted(pd.concat(made, ignore_index=True)), draws=100)
-    assert grid.loc[grid["chosen"], ["x0", "k"]].to_numpy().tolist() == [[0.6, 4.0]] * 2 and len(grid) == 4
+    assert grid.loc[grid["chosen"], ["x0", "k"]].to_numpy().tolist() == [[0.6, 4.0]] * len(METRICS)
     layers = cells({0: 0.1, 1: 0.5, 2: 0.7, 3: 0.9}, "layer", seeds=(0, 2, 4), n=60)
     stable = logistic_curve.stabilities(layers, draws=100)
     verdicts = verdicts_of(logistic_curve.curve_claims(rows) + logistic_curve.layer_claims(stable))
-    assert (verdicts["verdict"] == "holds").all() and len(verdicts) == 6 and verdicts["claim_id"].is_unique
+    assert (
+        (verdicts["verdict"] == "holds").all() and len(verdicts) == 3 * len(METRICS) and verdicts["claim_id"].is_unique
+    )
     text = logistic_curve.answer(verdicts, rows, stable)
     assert "choose (0.6, 4) by accuracy" in text and "such a choice beats the paper's" in text
     assert "On other tasks, layers matter in the same order" in text and "explains 100%" in text
@@ -407,7 +413,10 @@ def test_the_protocol_runs_on_every_architecture(any_model, tiny_tokenizer, tiny
     model = any_model(case)
     items = other_models.answers(model, tiny_tokenizer, settings=Evaluation(items=6), protect_last=0, **options)
     found = other_models.compared(items, case, draws=50, protect_last=0)
-    assert len(found) == len(other_models.PAIRS) * 2 and (found["architecture"] == model.config.model_type).all()
+    assert (
+        len(found) == len(other_models.PAIRS) * len(METRICS)
+        and (found["architecture"] == model.config.model_type).all()
+    )
     assert (found["low"] <= found["difference"]).all() and (found["difference"] <= found["high"]).all()
     assert (found["n"] == 12).all() and (found["seeds"] == 2).all()
     achieved = items.loc[items["method"] != "dense", "achieved_sparsity"]
@@ -427,6 +436,10 @@ def test_several_models_go_through_the_same_protocol(tiny_model, tiny_tokenizer,
         names.append(str(tmp_path / kind))
     options = {"tasks": ["piqa"], "general": "wikitext2", "sparsity": 0.5, "seeds": [0], "samples": 4}
     found = other_models.on_models(names, draws=50, settings=Evaluation(items=6), protect_last=0, **options)
-    assert found["model"].unique().tolist() == ["mha", "gqa"] and len(found) == 2 * 2 * len(other_models.PAIRS)
+    assert found["model"].unique().tolist() == ["mha", "gqa"] and len(found) == 2 * len(METRICS) * len(
+        other_models.PAIRS
+    )
     text = other_models.answer(found.assign(verdict="holds"), 0.5)
-    assert text.startswith("At 50% on mha, gqa:") and text.count("holds on 2 of 2 by") == 2 * len(other_models.PAIRS)
+    assert text.startswith("At 50% on mha, gqa:") and text.count("holds on 2 of 2 by") == len(METRICS) * len(
+        other_models.PAIRS
+    )
