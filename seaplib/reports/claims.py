@@ -226,23 +226,6 @@ def marked(rows: pd.DataFrame) -> list[str]:
     return [verdict + MARK * mark for verdict, mark in zip(rows["verdict"], lost, strict=True)]
 
 
-def report(rows: pd.DataFrame):
-    """Rows of :func:`frame` as sentences for a notebook, from the numbers alone."""
-    from IPython.display import Markdown
-
-    lines = []
-    for row in rows.itertuples():
-        tested = "" if pd.isna(row.p_value) else f", p {_relation(p_text(row))}"
-        size = "" if pd.isna(row.n) else f", n = {row.n:g}"
-        against = f" against {row.null:g}" if row.null else ""
-        lines.append(f"- **{row.verdict}**: {row.claim} ({estimate(row)}{against}{size}{tested})")
-    return Markdown("\n".join(lines))
-
-
-def _relation(p: str) -> str:
-    return p if p.startswith("≤") else f"= {p}"
-
-
 def gather(profile: str) -> pd.DataFrame:
     """All claims of a profile: the paper's in the order of ``PAPER_CLAIMS``, then the others by notebook.
 
