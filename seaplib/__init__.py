@@ -50,7 +50,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "pruning.selection": ["select"],
         "reports.tables": ["load_results"],
         "runner.manifest": ["provenance"],
-        "settings": ["Calibration", "Evaluation", "Pruning"],
+        "settings": ["Calibration", "Evaluation", "Pruning", "Routing"],
         "texts.corpora": ["Corpus", "corpus", "questions"],
     },
 )

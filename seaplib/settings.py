@@ -46,6 +46,8 @@ METRICS = {
     "exact_match": MetricKind("exact match", reported=True),
 }
 MODES = ("remove", "zero", "mask")
+#: a router's training prompts: what lm-eval sends to the model, or the bare question without a template's words
+WORDINGS = ("request", "question")
 #: in place of removed units: nothing, their mean in a bias, a least-squares refit of the kept units
 COMPENSATIONS = ("none", "mean", "least squares")
 #: bytes for the sums of covariances; where all layers need more, the layers take several passes
@@ -159,6 +161,22 @@ class Evaluation(Settings):
         self._require(self.bos in (True, False, None), f"bos is true, false or null, got {self.bos!r}")
         known = self.chat_template in (True, False)
         self._require(known, f"chat_template is true or false, got {self.chat_template!r}")
+
+
+@dataclass(frozen=True)
+class Routing(Settings):
+    """What a router between experts is trained on, and how often it may abstain."""
+
+    per_task: int = 500  # training prompts of a task, at most
+    seed: int = 0  # of the draw of prompts, and of the folds that temperature and threshold are fitted on
+    wording: str = "request"  # of the training prompts: lm-eval's requests, or the bare "question"
+    coverage: float = 0.95  # share of the prompts that is routed; the general mask answers the rest
+
+    def __post_init__(self):
+        self._require(self.per_task >= 1, f"per_task must be at least 1, got {self.per_task}")
+        self._require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        self._require(self.wording in WORDINGS, f"wording is one of {', '.join(WORDINGS)}, got {self.wording!r}")
+        self._require(0 < self.coverage <= 1, f"coverage must lie in (0, 1], got {self.coverage}")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[module.name for module in pkgutil.iter_modules(__path__)],
     submod_attrs={
         "accuracy": ["DENSE", "aggregate", "evaluate", "evaluate_items", "label_of", "name_of", "with_chance"],
-        "bootstrap": ["REPORTED", "of_metric", "reported"],
+        "bootstrap": ["REPORTED", "measured", "of_metric", "reported"],
     },
 )

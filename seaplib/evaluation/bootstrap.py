@@ -184,8 +184,9 @@ def reported(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def measured(items: pd.DataFrame) -> tuple[str, ...]:
-    """Those of :data:`REPORTED` by which there are rows: a task may not offer a metric."""
-    return tuple(metric for metric in REPORTED if _is(items, metric).any())
+    """Those of :data:`REPORTED` that every task of ``items`` offers: means over fewer tasks would not compare."""
+    tasks = items["task"].nunique()
+    return tuple(metric for metric in REPORTED if of_metric(items, metric)["task"].nunique() == tasks)
 
 
 def _is(items: pd.DataFrame, metric: str) -> pd.Series:

@@ -83,7 +83,7 @@ def contrasts(
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
 
-    ``metrics``: by default those of :data:`~seaplib.evaluation.bootstrap.REPORTED` that the items have.
+    ``metrics``: by default those of :data:`~seaplib.evaluation.bootstrap.REPORTED` that all tasks offer.
 
     ``pairs`` may map each pair to the claim that it tests. Columns: requested_sparsity, pair (its place), claim ("" for
     none), a, b (names), metric, task ("all", or its name), the columns of

@@ -26,13 +26,13 @@ from statsmodels.stats.proportion import proportion_confint
 
 from .. import store
 from ..models import identity, layers
+from ..settings import WORDINGS, Routing
 from ..texts import corpora, lm_eval, tasks
 from ..texts.rows import read_rows
 from . import classifier
 
 GENERAL = "general"
 ARRAYS = ("mean", "scale", "weight", "bias", "sharpness", "threshold")
-WORDINGS = ("request", "question")
 FOLDS = 5
 
 
@@ -110,17 +110,18 @@ class Router:
 
 
 def fit(
-    features: np.ndarray, experts: Sequence[str], coverage: float = 0.95, seed: int = 0, provenance: dict | None = None
+    features: np.ndarray, experts: Sequence[str], routing: Routing | None = None, provenance: dict | None = None
 ) -> Router:
     """A router trained on ``features`` [prompts, hidden] and each prompt's expert.
 
     Only a linear classifier can be fitted: the router is made of the ``coef_`` and ``intercept_`` of
     :func:`seaplib.experts.classifier.train`'s regression.
 
-    Temperature and threshold come from cross-validated predictions (``FOLDS`` folds, drawn by ``seed``); the
-    regression is trained on all prompts. ``coverage`` is the share of prompts to be routed. ValueError where an
-    expert has fewer prompts than there are folds.
+    Temperature and threshold come from cross-validated predictions (``FOLDS`` folds, drawn by ``routing.seed``);
+    the regression is trained on all prompts. ``routing.coverage`` is the share of prompts to be routed. ValueError
+    where an expert has fewer prompts than there are folds.
     """
+    routing = routing or Routing()
     experts = np.asarray(experts)
     names, counts = np.unique(experts, return_counts=True)
     if len(names) < 2:
@@ -128,18 +129,19 @@ def fit(
     if counts.min() < FOLDS:
         raise ValueError(f"{names[counts.argmin()]} has {counts.min()} prompts; a router needs {FOLDS} of each expert")
     features = np.asarray(features, dtype=np.float64)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=routing.seed)
     scaler, regression = classifier.train(features, experts)
     unseen = cross_val_predict(classifier.untrained(), features, experts, cv=folds, method="decision_function")
     weight, bias = regression.coef_, regression.intercept_
-    if len(names) == 2:  # one row for two classes, the second's against the first's
+    if len(weight) == 1:  # one row for two classes, the second's against the first's
         weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
         unseen = np.stack([0 * unseen, unseen], axis=1)
     sharpness = _sharpness(unseen, np.searchsorted(names, experts))
     unseen = softmax(sharpness * unseen, axis=1)
-    about = {"prompts": dict(zip(names.tolist(), counts.tolist(), strict=True)), "coverage": coverage, "seed": seed}
+    about = {"prompts": dict(zip(names.tolist(), counts.tolist(), strict=True))}
+    about |= {"coverage": routing.coverage, "seed": routing.seed}
     about["accuracy_left_out"] = float((names[unseen.argmax(1)] == experts).mean())
-    threshold = threshold_at(unseen.max(1), coverage)
+    threshold = threshold_at(unseen.max(1), routing.coverage)
     arrays = (scaler.mean_, scaler.scale_, weight, bias)
     return Router(tuple(names.tolist()), *arrays, sharpness, threshold, about | (provenance or {}))
 
@@ -155,31 +157,21 @@ def _sharpness(logits: np.ndarray, truth: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def train(
-    model,
-    tokenizer,
-    names: Sequence[str],
-    per_task: int = 500,
-    seed: int = 0,
-    wording: str = "request",
-    coverage: float = 0.95,
-) -> Router:
+def train(model, tokenizer, names: Sequence[str], routing: Routing | None = None) -> Router:
     """A router between the experts of the tasks ``names``, from training prompts, asking the store first.
 
-    At most ``per_task`` prompts of each task are drawn by ``seed``; duplicates count once. ``wording`` as in
-    :func:`asked`.
+    Duplicates among the prompts count once.
     """
-    frame = asked(names, per_task, seed, wording).drop_duplicates("text")
-    known = identity.specification(model, tokenizer)
-    about = {"tasks": list(names), "wording": wording, "per_task": per_task, "ids": frame["id"].tolist()} | known
-    spec = about | {"texts": store.digest(frame["text"].tolist()), "coverage": coverage, "seed": seed}
-    spec["experts"] = frame["expert"].tolist()
+    routing = routing or Routing()
+    frame = asked(names, routing.per_task, routing.seed, routing.wording).drop_duplicates("text")
+    about = {"tasks": list(names), "ids": frame["id"].tolist()} | routing.as_dict()
+    about |= identity.specification(model, tokenizer)
+    asks = {"texts": store.digest(frame["text"].tolist()), "experts": frame["expert"].tolist()}
 
     def make() -> Router:
-        features = embed(model, tokenizer, frame["text"])
-        return fit(features, frame["expert"], coverage, seed, about)
+        return fit(embed(model, tokenizer, frame["text"]), frame["expert"], routing, about)
 
-    return store.fetch("router", spec, make, Router)
+    return store.fetch("router", about | asks, make, Router)
 
 
 def asked(
@@ -231,18 +223,17 @@ def across_wordings(
     names: Sequence[str],
     unseen: Sequence[str],
     items: int | None,
-    per_task: int = 500,
-    coverage: float = 0.95,
-    seed: int = 0,
+    routing: Routing | None = None,
 ) -> pd.DataFrame:
     """How far a router's knowledge reaches: trained on requests or on bare questions, and asked in either wording.
 
     Shares over ``items`` test prompts of each task of ``names`` and of the ``unseen`` tasks: right without a
-    threshold, routed, right among the routed, unseen prompts held back. A row per pair of wordings.
+    threshold, routed, right among the routed, unseen prompts held back. A row per pair of wordings, so that
+    ``routing.wording`` does not matter.
     """
     rows = []
     for trained in WORDINGS:
-        router = train(model, tokenizer, names, per_task, seed, trained, coverage)
+        router = train(model, tokenizer, names, replace(routing or Routing(), wording=trained))
         for wording in WORDINGS:
             held = asked([*names, *unseen], items, split="test", wording=wording)
             features = embed(model, tokenizer, held["text"])

@@ -20,7 +20,7 @@ from ..models import layers
 from ..pruning import allocation, methods, selection
 from ..pruning.methods import SEAP_F, Method
 from ..pruning.scores import Scores
-from ..settings import Calibration
+from ..settings import Calibration, Routing
 from ..texts import tasks
 from .cache import WHOLE
 from .model import ExpertModel
@@ -57,17 +57,14 @@ def build(
     sparsity: float = 0.5,
     method: Method = SEAP_F,
     calibration: Calibration | None = None,
-    per_task: int = 500,
-    coverage: float = 0.95,
-    wording: str = "request",
+    routing: Routing | None = None,
     budget_bytes: int | None = None,
 ) -> ExpertModel:
     """Experts of the tasks ``names``, a general mask, and a router between them, asking the store first.
 
     ``method`` makes the experts' masks; the general mask has the same score and allocation, from all corpora
-    and the text ``general`` (Eq. 15). ``per_task``, ``wording`` and ``coverage`` go to
-    :func:`seaplib.experts.router.train`; with a single expert there is no router. ValueError where ``method`` is
-    calibrated on another text than the task's, or compensates.
+    and the text ``general`` (Eq. 15). ``routing`` is by default with the calibration's seed; with a single expert
+    there is no router. ValueError where ``method`` is calibrated on another text than the task's, or compensates.
     """
     if method.calibration != "task" or method.compensation != "none" or method.as_published:
         raise ValueError(f"{method.name}: experts are calibrated on their tasks and built without compensation")
@@ -81,28 +78,29 @@ def build(
     masks[GENERAL] = methods.mask(whole, stats, sparsity, general, seed=calibration.seed)
     router = None
     if len(corpora) > 1:
-        router = train(model, tokenizer, names, per_task, calibration.seed, wording, coverage)
+        router = train(model, tokenizer, names, routing or Routing(seed=calibration.seed))
     about = {"tasks": list(names), "general": general, "sparsity": sparsity, "calibration": calibration.as_dict()}
     return ExpertModel(model, tokenizer, masks, router, budget_bytes, provenance=about | {"method": method.name})
 
 
 def random_experts(
-    model, tokenizer, names: Sequence[str], sparsity: float, per_task: int = 500, coverage: float = 0.95, seed: int = 0
+    model, tokenizer, names: Sequence[str], sparsity: float, routing: Routing | None = None
 ) -> ExpertModel:
     """Experts of random masks, and a router of its own, for a model of random weights: only its times mean anything."""
-    g, draw = layers.geometry(model), torch.Generator().manual_seed(seed)
+    routing = routing or Routing()
+    g, draw = layers.geometry(model), torch.Generator().manual_seed(routing.seed)
     sizes = (g.layers, g.heads * g.head_dim), (g.layers, g.channels)
     masks = {}
     for name in (*tasks.experts(names), GENERAL):
         scores = Scores(g, *(torch.rand(size, generator=draw, dtype=torch.float64) for size in sizes))
         masks[name] = selection.select(scores, allocation.logistic(sparsity))
-    prompts = asked(names, per_task, seed)
-    router = fit(embed(model, tokenizer, prompts["text"]), prompts["expert"], coverage, seed)
+    prompts = asked(names, routing.per_task, routing.seed, routing.wording)
+    router = fit(embed(model, tokenizer, prompts["text"]), prompts["expert"], routing)
     return ExpertModel(model, tokenizer, masks, router)
 
 
 def contrasts(items: pd.DataFrame, kinds: Mapping[str, Sequence[str]], draws: int = bootstrap.DRAWS) -> pd.DataFrame:
-    """``comparison.compare`` of :data:`PAIRS` by every reported metric, at every sparsity and ``kind`` of tasks.
+    """``comparison.compare`` of :data:`PAIRS` at every sparsity and ``kind`` of tasks, by every metric they share.
 
     ``items`` is ``evaluate_items``'s frame with the dense model's rows; ``kinds`` maps kinds to tasks. Columns:
     requested_sparsity, kind, a, b, metric, claim ("" for none), null (points, of the claim and of p), those of
@@ -113,7 +111,7 @@ def contrasts(items: pd.DataFrame, kinds: Mapping[str, Sequence[str]], draws: in
         for kind, names in kinds.items():
             part = items[items["task"].isin(names) & items["requested_sparsity"].isin([0.0, sparsity])]
             for a, b in PAIRS:
-                for metric in bootstrap.REPORTED:
+                for metric in bootstrap.measured(part):
                     claim, null = CLAIMS.get((kind, a, b, metric), ("", 0))
                     sides = {"method": a}, {"method": b}
                     found = comparison.compare(part, *sides, metric, draws, null=null / 100)

@@ -103,7 +103,11 @@ class Allocation:
         if not free.any() or self.sparsity == 0:
             return {module: np.zeros(layers) for module in caps}
         published = self.over == "unprotected"  # its search starts at [0, 2] and ends within 1e-4 of the target
-        low, high = 0.0, 2.0 if published else max(caps.values()) / curve[free].min()
+        reached = curve[curve > 0]  # a curve may leave an unprotected layer whole
+        low, high = 0.0, 2.0 if published else max(caps.values()) / reached.min(initial=1.0)
+        if not published and mean(at(high)) < self.sparsity - 1e-12:
+            largest = np.floor(mean(at(high)) * 1000) / 1000
+            raise UnreachableSparsity(f"{self} leaves whole layers alone; the largest possible sparsity is {largest:g}")
         for _ in range(200):
             middle = (low + high) / 2
             if not low < middle < high:  # neighbouring numbers

@@ -58,7 +58,7 @@ def routing_averages(results: pd.DataFrame) -> pd.DataFrame:
     """Averages over tasks by system, ``kind`` of tasks and reported metric: ``summary``'s columns, low, high."""
     parts = []
     for kind, part in results.groupby("kind"):
-        for metric in bootstrap.REPORTED:
+        for metric in bootstrap.measured(part):
             means = summaries.summary(bootstrap.of_metric(part, metric).assign(primary=True))
             parts.append(means.assign(kind=kind, metric=display_names.metric(metric)))
     averages = pd.concat(parts, ignore_index=True)

@@ -84,7 +84,7 @@ def by_metric(results: pd.DataFrame) -> pd.DataFrame:
     Takes the frame of ``evaluate``. The allocation has columns of its own, so that a method's name does not say it.
     """
     named, blocks = results.assign(method=results["method"].str.replace("-energy", "")), []
-    for metric in bootstrap.REPORTED:
+    for metric in bootstrap.measured(named):
         chosen = bootstrap.of_metric(named, metric).assign(primary=True)
         block = sparsity_settings(by_allocation(chosen))
         block.insert(0, "Metric", display_names.metric(metric))

@@ -1,7 +1,7 @@
 """Every notebook parameter, declared once: type, bounds, choices, and the kind of tasks that it names.
 
-A parameter that is named like a field of a settings dataclass is declared by that field
-(:func:`setting`), so that the dataclass's own check decides. The values of a profile and of a
+A parameter that is named like a field of a settings dataclass is declared by that field alone
+(:func:`setting`): the dataclass's own check decides. The values of a profile and of a
 notebook's cell are checked against :class:`Parameters`; each problem is a :class:`PlanError` of one line.
 """
 
@@ -20,7 +20,7 @@ from ..input_sparsity.rule import InputSparsity
 from ..settings import suggestion
 
 OTHER_METHODS = ("ShortGPT", "2SSP", "Score fusion", "GRIFFIN")
-GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
+GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation, settings.Routing)
 T = TypeVar("T")
 
 
@@ -55,12 +55,6 @@ def _within(low: float, high: float, ends: bool = True) -> AfterValidator:
         return value
 
     return AfterValidator(check)
-
-
-def _above_zero(value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"must be above 0, got {value!r}")
-    return value
 
 
 def _one_of(known: Callable[[], Any]) -> AfterValidator:
@@ -139,8 +133,14 @@ def choice(*known: str):
 # --- the parameters -------------------------------------------------------------------------------
 
 
-class Parameters(TypedDict, total=False):
-    """All parameters that a notebook can have. Numbers are never booleans, and 8.0 is no whole number."""
+_Settings = TypedDict("_Settings", {name: setting(name) for group in GROUPS for name in group().as_dict()}, total=False)
+
+
+class Parameters(_Settings, total=False):
+    """All parameters that a notebook can have: every field of a settings dataclass, and these.
+
+    Numbers are never booleans, and 8.0 is no whole number.
+    """
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
@@ -163,11 +163,8 @@ class Parameters(TypedDict, total=False):
     other_general: Annotated[Further[TaskName], Names("any")]
     text_task: Annotated[TaskName | None, Names("plain")]
     # calibration
-    samples: setting("samples")
     large_samples: Count
-    seed: setting("seed")
     seeds: Several[setting("seed")]
-    bos: setting("bos")
     text_pooling: choice("mean", "last")
     sizes: Several[Count]
     pool: Count
@@ -176,17 +173,10 @@ class Parameters(TypedDict, total=False):
     tokens: Count
     times: Number
     # pruning
-    score: setting("score")
-    sparsity: Sparsity
     sparsities: Several[Sparsity]
     unprotected_sparsities: Further[Sparsity]
-    x0: setting("x0")
     x0_grid: Several[setting("x0")]
-    k: setting("k")
     k_grid: Several[setting("k")]
-    protect_last: setting("protect_last")
-    kv_unit: setting("kv_unit")
-    mode: setting("mode")
     ratios: Several[Share]
     remove_ratio: Share
     variations: bool
@@ -194,9 +184,7 @@ class Parameters(TypedDict, total=False):
     full_grid: bool
     other_methods: Further[choice(*OTHER_METHODS)]
     # evaluation
-    items: setting("items")
     grid_items: Count
-    chat_template: setting("chat_template")
     draws: Count
     window_draws: Count
     permutations: Count
@@ -237,7 +225,6 @@ class Parameters(TypedDict, total=False):
     template_shares: Several[Share]
     test_share: Annotated[float, _within(0, 1, ends=False)]
     needed_accuracy: Share
-    coverage: Annotated[Share, AfterValidator(_above_zero)]
     rooms: Several[Whole]
     stream_requests: Count
     large_requests: Count

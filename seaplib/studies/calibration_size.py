@@ -135,7 +135,8 @@ def smallest_stable(overlap: pd.DataFrame, accuracies: Iterable[pd.DataFrame], n
 
 def accuracy_curves(items: pd.DataFrame, draws: int = bootstrap.DRAWS) -> dict[str, pd.DataFrame]:
     """:func:`accuracy_curve` by every metric; ``items`` are item results of :func:`variants`."""
-    return {name: accuracy_curve(bootstrap.results(items, ["texts"], name), draws) for name in bootstrap.REPORTED}
+    measured = bootstrap.measured(items)
+    return {name: accuracy_curve(bootstrap.results(items, ["texts"], name), draws) for name in measured}
 
 
 def table(

@@ -120,7 +120,7 @@ def judged(items: pd.DataFrame, draws: int = bootstrap.DRAWS) -> tuple[pd.DataFr
     """
     by, grid, rows = list(PAPER), [], []
     for sparsity, part in items.groupby("requested_sparsity"):
-        for metric in bootstrap.REPORTED:
+        for metric in bootstrap.measured(items):
             where = {"requested_sparsity": sparsity, "metric": metric}
             best, found = judge(part, by, PAPER, metric, draws)
             all_curves = table(part, by, metric)
@@ -257,7 +257,7 @@ def curves(answers: bootstrap.Results, dense: Mapping[str, float]) -> pd.DataFra
 
 def stabilities(items: pd.DataFrame, draws: int = bootstrap.FEW_DRAWS) -> pd.DataFrame:
     """:func:`stability` by every metric, with n (items); ``items`` are item results of :func:`layer_variants`."""
-    found = {name: bootstrap.results(items, ["layer"], name) for name in bootstrap.REPORTED}
+    found = {name: bootstrap.results(items, ["layer"], name) for name in bootstrap.measured(items)}
     parts = [stability(answers, draws).assign(metric=name, n=answers.items) for name, answers in found.items()]
     return pd.concat(parts, ignore_index=True)
 

@@ -60,7 +60,7 @@ def compared(
     pairs = {tuple(replace(side, protect_last=protect_last) for side in pair): text for pair, text in PAIRS.items()}
     found = comparison.contrasts(items, pairs, draws=draws)
     found = found[found["task"] == "all"].drop(columns="p_mcnemar")
-    dense = {metric: _mean(items, metric) for metric in bootstrap.REPORTED}
+    dense = {metric: _mean(items, metric) for metric in bootstrap.measured(items)}
     found.insert(0, "model", name)
     found.insert(1, "architecture", items["architecture"].iloc[0])
     return found.assign(dense=found["metric"].map(dense)).reset_index(drop=True)

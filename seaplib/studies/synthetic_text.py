@@ -174,7 +174,7 @@ def compared(items: pd.DataFrame, draws: int = bootstrap.DRAWS) -> pd.DataFrame:
     rows = [
         {"method": a, "against": b, "requested_sparsity": sparsity, "metric": metric}
         | comparison.compare(parts[sparsity], {"text": a}, {"text": b}, metric, draws)
-        for sparsity, (a, b), metric in product(parts, CLAIMS, bootstrap.REPORTED)
+        for sparsity, (a, b), metric in product(parts, CLAIMS, bootstrap.measured(items))
     ]
     return pd.DataFrame(rows).drop(columns="p_mcnemar")
 

@@ -115,7 +115,7 @@ def table(items: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
 
     ``items`` are those of :func:`averaged`.
     """
-    parts = [losses(matrix(items, name), dense[name].to_dict()).assign(metric=name) for name in bootstrap.REPORTED]
+    parts = [losses(matrix(items, name), dense[name].to_dict()).assign(metric=name) for name in dense]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -123,7 +123,7 @@ def display(found: pd.DataFrame, corpora: Sequence[str]) -> pd.DataFrame:
     """:func:`table` for reading: points lost, a row per metric and text, a column per task and their mean."""
     names = {OWN: "the task's own expert", OTHERS: "experts of other tasks"} | ordered(corpora)
     square = found.pivot(index=["metric", "calibrated_on"], columns="task", values="loss")
-    square = square.reindex(pd.MultiIndex.from_product([bootstrap.REPORTED, names], names=square.index.names))
+    square = square.reindex(pd.MultiIndex.from_product([found["metric"].unique(), names], names=square.index.names))
     square = square[display_names.task_order(square.columns)].rename(columns=display_names.task)
     square = square.assign(mean=square.mean(axis=1)).round(1).reset_index().rename_axis(columns=None)
     square["calibrated_on"] = square["calibrated_on"].map(names)
@@ -134,7 +134,7 @@ def display(found: pd.DataFrame, corpora: Sequence[str]) -> pd.DataFrame:
 def claims(items: pd.DataFrame, sparsity: float, draws: int = bootstrap.DRAWS) -> list[dict]:
     """The claims of :data:`CLAIMS` over all tasks; ``items`` are those of :func:`averaged`."""
     rows = []
-    for (name, (text, a, b, direction)), metric in product(CLAIMS.items(), bootstrap.REPORTED):
+    for (name, (text, a, b, direction)), metric in product(CLAIMS.items(), bootstrap.measured(items)):
         found = comparison.compare(items, {"calibrated_on": a}, {"calibrated_on": b}, metric, draws)
         about = {"name": name, "sparsity": sparsity, "metric": metric, "direction": direction}
         rows.append(points(text, found, where="leave_one_task_out", **about))
@@ -144,8 +144,9 @@ def claims(items: pd.DataFrame, sparsity: float, draws: int = bootstrap.DRAWS) -
 def answer(verdicts: pd.DataFrame, found: pd.DataFrame, sparsity: float) -> str:
     """What a mask is worth on a task that it has not seen; ``found`` is :func:`table`'s frame."""
     at = display_names.sparsity(sparsity)
-    means = found.groupby(["calibrated_on", "metric"])["loss"].mean()
-    lost = {row: " / ".join(f"{means[row, name]:.1f}" for name in bootstrap.REPORTED) for row in (OWN, OTHERS, WITHOUT)}
+    means, metrics = found.groupby(["calibrated_on", "metric"])["loss"].mean(), found["metric"].unique()
+    named = " / ".join(map(display_names.metric, metrics))
+    lost = {row: " / ".join(f"{means[row, name]:.1f}" for name in metrics) for row in (OWN, OTHERS, WITHOUT)}
     own = {
         comparison.HOLDS: "an expert is worth less on a task that it has not seen than that task's own expert",
         comparison.REVERSED: "an expert is worth more on tasks that it has not seen than their own experts",
@@ -156,9 +157,8 @@ def answer(verdicts: pd.DataFrame, found: pd.DataFrame, sparsity: float) -> str:
         comparison.REVERSED: "leaving a task's text out of the general mask even helps that task",
         comparison.UNDECIDED: "leaving a task's text out of the general mask costs nothing that these items can show",
     }
-    metrics = " / ".join(map(display_names.metric, bootstrap.REPORTED))
     first = (
-        f"At {at} a task loses {lost[OTHERS]} points ({metrics}) under another task's expert, {lost[OWN]} under its "
+        f"At {at} a task loses {lost[OTHERS]} points ({named}) under another task's expert, {lost[OWN]} under its "
         f"own, and {lost[WITHOUT]} under a general mask that has not seen it."
     )
     further = [("own-expert-beats-others", own), ("leaving-a-task-out-costs", out)]

@@ -102,3 +102,13 @@ def test_reported_rows_are_each_tasks_own_metric_and_exact_match():
     parts = [bootstrap.of_metric(items, metric) for metric in bootstrap.REPORTED]
     assert sorted(pd.concat(parts).itertuples(index=False, name=None)) == sorted(kept)
     assert bootstrap.reported(items.head(0)).empty
+
+
+def test_metrics_are_measured_where_every_task_offers_them(monkeypatch):
+    monkeypatch.setattr(bootstrap, "REPORTED", ("primary", "exact_match", "acc_norm", "acc"))
+    offered = {"mini_piqa": ("acc_norm", "exact_match"), "mini_boolq": ("acc", "exact_match")}
+    rows = [(task, metric) for task, metrics in offered.items() for metric in metrics]
+    items = pd.DataFrame(rows, columns=["task", "metric"])
+    assert bootstrap.measured(items) == ("primary", "exact_match")
+    assert bootstrap.measured(items[items["task"] == "mini_boolq"]) == ("primary", "exact_match", "acc")
+    assert bootstrap.measured(items[:3]) == ("primary",)

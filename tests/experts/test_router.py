@@ -14,7 +14,7 @@ from seaplib import paths
 from seaplib.experts import classifier, variants
 from seaplib.experts import router as routing
 from seaplib.experts.model import ExpertModel
-from seaplib.settings import Calibration, Evaluation
+from seaplib.settings import Calibration, Evaluation, Routing
 from seaplib.texts import tasks as registry
 
 pytestmark = pytest.mark.unit
@@ -31,7 +31,7 @@ def cloud(classes=("a", "b", "c"), each: int = 40, spread: float = 1.2, seed: in
 @pytest.mark.parametrize("classes", [("a", "b", "c"), ("yes", "no")])
 def test_probabilities_are_those_of_scikit_learn(classes):
     features, names = cloud(classes, each=400)
-    router = routing.fit(features, names, seed=3)
+    router = routing.fit(features, names, Routing(seed=3))
     new, _ = cloud(classes, seed=1)
     plain = classifier.train(features, names)
     assert list(router.classes) == list(plain.classes_)
@@ -46,7 +46,7 @@ def test_probabilities_are_those_of_scikit_learn(classes):
 
 def test_prompts_that_are_never_mistaken_leave_as_much_doubt_as_their_number():
     features, names = cloud(each=50, spread=60.0)
-    confidence = routing.fit(features, names, coverage=1.0).at(0).decide(features)[1]
+    confidence = routing.fit(features, names, Routing(coverage=1.0)).at(0).decide(features)[1]
     assert np.median(confidence) == pytest.approx(51 / 52, abs=0.01) and confidence.max() < 0.9999
 
 
@@ -69,7 +69,7 @@ def test_the_threshold_is_the_largest_that_still_routes_the_wanted_share():
     features, names = cloud(each=200)
     new, _ = cloud(each=400, seed=1)
     for coverage in (0.5, 0.9):
-        routed = routing.fit(features, names, coverage).decide(new)[0] != routing.GENERAL
+        routed = routing.fit(features, names, Routing(coverage=coverage)).decide(new)[0] != routing.GENERAL
         assert routed.mean() == pytest.approx(coverage, abs=0.05), "the price holds on new prompts of the same kind"
 
 
@@ -164,7 +164,8 @@ def built(tiny_model, tiny_tokenizer, tiny_data_dir) -> ExpertModel:
     shutil.copytree(tiny_data_dir / "ai2_arc" / "ARC-Easy", tiny_data_dir / "ai2_arc" / "ARC-Challenge")
     calibration = Calibration(samples=6, seed=1)
     model = tiny_model(num_hidden_layers=6)
-    return variants.build(model, tiny_tokenizer, TASKS, "wikitext2", 0.45, calibration=calibration, per_task=20)
+    options = {"calibration": calibration, "routing": Routing(per_task=20, seed=1)}
+    return variants.build(model, tiny_tokenizer, TASKS, "wikitext2", 0.45, **options)
 
 
 def test_building_makes_a_mask_for_every_expert_and_a_router_between_them(built):
@@ -219,10 +220,10 @@ def test_contrasts_name_the_claims_of_each_kind_of_tasks():
 
 def test_random_experts_have_masks_for_every_task_and_a_router(built):
     model, tokenizer = built.dense, built.tokenizer
-    made = variants.random_experts(model, tokenizer, TASKS, 0.5, per_task=20)
+    made = variants.random_experts(model, tokenizer, TASKS, 0.5, Routing(per_task=20))
     assert set(made.masks) == {*registry.experts(TASKS), routing.GENERAL} and made.router is not None
     assert all(abs(mask.achieved - 0.5) < 0.1 for mask in made.masks.values())
-    table = routing.across_wordings(model, tokenizer, TASKS[:2], TASKS[2:], 6, per_task=20)
+    table = routing.across_wordings(model, tokenizer, TASKS[:2], TASKS[2:], 6, Routing(per_task=20))
     assert table[["trained on", "asked as"]].values.tolist() == [
         [a, b] for a in routing.WORDINGS for b in routing.WORDINGS
     ]

@@ -41,7 +41,8 @@ def sandbox(tmp_path, monkeypatch, tiny_model, tiny_tokenizer, tiny_data_dir):
     pd.DataFrame(rows).to_parquet(tmp_path / "mine.parquet")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEAP_DATA_DIR", str(tiny_data_dir))
-    build, small = variants.build, {"calibration": seaplib.Calibration(samples=8), "per_task": 40}
+    build, small = variants.build, {"calibration": seaplib.Calibration(samples=8)}
+    small["routing"] = seaplib.Routing(per_task=40)
     monkeypatch.setattr(variants, "build", lambda *args, **options: build(*args, **options, **small))
     evaluate, few = seaplib.evaluate, {"settings": seaplib.Evaluation(items=10)}
     monkeypatch.setattr(seaplib, "evaluate", lambda *args, **options: evaluate(*args, **few | options))

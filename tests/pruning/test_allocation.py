@@ -153,6 +153,14 @@ def test_an_allocation_without_a_curve_is_never_uniform(kind):
             made.ratios(6)
 
 
+def test_a_curve_may_leave_a_layer_whole(monkeypatch):
+    monkeypatch.setattr(sparsity.Allocation, "_curve", lambda self, layers: np.arange(layers) / (layers - 1))
+    ratios = sparsity.logistic(0.3, protect_last=0).ratios(5)["all"]
+    assert ratios[0] == 0 and ratios.mean() == pytest.approx(0.3) and (np.diff(ratios) > 0).all()
+    with pytest.raises(sparsity.UnreachableSparsity, match=r"0\.8"):
+        sparsity.logistic(0.9, protect_last=0).ratios(5)
+
+
 def test_allocations_print_well():
     assert str(sparsity.logistic(0.2)) == "logistic(0.2, x0=0.3, k=1, protect 0+2)"
     assert str(sparsity.uniform(0.5)) == "uniform(0.5, protect 0+0)"
