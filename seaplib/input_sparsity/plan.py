@@ -86,7 +86,6 @@ class SparsityPlan:
         """A copy of ``model`` that keeps this sparsity; it shares every weight that stays as it is."""
         check(model, self)
         sparse = copy_of(model)
-        note(sparse, source=None)
         _install(sparse, self, ExitStack())
         return sparse
 

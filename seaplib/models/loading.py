@@ -7,8 +7,6 @@ import torch
 from .. import hub
 from .architectures import ModelError
 from .files import read_config, resolve
-from .identity import _source
-from .state import note
 
 
 def check(name_or_path: str | Path):
@@ -79,7 +77,6 @@ def load(
     if not placed:
         model.to(whole)
     model.eval()
-    note(model, source=_source(source))
     return model, tokenizer
 
 

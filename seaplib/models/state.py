@@ -8,14 +8,12 @@ from dataclasses import dataclass, field, replace
 class ModelState:
     """What was done to a model; the default is a model that nothing was done to.
 
-    ``source``: the files or the hub revision that hold the weights; None where no file holds them as they are.
     ``mask`` and ``mode``: the :class:`~seaplib.pruning.masks.PruningMask` the model was pruned with, and how.
     ``applied``: hash of what acts on the fly while the weights stay the dense model's; None where nothing does.
     ``sparse``: the inputs that are sparse, place → fingerprint of the rule there.
     ``label``: the columns that name the model's result rows, where mask and inputs do not.
     """
 
-    source: Mapping | None = None
     mask: object | None = None
     mode: str | None = None
     applied: str | None = None

@@ -154,8 +154,6 @@ def prune(
     note(pruned, mask=mask, mode=mode)
     if mode == "mask":
         note(pruned, applied=identity(mask, mode, compensation))
-    else:
-        note(pruned, source=None)
     for index, layer in enumerate(layers.decoder_layers(pruned)):
         if mode == "mask":
             _mask_layer(layer, index, mask, compensation)

@@ -1,5 +1,6 @@
 import copy
 import json
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -8,6 +9,7 @@ from conftest import ARCHITECTURE_CASES
 from safetensors.torch import save_file
 from transformers import BloomConfig, LlamaConfig, LlamaForCausalLM
 
+import seaplib
 from seaplib import hub, models
 from seaplib.models import files, identity
 from seaplib.runner import checks, parameters
@@ -201,14 +203,30 @@ def test_fingerprint_follows_weights_and_configuration(tiny_model, saved):
     assert models.fingerprint(model) != before
 
 
-def test_large_models_are_identified_by_their_files(saved, monkeypatch):
-    monkeypatch.setattr(identity, "CONTENT_HASH_LIMIT", 0)
+@pytest.mark.parametrize("sha_bytes", [0, 2**30])
+def test_every_change_in_memory_is_noticed_whatever_the_size(saved, monkeypatch, sha_bytes):
+    """A large loaded model was known by its files, so that stored answers outlived its weights."""
+    monkeypatch.setattr(identity, "SHA_BYTES", sha_bytes)
     model, _ = models.load(saved, device="cpu")
-    before = models.fingerprint(model)
-    assert models.fingerprint(models.load(saved, device="cpu")[0]) == before
-    weights = saved / "model.safetensors"
-    weights.write_bytes(weights.read_bytes())  # a new modification time
-    assert models.fingerprint(models.load(saved, device="cpu")[0]) != before
+    seen = {models.fingerprint(model)}
+    assert models.fingerprint(models.load(saved, device="cpu")[0]) in seen
+    for parameter in list(model.parameters()):
+        kept = parameter.detach().clone()
+        parameter.data.view(-1)[-1] += 1e-3  # the parameter's version does not count this
+        seen.add(models.fingerprint(model))
+        parameter.data.copy_(kept)
+    assert len(seen) == 1 + len(list(model.parameters())) and models.fingerprint(model) in seen
+
+
+def test_a_large_model_changed_in_memory_is_measured_anew(saved, tiny_data_dir, monkeypatch):
+    monkeypatch.setattr(identity, "SHA_BYTES", 0)
+    model, tokenizer = models.load(saved, device="cpu")
+    measure = partial(seaplib.perplexity, model, tokenizer, "wikitext2", "flap128", samples=4, progress=False)
+    before = measure()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert measure()["nll"].item() != pytest.approx(before["nll"].item(), rel=1e-3)
 
 
 def test_tokenizer_fingerprint_follows_the_vocabulary(tiny_tokenizer):

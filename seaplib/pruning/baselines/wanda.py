@@ -13,7 +13,6 @@ from ...models import layers
 from ...models.layers import resized
 from ...models.offloading import copy_of
 from ...models.passes import batches, encode
-from ...models.state import note
 from ...texts.corpora import Corpus
 from ..allocation import checked
 
@@ -58,7 +57,6 @@ def wanda(
     checked(sparsity)
     encoded = encode(model, tokenizer, corpus.texts, max_length)
     pruned = copy_of(model)
-    note(pruned, source=None)
     device = layers.input_device(pruned)
     for index, layer in enumerate(
         tqdm(layers.decoder_layers(pruned), desc="Wanda", unit="layer", leave=False, disable=not progress)
