@@ -15,14 +15,30 @@ writer does.
 """
 
 import os
+import re
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
+LONGEST = 128  # bytes of a name: file systems take 255, and files get endings and marks
+_NAME = re.compile(r"\w[\w .+=,-]*")
 
 
 def _place(variable: str, default: Path | None) -> Path | None:
     value = os.environ.get(variable)
     return Path(value).expanduser().resolve() if value else default
+
+
+def moved() -> dict[str, str]:
+    """The variables above that are set, with whole paths: a process in another directory must find the same places."""
+    names = [f"SEAP_{name}" for name in ("ROOT", "DATA_DIR", "STORE_DIR", "RUNS_DIR", "EXECUTED_DIR", "FIGURES_DIR")]
+    return {name: str(_place(name, None)) for name in names if os.environ.get(name)}
+
+
+def name(value: str, what: str) -> str:
+    """``value``, if it can name a file anywhere. ValueError for separators, a leading dot, and too long a name."""
+    if not (isinstance(value, str) and _NAME.fullmatch(value)) or len(value.encode()) > LONGEST:
+        raise ValueError(f"{what} {value!r} is no name: up to {LONGEST} letters, digits, blanks and any of _ - . + = ,")
+    return value
 
 
 def shipped() -> Path:
@@ -77,10 +93,10 @@ def runs_dir() -> Path:
 
 def executed_dir(profile: str) -> Path:
     """The directory of a profile's executed notebooks: read-only copies, in the root that ``make lab`` opens."""
-    return _place("SEAP_EXECUTED_DIR", root() / "executed") / profile
+    return _place("SEAP_EXECUTED_DIR", root() / "executed") / name(profile, "the profile")
 
 
 def figures_dir(profile: str | None = None) -> Path:
     """The directory of a profile's figures and tables; without a profile, the directory of all profiles."""
     directory = _place("SEAP_FIGURES_DIR", root() / "figures")
-    return directory / profile if profile else directory
+    return directory / name(profile, "the profile") if profile else directory

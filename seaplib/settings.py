@@ -8,7 +8,9 @@ impossible value a ``ValueError``, before any model is loaded.
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from typing import get_args, get_type_hints
 
 SCORES = ("s_F", "s_W", "magnitude", "random")
 
@@ -68,8 +70,32 @@ def suggestion(name, known: Iterable) -> str:
     return f"; did you mean {close!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
+#: type of a field → which values are of it, and how the type is called; numpy's numbers are numbers
+_KINDS = {
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    int: (lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"),
+    float: (lambda value: isinstance(value, Real) and not isinstance(value, bool), "a number"),
+    str: (lambda value: isinstance(value, str), "a text"),
+    type(None): (lambda value: value is None, "None"),
+}
+
+
+def check_types(made) -> None:
+    """ValueError for a field of the dataclass object ``made`` whose value is not of the declared type."""
+    hints = get_type_hints(type(made))
+    for field in fields(made):
+        value, kinds = getattr(made, field.name), get_args(hints[field.name]) or (hints[field.name],)
+        if not any(_KINDS[kind][0](value) for kind in kinds):
+            wanted = " or ".join(_KINDS[kind][1] for kind in kinds)
+            raise ValueError(f"{type(made).__name__}: {field.name} must be {wanted}, got {value!r}")
+
+
 class Settings:
-    """Base of the settings dataclasses."""
+    """Base of the settings dataclasses: every value is of its field's type, and passes the class's ``_check``."""
+
+    def __post_init__(self):
+        check_types(self)
+        self._check()
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -91,7 +117,7 @@ class Calibration(Settings):
     batch_tokens: int = 8192  # padded tokens per batch
     estimator: str = "exact"  # or "authors", "flap": the running estimates of the published codes
 
-    def __post_init__(self):
+    def _check(self):
         self._require(self.samples >= 1, f"samples must be at least 1, got {self.samples}")
         self._require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
         self._require(self.max_length >= 2, f"max_length must be at least 2, got {self.max_length}")
@@ -121,7 +147,7 @@ class Pruning(Settings):
     compensation: str = "none"  # for removed units: "mean" in a bias, "least squares" in the kept units' weights
     round_to: int = 1  # kept channels are a multiple of this
 
-    def __post_init__(self):
+    def _check(self):
         self._require(0 <= self.sparsity < 1, f"sparsity must lie in [0, 1), got {self.sparsity}")
         self._require(self.score in SCORES, f"score is one of {', '.join(SCORES)}, got {self.score!r}")
         self._require(
@@ -149,18 +175,15 @@ class Evaluation(Settings):
     max_length: int | None = None  # tokens; None: the model's context
     bos: bool | None = None  # begin with BOS, once; False: without; None: as the tokenizer and the template do
     chat_template: bool = False  # a prompt is a user's turn in the tokenizer's chat template
+    workers: int = 1  # processes that score, of a model in main memory; each holds a copy of it
 
-    def __post_init__(self):
+    def _check(self):
         for name in ("items", "max_length"):
             value = getattr(self, name)
-            whole = value is None or isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            self._require(whole, f"{name} must be a whole number from 1 (or None), got {value!r}")
-        seed = isinstance(self.item_seed, int) and self.item_seed >= 0
-        self._require(seed, f"item_seed must be a whole number from 0, got {self.item_seed!r}")
+            self._require(value is None or value >= 1, f"{name} must be at least 1 (or None), got {value}")
+        self._require(self.item_seed >= 0, f"item_seed must be at least 0, got {self.item_seed}")
         self._require(self.batch_tokens >= 1, f"batch_tokens must be positive, got {self.batch_tokens}")
-        self._require(self.bos in (True, False, None), f"bos is true, false or null, got {self.bos!r}")
-        known = self.chat_template in (True, False)
-        self._require(known, f"chat_template is true or false, got {self.chat_template!r}")
+        self._require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -172,7 +195,7 @@ class Routing(Settings):
     wording: str = "request"  # of the training prompts: lm-eval's requests, or the bare "question"
     coverage: float = 0.95  # share of the prompts that is routed; the general mask answers the rest
 
-    def __post_init__(self):
+    def _check(self):
         self._require(self.per_task >= 1, f"per_task must be at least 1, got {self.per_task}")
         self._require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
         self._require(self.wording in WORDINGS, f"wording is one of {', '.join(WORDINGS)}, got {self.wording!r}")

@@ -18,14 +18,15 @@ PACKAGE = Path(__file__).parent
 NAME = PACKAGE.name
 #: Rooms that present, plan or run, and modules that find or keep: no change there changes a stored number.
 #: ``settings`` too, because every value of settings that an entry depends on stands in the entry's specification:
-#: - Calibration and Evaluation: the values in use, field by field; for Evaluation's items and item_seed the drawn
-#:   items. Evaluation's batch_tokens counts in no entry of items, however it is set.
+#: - Calibration, Evaluation and Routing: the values in use, field by field; for Evaluation's items and item_seed the
+#:   drawn items. Evaluation's batch_tokens and workers count in no entry of items, however they are set.
 #: - PRESETS: the window, the scored tokens and the starts that follow. ALLOCATIONS (ratio per layer, protected
 #:   layers): the mask that follows, by its fingerprint.
 #: - METRICS: their names, of which an entry of items holds rows; titles and ``reported`` are words.
 #: - MATRIX_BYTES: in how many passes covariances are summed, whatever the number, to the same sums.
-#: - SCORES, MODES, COMPENSATIONS, STEEPEST and the checks of the dataclasses only refuse; suggestions are messages.
-PRESENTING = ("reports", "runner", "commands", "hub", "paths", "source", "store", "settings")
+#: - SCORES, MODES, COMPENSATIONS, WORDINGS, STEEPEST and the checks of the dataclasses only refuse; suggestions are
+#:   messages.
+PRESENTING = ("reports", "runner", "commands", "hub", "disk", "paths", "source", "store", "settings")
 #: Libraries that compute, by the name they are imported under; whatever runs a model runs the first two.
 LIBRARIES = {"torch": "torch", "transformers": "transformers"}
 LIBRARIES |= {"lm_eval": "lm-eval", "numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn", "umap": "umap-learn"}

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import filelock
 
-from . import paths, source
+from . import disk, paths, source
 
 T = TypeVar("T")
 HASHED_BYTES = 256 * 2**20  # larger files are identified by path, size and time of change
@@ -106,8 +106,8 @@ def fetch(kind: str, spec: dict, make: Callable[[], T], noun: type[T], uses: Ite
 
     ``noun`` is ``pandas.DataFrame``, or a class with ``save(directory)`` and ``load(directory)``.
     What is returned always comes from disk, so a first run and a resumed one see the same values.
-    An entry appears whole or not at all; processes that want the same one wait for whoever came
-    first; a damaged entry is made again, with a warning.
+    An entry appears whole or not at all, also after a power cut; processes that want the same one wait for whoever
+    came first; a damaged entry is made again, with a warning.
     """
     modules = source.makers(make, *uses)
     name = key(spec, modules)
@@ -125,6 +125,8 @@ def fetch(kind: str, spec: dict, make: Callable[[], T], noun: type[T], uses: Ite
         if entry.exists():
             try:
                 return _read(entry, noun)
+            except (MemoryError, ImportError, PermissionError):
+                raise  # nothing is wrong with the entry: this process cannot read it
             except Exception as error:
                 warnings.warn(f"damaged {kind} entry {entry} is computed again ({error})", stacklevel=2)
                 _remove(entry)
@@ -136,8 +138,18 @@ def fetch(kind: str, spec: dict, make: Callable[[], T], noun: type[T], uses: Ite
         files = {file.relative_to(partial).as_posix(): file_hash(file) for file in partial.rglob("*") if file.is_file()}
         record = json.dumps({"kind": kind, "key": name, "spec": json.loads(canonical(spec)), "files": files}, indent=1)
         (partial / "spec.json").write_text(record + "\n", "utf-8")
+        for written in (*(file for file in partial.rglob("*")), partial):
+            disk.synced(written)
         os.replace(partial, entry)
+        disk.synced(shelf)
         return _read(entry, noun)
+
+
+def holds(kind: str, spec: dict, uses: Iterable) -> bool:
+    """Whether there is an entry that :func:`fetch` would find; ``uses`` are ``make``, or another function of its
+    module, and :func:`fetch`'s ``uses``.
+    """
+    return (paths.store_dir() / kind / key(spec, source.makers(*uses)) / "spec.json").is_file()
 
 
 def _remove(path: Path) -> None:

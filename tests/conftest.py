@@ -3,8 +3,15 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pandas as pd
 import pytest
+
+# The same examples at every run, and no limit of time: what passes on one machine passes on another.
+hypothesis.settings.register_profile(
+    "seaplib", derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(hypothesis.HealthCheck)
+)
+hypothesis.settings.load_profile("seaplib")
 
 SENTENCES = [
     "To dry a wet towel, hang it on a line in the warm sun.",

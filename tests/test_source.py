@@ -141,8 +141,9 @@ def test_computing_modules_read_those_settings_alone_whose_values_specifications
                 names = {alias.name for alias in node.names}
                 assert "settings" not in names, f"{module} reads settings under no name that can be checked"
                 read |= names if (node.module or "").split(".")[-1] == "settings" else set()
-    specified = {"Calibration", "Evaluation", "PRESETS", "ALLOCATIONS", "METRICS", "MATRIX_BYTES"}
-    assert read == specified | {"SCORES", "MODES", "COMPENSATIONS", "STEEPEST", "Settings", "suggestion", "nearest"}
+    specified = {"Calibration", "Evaluation", "Routing", "PRESETS", "ALLOCATIONS", "METRICS", "MATRIX_BYTES"}
+    refusing = {"SCORES", "MODES", "COMPENSATIONS", "WORDINGS", "STEEPEST", "Settings", "check_types"}
+    assert read == specified | refusing | {"suggestion", "nearest"}
 
 
 def test_what_only_presents_does_not_count():

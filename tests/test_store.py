@@ -92,6 +92,23 @@ def test_damaged_entry_is_computed_again(own_store, damage):
     assert store.fetch("notes", {}, refuse, Note) == Note("one again")
 
 
+@pytest.mark.parametrize("error", [MemoryError, ImportError, PermissionError])
+def test_an_entry_that_this_process_cannot_read_is_kept(own_store, monkeypatch, error):
+    """Out of memory twice, or with a library missing, the entry was deleted and made again."""
+    spec = {"a": 1}
+    store.fetch("notes", spec, lambda: Note("whole"), Note)
+    whole = Note.load
+
+    def fail(directory):
+        raise error("not here")
+
+    monkeypatch.setattr(Note, "load", staticmethod(fail))
+    with pytest.raises(error):
+        store.fetch("notes", spec, refuse, Note)
+    monkeypatch.setattr(Note, "load", whole)
+    assert store.fetch("notes", spec, refuse, Note).text == "whole"
+
+
 def test_a_file_in_place_of_an_entry_is_computed_again(own_store):
     store.fetch("notes", {}, lambda: Note("one"), Note)
     entry = entry_of(own_store / "notes", {})

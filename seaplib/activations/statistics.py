@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from .. import files, store
 from ..models import identity, shapes
 from ..models.layers import decoder, decoder_layers, geometry, input_device, weight
-from ..models.passes import Encoded, batches, encode
+from ..models.passes import Encoded, batches, encode, evaluating
+from ..models.state import pruned
 from ..settings import Calibration
 from ..texts import corpora
 from .capture import UNITS, capture
@@ -142,6 +143,8 @@ def collect(
         "starts_with_bos": encoded.starts_with_bos,
         "calibration": calibration.as_dict(),
     }
+    if how := pruned(model):
+        provenance["pruned"] = how
     return ActivationStats(shape, count, provenance=provenance, stream=recorder.stream(), **parts)
 
 
@@ -149,7 +152,7 @@ def _not_finite(model, found: Encoded, ids: tuple[str, ...]) -> str:
     """Where activations stop being numbers: the first text, run by itself, and in it the first layer and module."""
     device = input_device(model)
     for place, tokens in zip(found.kept, found.ids, strict=True):
-        with torch.inference_mode(), capture(model) as recorder:
+        with torch.inference_mode(), evaluating(model), capture(model) as recorder:
             decoder(model)(input_ids=torch.tensor([tokens], device=device), use_cache=False)
         for layer, modules in enumerate(zip(*(recorder.moments[role] for role in UNITS.values()), strict=True)):
             for module, moments in zip(UNITS, modules, strict=True):

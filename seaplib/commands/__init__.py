@@ -5,7 +5,7 @@ default of ``command``, and ``run(options)``, which returns the exit status. A n
 file here and its name in :data:`COMMANDS`.
 """
 
-from . import compare, init, list, reproduce, status
+from . import compare, init, list, reproduce, status, verify
 
 #: In the order in which the help lists them.
-COMMANDS = (reproduce, status, compare, list, init)
+COMMANDS = (reproduce, status, compare, verify, list, init)

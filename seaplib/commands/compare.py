@@ -30,6 +30,11 @@ def report(profile: str, revision: str = "HEAD") -> str:
     found = compare.compare(profile, revision)
     if found is None:
         return f"Nothing to compare with: git's {revision} holds no tables of figures/{profile}."
+    return told(found)
+
+
+def told(found) -> str:
+    """A :class:`~seaplib.runner.compare.Comparison` for print."""
     lines = [table(rows, HEADERS)] if (rows := found.listed()) else []
     lines += [f"Only committed: {', '.join(found.only_committed)}"] if found.only_committed else []
     lines += [f"Only here: {', '.join(found.only_here)}"] if found.only_here else []

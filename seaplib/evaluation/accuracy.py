@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from ..models import architectures, loading
 from ..models.state import state
 from ..settings import Evaluation
-from ..texts import tasks
+from ..texts import tasks as registry
+from . import workers
 from .lm_eval import Bench, chance
 
 DENSE = {
@@ -70,7 +71,7 @@ def aggregate(items: pd.DataFrame, model: str = "model") -> pd.DataFrame:
         row["stderr"] = cell["value"].std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
         parts.append(row | {"n": n, "truncated": int(cell["truncated"].sum())})
     frame = pd.DataFrame(parts)
-    frame["primary"] = [tasks.get(row.task).metric == row.metric for row in frame.itertuples()]
+    frame["primary"] = [registry.get(row.task).metric == row.metric for row in frame.itertuples()]
     frame["calibration_seed"] = frame["calibration_seed"].astype("Int64")
     last = ["task", "metric", "value", "stderr", "n", "task_version", "bos", "chat_template", "primary", "truncated"]
     return frame[[column for column in frame if column not in (*last, "variant")] + last]
@@ -91,13 +92,20 @@ def evaluate_items(
     ``ValueError`` for an unknown task and for a task named twice, ``FileNotFoundError`` for a missing split.
     """
     bench = Bench(model, tokenizer, settings or Evaluation())
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    names = [registry.get(name).name for name in ([tasks] if isinstance(tasks, str) else tasks)]
     if double := [name for place, name in enumerate(names) if name in names[:place]]:
         raise ValueError(f"task {double[0]!r} is named twice, so its items would count twice; name it once")
     chosen = list(variants) if variants is not None else [None]
     work = [(i, v, name) for i, v in enumerate(chosen) for name in names if v is None or not v.tasks or name in v.tasks]
     for name in dict.fromkeys(name for _, _, name in work):
         bench.identity(name)
+    if bench.settings.workers > 1 and workers.can_share(model):
+        missing: dict[int, list[str]] = {}
+        for index, variant, name in work:
+            if not bench.stored(name, variant):
+                missing.setdefault(index, []).append(name)
+        if len(missing) > 1:
+            workers.fill(bench, chosen, missing, _apply, progress)
     frames, applied, current = [], None, None
     bar = tqdm(work, desc="evaluating", unit="task", leave=False, disable=not progress)
     for index, variant, name in bar:
@@ -134,11 +142,9 @@ def label_of(model: nn.Module, variant=None) -> dict:
         return DENSE | done.label
     if done.sparse:
         return DENSE | dict.fromkeys(SPARSITIES, math.nan) | {"method": "sparsified"}
-    if (mask := done.mask) is not None:
-        known = {key: str(value) for key, value in mask.provenance.items() if key in DENSE}
-        requested = math.nan if mask.requested is None else mask.requested
-        sizes = zip(SPARSITIES, (requested, mask.achieved, mask.achieved_model), strict=True)
-        return DENSE | known | dict(sizes) | {"method": "pruned"}
+    if made := getattr(model.config, "pruning", None):
+        known = {key: math.nan if made[key] is None else made[key] for key in DENSE if key in made}
+        return DENSE | known | {"method": "pruned"}
     if model.config.model_type in architectures.PRUNED_TYPES:
         return DENSE | dict.fromkeys(SPARSITIES, math.nan) | {"method": "pruned"}
     return dict(DENSE)

@@ -144,7 +144,7 @@ def _write(model, variant, encoded: list[list[int]], new_tokens: int) -> Continu
     for start in encoded:
         ids = torch.tensor([start], device=layers.input_device(applied))
         options = {"max_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
-        with passes.numbers_only(applied):
+        with passes.writing(applied):
             out = applied.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(start) :].tolist()
         written.append(out[:-1] if out and out[-1] in stops else out)
     return Continuations(written)
@@ -155,7 +155,8 @@ def _perplexity(model, start: list[int], ids: list[int]) -> float:
     if not ids:
         return math.nan
     whole = torch.tensor([[*start, *ids]], device=layers.input_device(model))
-    logits = model(whole).logits[0, len(start) - 1 : -1].float()
+    with passes.evaluating(model):
+        logits = model(whole).logits[0, len(start) - 1 : -1].float()
     return float(torch.nn.functional.cross_entropy(logits, whole[0, len(start) :]).exp())
 
 

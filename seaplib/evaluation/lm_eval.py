@@ -85,13 +85,14 @@ class Bench:
         """lm-eval's HFLM around the model in memory, for tokenisation and generation."""
         from lm_eval.models.huggingface import HFLM
 
-        harness = HFLM(
-            self.model,
-            tokenizer=copy.deepcopy(self.tokenizer),  # HFLM may give it a padding token
-            max_length=self.max_length,
-            batch_size=max(1, self.settings.batch_tokens // min(self.max_length, 512)),
-            add_bos_token=self.settings.bos,
-        )
+        with passes.evaluating(self.model):  # HFLM would leave it so
+            harness = HFLM(
+                self.model,
+                tokenizer=copy.deepcopy(self.tokenizer),  # HFLM may give it a padding token
+                max_length=self.max_length,
+                batch_size=max(1, self.settings.batch_tokens // min(self.max_length, 512)),
+                add_bos_token=self.settings.bos,
+            )
         harness.tok_encode = lru_cache(maxsize=None)(harness.tok_encode)  # options repeat their context
         return harness
 
@@ -154,7 +155,7 @@ class Bench:
                 raise FileNotFoundError(f"{name}: no lm-eval configuration {config.name}")
             content = repr(list(self.drawn(name))) + lm_eval.content(config) + repr(sorted(task.changes.items()))
             spec = self.settings.as_dict()
-            for irrelevant in ("batch_tokens", "items", "item_seed"):  # the items themselves are hashed
+            for irrelevant in ("batch_tokens", "items", "item_seed", "workers"):  # the items themselves are hashed
                 del spec[irrelevant]
             spec |= {"task": name, "content": hashlib.sha256(content.encode()).hexdigest(), "ids": self.drawn(name).ids}
             if self.settings.chat_template:
@@ -164,11 +165,17 @@ class Bench:
 
     def items(self, name: str, variant, applied) -> pd.DataFrame:
         """Item results of a variant on a task, asking the store first; ``applied()`` gives what the variant applies."""
-        identity = None if variant is None else variant.fingerprint
-        spec = self.fingerprints | self.identity(name) | {"variant": identity}
         first = getattr(variant, "first_layer", 0)
         make = lambda: self.score(self.prepared(name), applied(), first)  # noqa: E731
-        return store.fetch("items", spec, make, pd.DataFrame, uses=(variant, self.model))
+        return store.fetch("items", self._specification(name, variant), make, pd.DataFrame, (variant, self.model))
+
+    def stored(self, name: str, variant) -> bool:
+        """Whether the store has the item results of a variant on a task."""
+        return store.holds("items", self._specification(name, variant), (self.items, variant, self.model))
+
+    def _specification(self, name: str, variant) -> dict:
+        identity = None if variant is None else variant.fingerprint
+        return self.fingerprints | self.identity(name) | {"variant": identity}
 
     def prepared(self, name: str) -> Prepared:
         """The requests of a task, made at the first call."""
@@ -277,7 +284,7 @@ class Bench:
     def _generate(self, task, instances: list, model) -> list[list[str]]:
         self.harness._model = model
         try:
-            with passes.numbers_only(model):
+            with passes.writing(model):
                 texts = self.harness.generate_until(instances, disable_tqdm=True)
         finally:
             self.harness._model = self.model

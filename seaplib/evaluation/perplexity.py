@@ -23,6 +23,7 @@ from .. import store
 from ..models import identity, layers, likelihood, passes
 from ..settings import PRESETS, suggestion
 from ..texts import rows, tasks
+from ..texts.corpora import Corpus
 from . import accuracy, bootstrap
 
 JOIN = "\n\n"
@@ -32,7 +33,7 @@ MEASURED = ("start", "nll", "tokens", "bytes")
 def perplexity(
     model,
     tokenizer,
-    task: str = "wikitext2",
+    task: str | Corpus = "wikitext2",
     preset: str = "2048",
     variants: Iterable | None = None,
     samples: int | None = None,
@@ -41,7 +42,7 @@ def perplexity(
     batch_tokens: int = 8192,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Perplexity of ``variants`` (as in ``evaluate``) on a task's test text: a row per variant.
+    """Perplexity of ``variants`` (as in ``evaluate``) on a task's test text, or on a Corpus: a row per variant.
 
     A window longer than the model's context is cut to it, and the ``preset`` column says so.
     ``samples`` limits the number of windows, drawn by ``seed``. ``bos``: "text" puts BOS where the
@@ -62,7 +63,7 @@ def perplexity(
 def by_window(
     model,
     tokenizer,
-    task: str = "wikitext2",
+    task: str | Corpus = "wikitext2",
     preset: str = "2048",
     variants: Iterable | None = None,
     samples: int | None = None,
@@ -80,7 +81,9 @@ def by_window(
     chosen = list(variants) if variants is not None else [None]
     known = {"model": identity.fingerprint(model), "attention": model.config._attn_implementation} | windows.identity
     frames = []
-    for place, variant in enumerate(tqdm(chosen, desc=f"perplexity on {task}", leave=False, disable=not progress)):
+    for place, variant in enumerate(
+        tqdm(chosen, desc=f"perplexity on {windows.label['dataset']}", leave=False, disable=not progress)
+    ):
 
         def measure(variant=variant):
             pruned = accuracy.pruned(variant, model)
@@ -172,18 +175,14 @@ def summarise(windows: pd.DataFrame) -> dict:
 class Windows:
     """A tokenised text and its windows, which all variants share: token ids, starts, identity and label."""
 
-    def __init__(self, model, tokenizer, task: str, preset: str, samples: int | None, seed: int, bos: str):
+    def __init__(self, model, tokenizer, task: str | Corpus, preset: str, samples: int | None, seed: int, bos: str):
         if preset not in PRESETS:
             raise ValueError(f"unknown perplexity preset {preset!r}{suggestion(preset, PRESETS)}")
         if bos not in ("text", "window", "none"):
             raise ValueError(f"bos is 'text', 'window' or 'none', got {bos!r}")
         if bos == "window" and tokenizer.bos_token_id is None:
             raise ValueError("the tokenizer has no BOS token to begin a window with")
-        if not (tasks.get(task).plain and tasks.get(task).test):
-            plain = ", ".join(name for name in tasks.names(scored=False) if tasks.get(name).test)
-            raise ValueError(f"{task} has no running text to measure perplexity on; such tasks: {plain}")
-        found = rows.read_rows(task, "test")
-        text = JOIN.join(row["text"] for row in found)
+        task, text, source = _running_text(task)
         self.ids, self.ends = _tokenise(tokenizer, text, bos == "text")
         self.bos = tokenizer.bos_token_id if bos == "window" else None
         begins_with_bos = bos == "text" and self.ids[0] == tokenizer.bos_token_id
@@ -210,7 +209,6 @@ class Windows:
             "starts": self.starts,
             "bos": bos,
         }
-        source = found.source
         self.label = {
             "dataset": task,
             "data_version": f"{source['config'] or source['data']}@{content[:8]}",
@@ -247,6 +245,18 @@ class Windows:
                 target=ids[rows, column + 1],
                 owner=rows,
             )
+
+
+def _running_text(task: str | Corpus) -> tuple[str, str, dict]:
+    """Name, text and source of a plain task's test rows, or of texts of one's own. ValueError for any other task."""
+    if isinstance(task, Corpus):
+        about = {"config": None, "data": task.source.get("data", "own"), "splits": ["own texts"]}
+        return task.task, JOIN.join(task.texts), about
+    if not (tasks.get(task).plain and tasks.get(task).test):
+        plain = ", ".join(name for name in tasks.names(scored=False) if tasks.get(name).test)
+        raise ValueError(f"{task} has no running text to measure perplexity on; such tasks: {plain}, or a Corpus")
+    found = rows.read_rows(task, "test")
+    return task, JOIN.join(row["text"] for row in found), found.source
 
 
 def _tokenise(tokenizer, text: str, special: bool) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " tokens"]]:

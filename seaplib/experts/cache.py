@@ -113,7 +113,8 @@ class ExpertCache:
         self.check([name])
         if name not in self._kept:
             self._make_room(self.sizes[name])
-            self._kept[name] = apply.prune(self.model, self.masks[name], "remove", self.compensation.get(name))
+            added = self.compensation.get(name)
+            self._kept[name] = apply.prune(self.model, self.masks[name], "remove", added, share=True)
             self.built[name] += 1
         self._kept.move_to_end(name)
         return self._kept[name]

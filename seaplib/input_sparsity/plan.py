@@ -21,7 +21,7 @@ from .. import files, store
 from ..models import architectures
 from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, parameters, shape
 from ..models.offloading import copy_of, runs_on, stand_in, tensor
-from ..models.state import note, state
+from ..models.state import note, pruned, state
 from ..settings import Calibration
 from ..texts import corpora
 from .rule import InputSparsity
@@ -155,7 +155,7 @@ def sparsity_plan(
 def targets(model, rule: InputSparsity) -> dict[str, nn.Module]:
     """ "<layer>.<role>" → linear layer, for the rule's roles and layers. ValueError where something is not there."""
     found, done = linear_layers(model), state(model)
-    if done.mask is not None and done.mode != "remove" and not bool(done.mask.channels.all()):
+    if pruned(model) in ("zero", "mask") and not (done.mask is not None and bool(done.mask.channels.all())):
         raise ValueError("the removed channels are still there as zeros, and would count; prune with mode='remove'")
     here, count = {role for _, role in found}, len(decoder_layers(model))
     absent = [role for role in rule.roles if role not in here]

@@ -4,6 +4,7 @@ Only configurations, headers of weight files and the hub's listing are read, wit
 problem is a :class:`ModelError` of one line. A plan of runs and :func:`seaplib.load` share these checks.
 """
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -11,6 +12,21 @@ from .. import hub, paths
 from .architectures import ARCHITECTURES, PRUNED_TYPES, ModelError, _model_type
 from .shapes import PUBLISHED
 
+#: weight files in the order in which transformers looks for them
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+#: a quantised checkpoint's ``quant_method`` → the package that reads it, where transformers alone does not
+QUANTIZERS = {
+    "aqlm": "aqlm",
+    "awq": "gptqmodel",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed-tensors",
+    "eetq": "eetq",
+    "gptq": "gptqmodel",
+    "hqq": "hqq",
+    "quanto": "optimum-quanto",
+    "torchao": "torchao",
+    "vptq": "vptq",
+}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -84,6 +100,12 @@ def _checked(name: str, directory: Path, whole: bool = True) -> dict:
         raise ModelError(f"{file}: num_attention_heads must be a multiple of num_key_value_heads")
     if not config.get("head_dim") and hidden % heads:
         raise ModelError(f"{file}: hidden_size must be a multiple of num_attention_heads")
+    for key in ("attn_implementation", "_attn_implementation"):
+        if "/" in str(config.get(key, "")):  # transformers would fetch it, and run it
+            raise ModelError(
+                f"{name} names code on the hub as its attention ({config[key]!r}); remove {key} from {file}"
+            )
+    _check_quantization(name, config)
     if whole and (lacking := _lacks(directory)):
         raise ModelError(f"the model in {directory} {lacking}")
     if whole:
@@ -91,27 +113,49 @@ def _checked(name: str, directory: Path, whole: bool = True) -> dict:
     return config
 
 
+def _weights(directory: Path) -> tuple[list[Path], str]:
+    """The weight files that transformers would read, and what is wrong with them as a clause ("": nothing)."""
+    for name in WEIGHTS:
+        file = directory / name
+        if not file.is_file():
+            continue
+        if file.suffix != ".json":
+            return [file], ""
+        try:
+            shards = sorted(map(str, set(json.loads(file.read_text("utf-8"))["weight_map"].values())))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return [], f"has a damaged index of weight files, {name}; fetch the model again"
+        absent = [shard for shard in shards if not (directory / shard).is_file()]
+        return [directory / shard for shard in shards], f"lacks {absent[0]}; fetch the model again" if absent else ""
+    return [], f"has no weights (none of {', '.join(WEIGHTS)})"
+
+
 def _lacks(directory: Path) -> str:
     """Which weights or tokenizer a model's directory lacks, as a clause; "" where it lacks nothing."""
-    if not any(directory.glob("*.safetensors")) and not any(directory.glob("*.bin")):
-        return "has no weights (no .safetensors file)"
-    for index in directory.glob("*.safetensors.index.json"):
-        try:
-            shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return f"has a damaged index of weight files, {index.name}; fetch the model again"
-        absent = sorted(str(shard) for shard in shards if not (directory / str(shard)).is_file())
-        if absent:
-            return f"lacks {absent[0]}; fetch the model again"
+    if wrong := _weights(directory)[1]:
+        return wrong
     if not any((directory / tokenizer).is_file() for tokenizer in TOKENIZERS):
         return f"has no tokenizer (no {' or '.join(TOKENIZERS)})"
     return ""
 
 
+def _check_quantization(where: object, config: dict) -> None:
+    """The package that reads quantised weights must be installed."""
+    quantization = config.get("quantization_config")
+    if not quantization:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    package = QUANTIZERS.get(str(method))
+    if package and importlib.util.find_spec(package.replace("-", "_").partition("[")[0]) is None:
+        raise ModelError(f"{where} is quantised ({method}), which the package {package} reads: pip install {package}")
+
+
 def _check_weights(directory: Path, config: dict, kind: str) -> None:
     """Every .safetensors file must be as long as its header says; a dense model's have every layer's projections."""
     names = set()
-    for file in sorted(directory.glob("*.safetensors")):
+    for file in _weights(directory)[0]:
+        if file.suffix != ".safetensors":
+            continue
         size = file.stat().st_size
         try:
             with open(file, "rb") as stream:
@@ -124,7 +168,8 @@ def _check_weights(directory: Path, config: dict, kind: str) -> None:
         if size != 8 + length + end:
             raise ModelError(f"{file} has {size} bytes instead of {8 + length + end}; fetch the model again")
         names |= header.keys()
-    if not names or config["model_type"] in PRUNED_TYPES:  # .bin files say nothing before they are read
+    # .bin files say nothing before they are read, and quantised projections have other names
+    if not names or config["model_type"] in PRUNED_TYPES or config.get("quantization_config"):
         return
     record, depth = ARCHITECTURES[kind], next(iter(sizes(config).values()))
     found = {layers + rest for name in names for _, layers, rest in [f".{name}".rpartition(f".{record.layers}.")]}

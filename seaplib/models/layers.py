@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.pytorch_utils import Conv1D
 
 from .architectures import ARCHITECTURES, MODULES, OUTPUTS, ROLES, Architecture, ModelError, _model_type
@@ -30,7 +31,7 @@ class EmptyAttention(nn.Module):
         super().__init__()
         self.layer_idx = layer_idx
         self.hidden = hidden
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
 
     def forward(
         self, hidden_states: Float[Tensor, "batch tokens hidden"], past_key_values=None, layer_past=None, **kwargs
@@ -49,7 +50,7 @@ class EmptyMLP(nn.Module):
     def __init__(self, hidden: int, bias: Float[Tensor, " hidden"] | None = None):
         super().__init__()
         self.hidden = hidden
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
 
     def forward(self, hidden_states: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens hidden"]:
         out = torch.zeros_like(hidden_states)
@@ -219,7 +220,8 @@ def resized(
     columns: Int[Tensor, " columns"] | None = None,
     bias: Float[Tensor, " out"] | None = None,
 ) -> nn.Module:
-    """A copy of a projection with only these output ``rows`` and input ``columns`` (index tensors).
+    """A copy of a projection with only these output ``rows`` and input ``columns`` (index tensors), which learns
+    where the projection does.
 
     ``bias`` [out] replaces the module's own, which otherwise is sliced along.
     """
@@ -230,9 +232,10 @@ def resized(
         bias = own.detach() if rows is None else own.detach()[rows]
     with torch.device("meta"):
         new = blank(module, *weight.shape, bias is not None)
-    new.weight = nn.Parameter((weight.T if isinstance(new, Conv1D) else weight).contiguous(), requires_grad=False)
+    learns = module.weight.requires_grad
+    new.weight = nn.Parameter((weight.T if isinstance(new, Conv1D) else weight).contiguous(), learns)
     if bias is not None:
-        new.bias = nn.Parameter(bias.to(weight.dtype).clone(), requires_grad=False)
+        new.bias = nn.Parameter(bias.to(weight.dtype).clone(), learns)
     return new
 
 
@@ -269,9 +272,12 @@ def linear_layers(model) -> dict[tuple[int, str], nn.Module]:
 
 
 def geometry(model) -> Geometry:
-    """Shape of an unpruned model. Raises :class:`ModelError` if its layers differ in width."""
+    """Shape of an unpruned model, from its layers. Raises :class:`ModelError` if these differ in width, or if a
+    projection is no plain matrix: an adapter is on it, or it is quantised.
+    """
     record = ARCHITECTURES[_model_type(model.config)]
     layers = decoder_layers(model)
+    check_plain(model)
     sizes = {_sizes(layer) for layer in layers}
     if len(sizes) != 1 or None in sizes:
         raise ModelError("the model's layers differ in width, so it is already pruned; start from the dense model")
@@ -290,6 +296,28 @@ def geometry(model) -> Geometry:
         mlp_bias=mlp_bias,
         gated=record.gated,
     )
+
+
+def check_plain(model) -> None:
+    """:class:`ModelError` where a projection is not a plain matrix of numbers, whose rows and columns can be cut."""
+    for index, layer in enumerate(decoder_layers(model)):
+        for roles in projections(layer):
+            module = linear(layer, roles[0])
+            where = f"the projection {roles[0]} of layer {index}"
+            if hasattr(module, "base_layer"):
+                raise ModelError(f"{where} has an adapter: merge it first, model.merge_and_unload()")
+            weight = getattr(module, "weight", None)
+            plain = isinstance(weight, Tensor) and weight.is_floating_point() and weight.element_size() > 1
+            if not plain or is_wrapped(weight) or not isinstance(module, nn.Linear | Conv1D):
+                raise ModelError(
+                    f"{where} is a quantised {type(module).__name__}, which can be evaluated but not pruned; "
+                    "prune the model in full precision, and quantise what comes out"
+                )
+
+
+def is_wrapped(weight: Tensor) -> bool:
+    """Whether a tensor stands for others, such as quantised numbers and their scales."""
+    return is_traceable_wrapper_subclass(weight.detach())
 
 
 def parameters(model) -> int:
@@ -337,10 +365,3 @@ def projection_parameters(model) -> int:
             if module.bias is not None and not is_output(roles[0]):
                 total += module.bias.numel()
     return total
-
-
-def tensors(model) -> Iterator[tuple[str, Tensor]]:
-    """Entries of ``model.state_dict()`` in the order of names; offloaded tensors are fetched singly."""
-    for name in sorted(model.state_dict()):
-        path, _, last = name.rpartition(".")
-        yield name, tensor(model.get_submodule(path), last)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from . import passes
 from .layers import check_ids, decoder, decoder_layers, input_device
-from .passes import DAMAGED
+from .passes import DAMAGED, evaluating
 
 WORTH_SHARING = 0.8  # pack an item if its row is at most this share of its requests' tokens
 LOGITS_AT_ONCE = 2**25  # numbers; bounds the memory of the LM head's output
@@ -204,7 +204,7 @@ def token_logprobs(model, batch: Batch) -> tuple[Float[Tensor, " tokens"], Bool[
     hidden = hidden[batch.row.to(hidden.device), batch.column.to(hidden.device)]  # the last of several devices
     head, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
     logprobs, likeliest = [], []
-    step = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    step = max(1, LOGITS_AT_ONCE // head.out_features)
     for part, wanted in zip(hidden.split(step), batch.target.split(step), strict=True):
         logits = head(part).float()
         wanted = wanted.to(logits.device)
@@ -221,7 +221,8 @@ def _decode(model, batch: Batch) -> Float[Tensor, "rows length hidden"]:
     if batch.branches is not None:
         mask = _mask(batch.branches.to(device), model.dtype)
         inputs = {"attention_mask": mask, "position_ids": batch.positions.to(device)}
-    return decoder(model)(input_ids=batch.ids.to(device), use_cache=False, **inputs).last_hidden_state
+    with evaluating(model):
+        return decoder(model)(input_ids=batch.ids.to(device), use_cache=False, **inputs).last_hidden_state
 
 
 def _mask(branches: Int[Tensor, "rows length"], dtype: torch.dtype) -> Float[Tensor, "rows 1 length length"]:

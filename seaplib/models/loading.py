@@ -1,5 +1,6 @@
 """Loading a model and its tokenizer, once its files are found to be there and whole."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -7,6 +8,9 @@ import torch
 from .. import hub
 from .architectures import ModelError
 from .files import read_config, resolve
+
+#: buffers that older versions saved and today's make anew: masks of attention, rotary frequencies
+FORMER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 
 
 def check(name_or_path: str | Path):
@@ -18,7 +22,7 @@ def check(name_or_path: str | Path):
 
     read_config(name_or_path)
     try:
-        return AutoConfig.from_pretrained(resolve(name_or_path))
+        return AutoConfig.from_pretrained(resolve(name_or_path), trust_remote_code=False)
     except Exception as error:  # transformers' own checks of the values raise many kinds
         raise ModelError(f"cannot load model {str(name_or_path)!r}: {hub.reason(error)}") from error
 
@@ -56,8 +60,10 @@ def load(
     if device_map is None:
         placed = {"device_map": {"": whole}} if on_gpu else {}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **placed)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        ours = {"trust_remote_code": False}  # said, because transformers would else ask on standard input
+        options = placed | ours | {"dtype": dtype, "output_loading_info": True}
+        model, report = AutoModelForCausalLM.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **ours)
     except Exception as error:  # transformers, tokenizers and safetensors raise many classes about damaged files
         said = not Path(source).is_dir() and hub.problem(error)
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -66,11 +72,11 @@ def load(
         elif not isinstance(error, OSError | RuntimeError | ValueError):
             first = f"a file of it is damaged or says what is not known ({type(error).__name__}: {first})"
         raise ModelError(f"cannot load {source}: {said or first}") from error
-    wrong = {
-        kind: sorted(map(str, report[kind]))
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if report.get(kind)
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    found = {
+        kind: [name for name in sorted(map(str, report.get(kind, ()))) if not FORMER.search(name)] for kind in kinds
     }
+    wrong = {kind: names for kind, names in found.items() if names}
     if wrong:
         found = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:3])}" for kind, names in wrong.items())
         raise ModelError(f"the weights in {source} do not fit the architecture ({found})")

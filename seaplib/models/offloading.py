@@ -68,3 +68,19 @@ def copy_of(model):
     """A copy of ``model`` that shares every tensor, offloaded ones too: replace projections, never write to one."""
     shared = {id(p): p for p in model.parameters()} | {id(b): b for b in model.buffers()}
     return copy.deepcopy(model, memo=shared | kept_elsewhere(model))
+
+
+def unshare(made: nn.Module, model: nn.Module) -> None:
+    """Give ``made`` tensors of its own where it shares those of ``model``; offloaded ones, which never learn, stay."""
+    shared = {id(tensor) for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type != "meta"}
+    own: dict[int, Tensor] = {}  # a tied tensor stays tied
+    for module in made.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None or id(tensor) not in shared:
+                    continue
+                if id(tensor) not in own:
+                    copied = tensor.detach().clone()
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    own[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+                tensors[name] = own[id(tensor)]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import GenerationConfig
 
 from ..settings import Calibration
 from .layers import check_ids, context_length, decoder, decoder_layers, input_device
@@ -114,7 +115,8 @@ class Batch:
     @torch.inference_mode()
     def run(self, model) -> None:
         """The batch through the decoder, without the LM head: hooks look on."""
-        decoder(model)(input_ids=self.ids, attention_mask=self.mask, use_cache=False)
+        with evaluating(model):
+            decoder(model)(input_ids=self.ids, attention_mask=self.mask, use_cache=False)
 
 
 def batches(
@@ -170,6 +172,19 @@ def residual_stream(model, read: Callable[[int, Float[Tensor, "batch tokens hidd
             handle.remove()
 
 
+@contextmanager
+def evaluating(model) -> Iterator[None]:
+    """Eval mode while the context is open, in which dropout does nothing; afterwards every module is as it was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 Watcher = Callable[[Float[Tensor, "tokens dim"]], None]  # padding left out
 
 
@@ -212,17 +227,26 @@ DAMAGED = "the model's log-probabilities are not numbers (NaN): its weights or a
 
 
 @contextmanager
-def numbers_only(model) -> Iterator[None]:
-    """ValueError at the end if a logit was NaN meanwhile: greedy decoding writes on, with the first of its tokens."""
-    seen = []
+def writing(model) -> Iterator[None]:
+    """While the context is open, ``model.generate`` does what it is told and nothing else.
+
+    The model's own defaults of generation (a repetition penalty, beams, suppressed tokens, …) are set aside, all but
+    its special tokens, and it is in eval mode. ValueError at the end if a logit was NaN meanwhile: greedy decoding
+    writes on, with the first of its tokens.
+    """
+    own, seen = model.generation_config, []
+    special = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
     def look(module, args, output):
         seen[:] = [torch.isnan(output).any() | (seen[0] if seen else False)]
 
     handle = model.get_output_embeddings().register_forward_hook(look)
     try:
-        yield
+        model.generation_config = GenerationConfig(**special)
+        with evaluating(model):
+            yield
     finally:
+        model.generation_config = own
         handle.remove()
     if seen and bool(seen[0]):
         raise ValueError(DAMAGED)

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+
+from .architectures import PRUNED_TYPES
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class ModelState:
 
 
 _UNTOUCHED = ModelState()
+MASKED = "a model masked on the fly has all its dense weights; prune it with mode='remove' to save it"
+SPARSE = "sparse inputs cannot be saved with the weights; save the model as it was, and its plan beside it"
 
 
 def state(model) -> ModelState:
@@ -29,6 +34,28 @@ def state(model) -> ModelState:
     return getattr(model, "seaplib_state", _UNTOUCHED)
 
 
+def pruned(model) -> str | None:
+    """How ``model`` was pruned, now or before it was saved: "remove", "zero" or "mask"; None for a dense model."""
+    written = getattr(model.config, "pruning", None) or {}
+    cut = "remove" if model.config.model_type in PRUNED_TYPES else None
+    return state(model).mode or written.get("mode") or cut
+
+
 def note(model, **changes) -> None:
-    """Write ``changes``, fields of :class:`ModelState`, into the model's state."""
-    model.seaplib_state = replace(state(model), **changes)
+    """Write ``changes``, fields of :class:`ModelState`, into the model's state.
+
+    While something acts on the fly, the model refuses to be saved, by whoever's call: a file of its weights would
+    hold the model without it.
+    """
+    done = model.seaplib_state = replace(state(model), **changes)
+    if done.applied is not None:
+        model.save_pretrained = partial(refuse, MASKED)
+    elif done.sparse:
+        model.save_pretrained = partial(refuse, SPARSE)
+    else:
+        vars(model).pop("save_pretrained", None)
+
+
+def refuse(why: str, *args, **kwargs) -> None:
+    """In the place of a method that would do harm: ValueError that says ``why``."""
+    raise ValueError(why)

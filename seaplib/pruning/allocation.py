@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..settings import ALLOCATIONS, STEEPEST
+from ..settings import ALLOCATIONS, STEEPEST, check_types
 
 
 class UnreachableSparsity(ValueError):
@@ -37,6 +37,7 @@ class Allocation:
     over: str = "all"
 
     def __post_init__(self):
+        check_types(self)
         if self.kind not in ALLOCATIONS:
             raise ValueError(f"the allocation is one of {', '.join(ALLOCATIONS)}, got {self.kind!r}")
         checked(self.sparsity)

@@ -11,11 +11,17 @@ from torch import Tensor, nn
 
 from ..models import layers
 from ..models.layers import resized
-from ..models.offloading import copy_of
+from ..models.offloading import copy_of, unshare
 from ..models.state import note, state
+from ..models.state import pruned as was_pruned
 from ..settings import MODES
-from .compensation import Compensation, compensated, content
+from .checkpoints import adopt, projections
+from .compensation import Compensation, check, compensated, content
 from .masks import PruningMask
+
+SPARSITIES = ("requested_sparsity", "achieved_sparsity", "achieved_model_sparsity")
+#: what a mask's provenance says of how it was made, beside its sizes
+NAMED = ("score", "allocation", "budget", "calibration")
 
 
 def _kept(mask: PruningMask, index: int) -> dict[str, Bool[Tensor, " dim"]]:
@@ -114,7 +120,7 @@ def _zero_removed(removed: Bool[Tensor, " in"], module: nn.Module, args: tuple) 
 
 
 def _add(extra: Float[Tensor, " out"], module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    return output + extra.to(output.device)
+    return output + extra.to(output)
 
 
 def prune(
@@ -123,12 +129,14 @@ def prune(
     mode: str = "remove",
     compensation: Compensation | None = None,
     in_place: bool = False,
+    share: bool = False,
 ) -> nn.Module:
-    """A pruned copy of ``model``; the model stays as it is, and shares with the copy what does not change.
+    """A pruned copy of ``model``, which stays as it is.
 
     ``mode="remove"`` makes the projections smaller (the real speed-up); ``"zero"`` sets the removed weights
     to 0 and keeps all shapes; ``"mask"`` zeroes the removed units' activations on the fly: no weight is
     copied, so a model that fits in memory once can be evaluated. All three give the same logits to rounding.
+    The copy learns and is saved like any model of transformers, by ``save_pretrained`` too (masked on the fly: not).
 
     ``compensation`` maps ``attention`` and ``mlp`` to mean activations [layers, dims] (``stats.mean``, or
     :func:`~seaplib.activations.statistics.weighted_mean` for a general mask): the removed units' mean
@@ -137,29 +145,46 @@ def prune(
     :class:`~seaplib.activations.covariances.WeightedCovariances` for a general mask): the kept units' columns
     of the output projections are refitted by least squares as well; "mask" then copies these projections.
 
-    ``in_place=True`` prunes ``model`` itself, a layer at a time: the peak is the model and a layer.
-    Raises ``ValueError`` for a model that is pruned or sparse already, and for the mask of another model.
+    ``in_place=True`` prunes ``model`` itself, a layer at a time: the peak is the model and a layer. ``share=True``
+    lets the copy share the tensors that do not change (embeddings, norms, whole layers), which saves memory and
+    means that whoever trains the one changes the other; ``"mask"`` always does.
+    Raises ``ValueError`` for a model that is pruned or sparse already, for the mask or the compensation of another
+    model, and for a compensation that is not finite.
     """
     if mode not in MODES:
         raise ValueError(f"mode is one of {', '.join(MODES)}, got {mode!r}")
-    if state(model).mask is not None:
+    if was_pruned(model):
         raise ValueError("the model is already pruned; start from the dense model")
     if state(model).sparse:
         raise ValueError("the model's inputs are sparse already; prune first, then make the inputs sparse")
     here = layers.geometry(model)
     if here != mask.geometry:
         raise ValueError(f"the mask was made for another model: {mask.geometry} against {here}")
+    check(compensation, here)
     pruned = model if in_place else copy_of(model)
     # Before the first layer: a model that is stopped halfway in place must not pass for the dense one.
     note(pruned, mask=mask, mode=mode)
     if mode == "mask":
         note(pruned, applied=identity(mask, mode, compensation))
+    pruned.config.pruning = record(mask, mode)
+    before = projections(pruned)
     for index, layer in enumerate(layers.decoder_layers(pruned)):
         if mode == "mask":
             _mask_layer(layer, index, mask, compensation)
         else:
             _prune_layer(layer, index, mask, mode, compensation)
+    if projections(pruned) != before:
+        adopt(pruned)
+    if not (share or in_place or mode == "mask"):
+        unshare(pruned, model)
     return pruned
+
+
+def record(mask: PruningMask, mode: str) -> dict:
+    """What a pruned model's configuration says of its mask, in memory and on disk: the columns that name its rows."""
+    sparsities = zip(SPARSITIES, (mask.requested, mask.achieved, mask.achieved_model), strict=True)
+    about = {key: str(mask.provenance[key]) for key in NAMED if key in mask.provenance}
+    return {"mode": mode, "mask": mask.fingerprint} | dict(sparsities) | about
 
 
 def identity(mask: PruningMask, mode: str, compensation: Compensation | None) -> str:
@@ -185,12 +210,8 @@ class Variant:
     tasks: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        sparsities = {
-            "requested_sparsity": self.mask.requested,
-            "achieved_sparsity": self.mask.achieved,
-            "achieved_model_sparsity": self.mask.achieved_model,
-        }
-        object.__setattr__(self, "label", dict(self.label) | sparsities)
+        sizes = {name: value for name, value in record(self.mask, self.mode).items() if name in SPARSITIES}
+        object.__setattr__(self, "label", dict(self.label) | sizes)
 
     @property
     def fingerprint(self) -> str:
@@ -204,5 +225,5 @@ class Variant:
         return int(changed.int().argmax()) if changed.any() else self.mask.geometry.layers
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """The pruned copy of ``model``."""
-        return prune(model, self.mask, self.mode, self.compensation)
+        """The pruned copy of ``model``, which shares what does not change."""
+        return prune(model, self.mask, self.mode, self.compensation, share=True)

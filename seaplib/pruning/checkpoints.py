@@ -1,6 +1,7 @@
 """Pruned models as ordinary Hugging Face directories.
 
-A model whose projections changed shape, or gained a bias, is saved with a ``model_type`` of its own; the
+A model whose projections changed shape, or gained a bias, has a class and a ``model_type`` of its own
+(:func:`adopt`), so that whoever saves it, transformers' Trainer too, writes what can be loaded: the
 configuration records every projection's shape. After ``import seaplib``,
 ``AutoModelForCausalLM.from_pretrained(path)`` loads the model bit for bit: the registered subclass gives the
 projections their recorded shapes in ``__init__``, the stock loader does the rest. Without seaplib, loading
@@ -10,7 +11,7 @@ Wrong weights are never loaded.
 """
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ..models import layers
 from ..models.architectures import ARCHITECTURES, MODULES, PRUNED_TYPES
-from ..models.state import state
+from ..models.state import refuse, state
 
 #: stands for the activation function in a pruned checkpoint's config
 LOCK = "a pruned checkpoint: import seaplib, then use AutoModelForCausalLM"
@@ -41,6 +42,12 @@ class PrunedConfig:
         super().__post_init__(**kwargs)
         model_class(self.model_type)
 
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The file's text, in which the activation function is behind the lock."""
+        name = ARCHITECTURES[PRUNED_TYPES[self.model_type]].activation
+        written = json.loads(super().to_json_string(use_diff)) | {"activation": getattr(self, name), name: LOCK}
+        return json.dumps(written, indent=2, sort_keys=True) + "\n"
+
 
 class PrunedModel:
     """Mixed into a causal language model: the projections get the shapes that the configuration records."""
@@ -54,13 +61,26 @@ class PrunedModel:
             _reshape(layer, index, recorded, config.hidden_size)
         self.post_init()
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As transformers does; the configuration records the projections as they are now."""
+        self.config.projections = projections(self)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _get_static_cache_init_shape(self) -> None:
+        """Layers differ in their KV heads, which the configuration cannot say: a cache learns each when it writes."""
+        return None
+
+    def generate_batch(self, *args, **kwargs):
+        """Refused: continuous batching gives every layer a cache of the configuration's heads."""
+        raise ValueError("continuous batching takes all layers to be equally wide; use generate for a pruned model")
+
 
 def _configuration(pruned_type: str, kind: str) -> type:
-    """Configuration class of an architecture's pruned checkpoints, known to AutoConfig."""
+    """Configuration class of an architecture's pruned checkpoints, known to AutoConfig, and to pickle by its name."""
     base = CONFIG_MAPPING[kind]
     fields = {"projections": None, "activation": None, "__module__": __name__, "model_type": pruned_type}
     fields["__annotations__"] = {"projections": list | None, "activation": str | None}
-    made = type(f"Pruned{base.__name__}", (PrunedConfig, base), fields)
+    made = globals()[f"Pruned{base.__name__}"] = type(f"Pruned{base.__name__}", (PrunedConfig, base), fields)
     AutoConfig.register(pruned_type, made)
     return made
 
@@ -79,7 +99,7 @@ def model_class(pruned_type: str) -> type:
     kind, config = PRUNED_TYPES[pruned_type], CONFIGURATIONS[pruned_type]
     base = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]
     fields = {"config_class": config, "__module__": __name__}
-    made = type(f"Pruned{base.__name__}", (PrunedModel, base), fields)
+    made = globals()[f"Pruned{base.__name__}"] = type(f"Pruned{base.__name__}", (PrunedModel, base), fields)
     AutoModelForCausalLM.register(config, made)
     # Where tensors have other names on disk (GPT-NeoX's LM head), transformers finds them by type or class.
     for original, own in ((kind, pruned_type), (base.__name__, made.__name__)):
@@ -120,25 +140,42 @@ def projections(model: nn.Module) -> list[dict]:
     return recorded
 
 
+def adopt(model: nn.Module) -> None:
+    """Make a model of other shapes than its configuration says an instance of its pruned class, in place.
+
+    A class other than the architecture's own causal language model stays, and refuses to be saved.
+    """
+    kind = model.config.model_type
+    if kind not in PRUNED_TYPES:
+        pruned_type = next(new for new, old in PRUNED_TYPES.items() if old == kind)
+        if type(model) is not MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]:
+            why = f"a pruned {type(model).__name__} cannot be saved, only transformers' own causal language models can"
+            model.save_pretrained = partial(refuse, why)
+            return
+        activation = getattr(model.config, ARCHITECTURES[kind].activation)
+        model.__class__, model.config.__class__ = model_class(pruned_type), CONFIGURATIONS[pruned_type]
+        model.config.activation, model.config.model_type = activation, pruned_type
+    model.config.projections = projections(model)
+
+
+def __getattr__(name: str) -> type:
+    """The pruned model class ``name``: another process may unpickle a model before any configuration was made."""
+    for pruned_type, kind in PRUNED_TYPES.items() if name.startswith("Pruned") else ():
+        if name == f"Pruned{MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]].__name__}":
+            return model_class(pruned_type)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def save_pretrained(model: nn.Module, tokenizer, path: str | Path) -> Path:
     """Save a model (pruned or not) and its tokenizer; the mask and its provenance lie beside them.
 
     A model with the architecture's own shapes is saved as an ordinary checkpoint. ValueError where the model
     is masked on the fly or has sparse inputs: weights do not hold either, so a checkpoint would lose it.
     """
-    done = state(model)
-    if done.applied is not None:
-        raise ValueError("a model masked on the fly has all its dense weights; prune it with mode='remove' to save it")
-    if done.sparse:
-        raise ValueError(
-            "sparse inputs cannot be saved with the weights; save the model as it was, and its plan beside it"
-        )
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    pruned = isinstance(model.config, PrunedConfig) or projections(model) != projections(_skeleton(model))
+    path, done = Path(path).expanduser(), state(model)
+    if not isinstance(model.config, PrunedConfig) and projections(model) != projections(_skeleton(model)):
+        adopt(model)  # cut by other code than ours
     model.save_pretrained(path, state_dict=_untied(model))
-    if pruned:
-        _stamp(path, model)
     tokenizer.save_pretrained(path)
     if done.mask is not None:
         done.mask.save(path / "mask")
@@ -157,19 +194,3 @@ def _skeleton(model):
     """The architecture as its config alone describes it, without weights."""
     with torch.device("meta"):
         return type(model)(model.config)
-
-
-def _stamp(path: Path, model) -> None:
-    """Give the written config our type and class, the projections' shapes, and the lock."""
-    written = json.loads((path / "config.json").read_text())
-    kind = model.config.model_type
-    pruned_type = kind if kind in PRUNED_TYPES else next(new for new, old in PRUNED_TYPES.items() if old == kind)
-    activation = ARCHITECTURES[PRUNED_TYPES[pruned_type]].activation
-    written |= {
-        "model_type": pruned_type,
-        "architectures": [model_class(pruned_type).__name__],
-        "projections": projections(model),
-        "activation": getattr(model.config, activation),
-        activation: LOCK,
-    }
-    (path / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..activations.covariances import Covariances, WeightedCovariances
 from ..models import layers
+from ..models.shapes import Geometry
 
 RIDGE = 1e-2  # of each kept unit's variance; chosen on validation items of the bundled benchmark
 #: what ``prune`` takes: mean activations (``attention``, ``mlp`` → [layers, dim]), or covariances
@@ -67,9 +68,26 @@ def compensated(
         extra = weight[:, removed].double() @ mean[removed]
     else:
         mean, covariance = (t.to(weight.device) for t in compensation.at(module, layer))
+        if not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+            raise ValueError(f"the covariances of layer {layer}'s {module} are not finite (NaN or Inf)")
         new = refit(weight, covariance, removed).to(weight.dtype)  # the bias makes up for its rounding too
         extra = weight.double() @ mean - new.double() @ mean[~removed]
     return new, (extra if bias is None else bias.double() + extra).to(weight.dtype)
+
+
+def check(compensation: Compensation | None, geometry: Geometry) -> None:
+    """ValueError for means that are not finite or of another shape; covariances are checked where they are read."""
+    if not isinstance(compensation, dict):
+        return
+    shapes = {"attention": (geometry.layers, geometry.heads * geometry.head_dim)}
+    shapes["mlp"] = (geometry.layers, geometry.channels)
+    for module, shape in shapes.items():
+        mean = compensation.get(module)
+        if mean is None or tuple(mean.shape) != shape:
+            found = "none" if mean is None else f"shape {tuple(mean.shape)}"
+            raise ValueError(f"compensation needs the mean of every {module} unit, shape {shape}; it has {found}")
+        if not torch.isfinite(mean).all():
+            raise ValueError(f"the compensation's mean of {module} is not finite (NaN or Inf)")
 
 
 def content(compensation: Compensation | None) -> bytes:

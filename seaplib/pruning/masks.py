@@ -20,7 +20,7 @@ class PruningMask:
     A KV head stays while any of its query heads stays. All kept KV groups of a layer keep equally many
     query heads, because attention kernels need the same ratio of query to KV heads in a whole layer. With
     ``bypass`` a module without units loses its output bias too: a layer without units is then the identity.
-    Raises ``ValueError`` for other shapes and for KV groups of unequal size.
+    Raises ``ValueError`` for other shapes and types and for KV groups of unequal size.
     """
 
     geometry: Geometry
@@ -33,8 +33,12 @@ class PruningMask:
         g = self.geometry
         expected = {"heads": (g.layers, g.heads), "channels": (g.layers, g.channels)}
         for name, shape in expected.items():
-            if tuple(getattr(self, name).shape) != shape:
-                raise ValueError(f"mask {name} have shape {tuple(getattr(self, name).shape)}, the model needs {shape}")
+            units = getattr(self, name)
+            if tuple(units.shape) != shape:
+                raise ValueError(f"mask {name} have shape {tuple(units.shape)}, the model needs {shape}")
+            if units.dtype != torch.bool:  # ~ of an integer is arithmetic
+                raise ValueError(f"mask {name} are {units.dtype}; units stay or go, so a mask is torch.bool")
+            object.__setattr__(self, name, units.cpu())
         per_group = self.heads.unflatten(1, (g.kv_heads, g.queries_per_group)).sum(-1)
         for layer, counts in enumerate(per_group):
             if len(set(counts[counts > 0].tolist())) > 1:

@@ -1,5 +1,6 @@
 """Importance of heads and channels (Eqs. 11-13), and their aggregation over tasks (Eqs. 14-15)."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -100,10 +101,15 @@ def weights(tasks: Iterable[str], general: str | None) -> dict[str, float]:
 def aggregate(scores: dict[str, Scores], alpha: dict[str, float]) -> Scores:
     """General score, Σ_τ α_τ·s^τ (Eq. 15), of ``scores`` and weights ``alpha`` by task.
 
-    Raises ``ValueError`` where scores and weights do not name the same tasks.
+    Raises ``ValueError`` where scores and weights do not name the same tasks, where a weight is not positive,
+    and for scores of different models.
     """
     if not scores or set(scores) != set(alpha):
         raise ValueError(f"scores and weights must name the same tasks; got {sorted(scores)} and {sorted(alpha)}")
+    if wrong := [task for task, weight in alpha.items() if not 0 < weight < math.inf]:
+        raise ValueError(f"weights must be positive numbers, got {alpha[wrong[0]]} for {wrong[0]}")
+    if len({of_task.geometry for of_task in scores.values()}) > 1:
+        raise ValueError(f"the scores of {', '.join(sorted(scores))} are of models of different shapes")
     first = next(iter(scores.values()))
     provenance = {"score": first.provenance.get("score", "?"), "calibration": "+".join(sorted(scores)), "alpha": alpha}
     return replace(

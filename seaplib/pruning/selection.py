@@ -263,10 +263,12 @@ def energy_counts(
     A layer has ``units`` attention units of ``unit_cost`` parameters each. In every module units go in the
     order of their scores; where that is not the order of their errors, the largest convex curve below the
     error replaces the error. A unit of every module stays. Raises ``ValueError`` where the scores hold no
-    errors, and :class:`~seaplib.pruning.allocation.UnreachableSparsity`.
+    finite errors, and :class:`~seaplib.pruning.allocation.UnreachableSparsity`.
     """
     if scores.errors is None:
         raise ValueError("the allocation 'energy' needs the residual stream's size: collect the statistics anew")
+    if not all(torch.isfinite(values).all() for values in scores.errors.values()):
+        raise ValueError("the errors of the scores are not all finite (NaN or Inf): the residual stream's size is none")
     g, costs = scores.geometry, {"attention": unit_cost, "mlp": scores.geometry.channel_parameters}
     caps = {"attention": 1 - 1 / units, "mlp": 1 - 1 / g.channels}
     shares = {"attention": units * unit_cost / g.layer_parameters, "mlp": g.mlp_parameters / g.layer_parameters}

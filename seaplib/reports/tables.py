@@ -6,14 +6,13 @@ frame of text cells made from it, in which ``**x**`` marks the best entry and ``
 """
 
 import math
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .. import paths
+from .. import disk, paths
 
 FLOATS = "%.6g"
 AVERAGE = "average"
@@ -23,7 +22,14 @@ _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciic
 _TEX |= {char: "\\" + char for char in "{}$&#_%"}
 _TEX |= {"≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\to$", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "∞": r"$\infty$"}
 _TEX |= {"ρ": r"$\rho$", "σ": r"$\sigma$", "μ": r"$\mu$", "α": r"$\alpha$", "ℓ": r"$\ell$", "Δ": r"$\Delta$"}
-_MATH = re.compile(r"(\$[A-Za-z\\][^$\s]*\$)")
+#: mathematics as this package writes it: letters, digits and these commands. A cell may come from a data set or a
+#: model, and TeX would run whatever else stands between dollars; ^^5c is a backslash to it.
+_COMMANDS = "rho|sigma|mu|alpha|beta|theta|tau|lambda|Lambda|Delta|ell|to|pm|times|infty|leq|geq|cdot|lVert|rVert"
+_MATH = re.compile(
+    rf"(\$(?!\S*\^\^)(?:[A-Za-z]|\\(?:{_COMMANDS})(?![A-Za-z]))(?:[A-Za-z0-9_^{{}}()+=<>.,/|-]|\\(?:{_COMMANDS})(?![A-Za-z]))*\$)"
+)
+#: what a spreadsheet would compute; a number may have a sign, and a unit behind it
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d[\d.,]*(?:$|%|[ ×][^|!]*$))")
 
 
 def save(
@@ -34,21 +40,21 @@ def save(
     ``frame`` is tidy and goes to the csv whole, floats with six significant digits; ``display``
     (default: ``frame``) is shown in the other two. An index with names counts as columns.
     """
+    paths.name(name, "the table")
     frame = _flat(frame)
     shown = frame if display is None else _flat(display)
     folder = paths.figures_dir(profile)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        "csv": frame.to_csv(index=False, float_format=FLOATS, lineterminator="\n"),
+        "csv": frame.map(_no_formula).to_csv(index=False, float_format=FLOATS, lineterminator="\n"),
         "tex": latex(shown, name, caption),
         "md": (f"{caption}\n\n" if caption else "") + markdown(shown) + "\n",
     }
     written = []
     for suffix, text in texts.items():
         path = folder / f"{name}.{suffix}"
-        partial = folder / f".{name}.{suffix}.{os.getpid()}"
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
+        with disk.replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8", newline="\n")
         written.append(path)
     return written
 
@@ -61,9 +67,22 @@ def points(frame: pd.DataFrame) -> pd.Series:
 
 def markdown(frame: pd.DataFrame) -> str:
     """A frame as a GitHub-flavoured Markdown table."""
-    cells = _cells(frame).map(lambda text: re.sub(r"\s*\n\s*", "<br>", text.strip()).replace("|", r"\|"))
-    cells.columns = [str(column).replace("|", r"\|") for column in cells.columns]
+    cells = _cells(frame).map(_markdown)
+    cells.columns = [_markdown(str(column)) for column in cells.columns]
     return cells.to_markdown(index=False, disable_numparse=True)
+
+
+def _markdown(text: str) -> str:
+    """Text of a Markdown cell: only our own marks are HTML, and nothing is a link or an image."""
+    if match := re.fullmatch(r"<ins>(.*)</ins>", text):
+        return f"<ins>{_markdown(match[1])}</ins>"
+    text = text.strip().replace("&", "&amp;").replace("<", "&lt;").replace("](", r"]\(")
+    return re.sub(r"\s*\n\s*", "<br>", text).replace("|", r"\|")
+
+
+def _no_formula(value):
+    """A text that a spreadsheet would take for a formula, behind an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 def show(frame: pd.DataFrame):

@@ -44,7 +44,7 @@ def _dense_config(name: str, where: str, offline: bool, dry: bool) -> dict:
         config = read_config(name, offline, published=dry)
     except ModelError as error:
         raise PlanError(f"{where}: {error}") from error
-    if config["model_type"] in PRUNED_TYPES:
+    if config["model_type"] in PRUNED_TYPES or config.get("pruning"):
         raise PlanError(f"{where}: the model {name} is already pruned; start from the dense model")
     return config
 

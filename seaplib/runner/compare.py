@@ -19,6 +19,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from .. import paths
 from ..evaluation.bootstrap import Z
@@ -112,7 +113,16 @@ def compare(profile: str, revision: str = "HEAD") -> Comparison | None:
     before = committed(profile, revision)
     if not before:
         return None
-    now = {file.stem: file.read_text("utf-8") for file in sorted(paths.figures_dir(profile).glob("*.csv"))}
+    return beside(before, tables_of(paths.figures_dir(profile)))
+
+
+def tables_of(folder: Path) -> dict[str, str]:
+    """Product → csv text, of the tables in a folder."""
+    return {file.stem: file.read_text("utf-8") for file in sorted(folder.glob("*.csv"))}
+
+
+def beside(before: dict[str, str], now: dict[str, str]) -> Comparison:
+    """Two sets of tables, product → csv text."""
     both = [compare_tables(name, before[name], now[name]) for name in before if name in now]
     return Comparison(both, sorted(set(before) - set(now)), sorted(set(now) - set(before)))
 

@@ -17,8 +17,10 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 
-from .. import hub, paths, source, store
-from .parameters import named_tasks
+import filelock
+
+from .. import disk, hub, paths, source, store
+from .parameters import PlanError, named_tasks
 from .plan import Notebook, Plan
 
 VERSIONS = ("seaplib", "torch", "transformers", "lm-eval", "datasets", "numpy", "pandas", "scikit-learn", "umap-learn")
@@ -38,9 +40,8 @@ def source_hash() -> str:
 def write_json(path: Path, content) -> None:
     """``content`` as readable JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(partial, path)
+    with disk.replacing(path, durable=True) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_json(path: Path) -> dict:
@@ -144,33 +145,56 @@ class Ledger:
     def _produced(self, name: str) -> str:
         return store.digest(self.record.get(name, {}).get("products"))
 
-    def finish(self, notebook: Notebook, status: str, **facts) -> None:
-        """Record the end of a run: "done" or "failed"."""
+    def looked_at_anew(self, notebook: Notebook) -> dict[str, str]:
+        """:meth:`ingredients` as they are now, not as they were when this object first looked."""
+        vars(self).pop("source", None)
+        vars(notebook).pop("cells", None)
+        self._identities.clear()
+        return self.ingredients(notebook)
+
+    def finish(self, notebook: Notebook, status: str, before: dict[str, str], **facts) -> list[str]:
+        """Record the end of a run, "done" or "failed", that began with the ingredients ``before``.
+
+        Returns the ingredients that changed meanwhile: nobody knows which the products were made of, so that the
+        notebook does not count as fresh.
+        """
+        try:
+            now = self.looked_at_anew(notebook)
+        except (PlanError, OSError):  # the file is gone, or is no notebook any more
+            now = {}
+        changed = [name for name in before if now.get(name) != before[name]]
         entry = {"status": status, **facts}
         if status == "done":
-            entry["ingredients"] = self.ingredients(notebook)
+            entry["ingredients"] = {name: value for name, value in before.items() if name not in changed}
             entry["products"] = self.hashes(notebook)
             entry["needs"] = {need: self._produced(need) for need in notebook.needs}
         self.record[notebook.name] = entry
         write_json(self.runs / "record.json", self.record)
-        self.write_manifest(notebook if status == "done" else None, facts.get("device"), facts.get("seconds"))
+        self.write_manifest(notebook if status == "done" else None)
+        return changed
 
-    def write_manifest(
-        self, notebook: Notebook | None = None, device: str | None = None, seconds: float | None = None
-    ) -> None:
-        """Enter a notebook's products; drop products that are no longer declared or have been changed.
+    def write_manifest(self, notebook: Notebook | None = None) -> None:
+        """Enter the products of ``notebook``, and of fresh notebooks that a lost manifest had; drop products that are
+        no longer declared or have been changed.
 
-        ``seconds`` is the wall time of the run, which counts only if the run made something new.
+        The wall time of the run counts only if the run made something new. Two runners may finish at once.
         """
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self.directory.parent / f".{self.plan.profile}.lock"):
+            self._write_manifest(notebook)
+
+    def _write_manifest(self, notebook: Notebook | None) -> None:
         path = self.directory / "manifest.json"
         before = read_json(path)
         old, spent = before.get("products", {}), before.get("seconds", {})
         products = {}
         for owner in self.plan.notebooks:
-            hashes = self.hashes(owner)
+            hashes, ran = self.hashes(owner), self.record.get(owner.name, {})
+            lost = not owner.files.keys() <= old.keys() and self.state(owner)[0] == "fresh"
+            entered = lost or (notebook is not None and owner.name == notebook.name)
             for product, names in owner.files.items():
                 files = {name: hashes[name] for name in names}
-                if notebook is not None and owner.name == notebook.name:
+                if entered:
                     products[product] = {
                         "files": files,
                         "notebook": owner.name,
@@ -178,18 +202,18 @@ class Ledger:
                         "seed": owner.parameters.get("seed", owner.parameters.get("seeds")),
                         "source": self.source,
                         "versions": self.versions,
-                        "device": device,
+                        "device": ran.get("device"),
                     }
                 elif old.get(product, {}).get("files") == files:
                     products[product] = old[product]
-        if notebook is not None and any(
-            entry != old.get(product) for product, entry in products.items() if entry["notebook"] == notebook.name
-        ):
-            spent = spent | {notebook.name: seconds}
+            own = [product for product, entry in products.items() if entry["notebook"] == owner.name]
+            if entered and any(products[product] != old.get(product) for product in own):
+                spent = spent | {owner.name: ran.get("seconds")}
         kept = {entry["notebook"] for entry in products.values()}
         spent = {name: value for name, value in spent.items() if name in kept}
-        if products or path.exists():
-            write_json(path, {"profile": self.plan.profile, "products": products, "seconds": spent})
+        content = {"profile": self.plan.profile, "products": products, "seconds": spent}
+        if content != before and (products or path.exists()):
+            write_json(path, content)
 
     def undeclared(self) -> list[str]:
         """Files among the products that no notebook of this profile declares."""

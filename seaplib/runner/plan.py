@@ -23,6 +23,7 @@ from . import parameters
 from .parameters import PlanError
 
 FIGURE_FILES, TABLE_FILES = (".pdf", ".png"), (".csv", ".tex", ".md")
+LARGEST = 100_000  # values in papermill_runs.yaml
 #: notebook of an older layout → the notebooks that ask its questions now
 OLDER_NOTEBOOKS = {
     "13_open_questions": (
@@ -33,9 +34,7 @@ OLDER_NOTEBOOKS = {
 
 
 def _without_folder(name: str) -> str:
-    if Path(name).name != name:
-        raise ValueError(f"a product is named without folder, got {name!r}")
-    return name
+    return paths.name(name, "the product")
 
 
 Product = Annotated[str, AfterValidator(_without_folder)]
@@ -171,6 +170,8 @@ def read() -> tuple[dict[str, Profile], dict[str, Declared]]:
         raise PlanError(f"{path} cannot be read; {hint}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8; 0x_; the 45th of a month
         raise PlanError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if (size := _size(content, {})) > LARGEST:
+        raise PlanError(f"{path.name} names {size:,.0f} values through its aliases; {LARGEST:,} are plenty")
     for section in {"profiles", "notebooks"} - set(_mapping(content, path.name)):
         content[section] = None
     if unknown := [key for key in content if key not in ("profiles", "notebooks")]:
@@ -180,10 +181,26 @@ def read() -> tuple[dict[str, Profile], dict[str, Declared]]:
     for name in notebooks:
         _refuse_older(name, path.name)
     for name, entry in profiles.items():
-        given = {resolve(key, notebooks, f"profile {name}"): values or {} for key, values in entry.notebooks.items()}
+        given = {}
+        for key, values in entry.notebooks.items():
+            notebook = resolve(key, notebooks, f"profile {name}")
+            if notebook in given:
+                raise PlanError(f"profile {name}: {notebook} stands twice, under two spellings")
+            given[notebook] = values or {}
         skip = [resolve(key, notebooks, f"profile {name}: skip") for key in entry.skip]
         profiles[name] = entry.model_copy(update={"notebooks": given, "skip": skip})
     return profiles, notebooks
+
+
+def _size(value, known: dict[int, float]) -> float:
+    """How many values there are, those behind an alias as often as it is named; infinite where one holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = float("inf")  # until it is counted
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(each, known) for each in inside)
+    return known[id(value)]
 
 
 def _entries(section: str, model: type[BaseModel], content) -> dict:
@@ -193,8 +210,10 @@ def _entries(section: str, model: type[BaseModel], content) -> dict:
         where = f"{section} {name}"
         if not isinstance(name, str):
             raise PlanError(f"{where}: a {section} is named by a text; put {name!r} in quotes")
-        if Path(name).name != name:
-            raise PlanError(f"{where}: a {section} is named without folder")
+        try:
+            paths.name(name, f"the {section}")
+        except ValueError as error:
+            raise PlanError(str(error)) from error
         given = {key: value for key, value in _mapping(entry, where).items() if value is not None}
         try:
             entries[name] = model.model_validate(given)

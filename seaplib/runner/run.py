@@ -21,13 +21,15 @@ import filelock
 import psutil
 from tqdm import tqdm
 
-from .. import paths
+from .. import disk, paths
 from . import checks
 from .manifest import NOTE_VARIABLE, Ledger, read_json
 from .parameters import PlanError
 from .plan import Notebook, load
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+#: bytes that the store must have left: the bundled model's largest profile takes a quarter of it
+ROOM = 2**30
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -52,6 +54,7 @@ class Worker:
     cells: int = 0  # code cells begun
     stopped: bool = False
     processes: list[psutil.Process] = field(default_factory=list)
+    ingredients: dict[str, str] = field(default_factory=dict)  # before it started
 
     def run(self) -> Outcome:
         """Execute the notebook and look at the products that it wrote."""
@@ -119,7 +122,7 @@ class Worker:
         """The user's, with threads and network settled; byte code is kept, else every kernel compiles torch again."""
         settings = dict.fromkeys(THREADS, str(self.threads))
         settings |= {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
-        own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | paths.moved()
         return settings | own | (OFFLINE if self.ledger.plan.offline else {})
 
     def _marks(self) -> dict[str, tuple | None]:
@@ -172,7 +175,7 @@ def reproduce(
     """
     ledger, chosen, asked = prepare(profile, only, jobs)
     jobs = ledger.plan.jobs if jobs is None else jobs
-    ledger.runs.mkdir(parents=True, exist_ok=True)
+    _check_places(ledger)
     lock = filelock.FileLock(ledger.runs / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -181,11 +184,20 @@ def reproduce(
     try:
         ledger = Ledger(ledger.plan)  # read again, now that no other process writes
         forced = asked if force else set()
+        ledger.write_manifest()  # what another run, or an accident, took out of it
         if text := estimate(ledger, chosen, forced, gpu):
             print(text, file=sys.stderr)
         return ledger, _run_all(ledger, chosen, forced, jobs)
     finally:
         lock.release()
+
+
+def _check_places(ledger: Ledger) -> None:
+    """Every folder that the run writes to takes a file, and has room; else a :class:`PlanError` before the hours."""
+    store = paths.store_dir()
+    for place in (ledger.directory, ledger.runs, store):  # executed copies are a convenience, and fail no run
+        if wrong := disk.refusal(place, ROOM if place == store else 0):
+            raise PlanError(f"{place} cannot be written: {wrong}")
 
 
 def estimate(ledger: Ledger, chosen: list[Notebook], forced: set[str] = frozenset(), gpu: str | None = None) -> str:
@@ -215,17 +227,21 @@ def _run_all(ledger: Ledger, chosen: list[Notebook], forced: set[str], jobs: int
                     elif all(need in outcomes for need in notebook.needs) and _has_room(notebook, running, jobs):
                         threads = cores if notebook.alone else max(1, cores // jobs)
                         worker = Worker(notebook, ledger, threads)
+                        worker.ingredients = ledger.looked_at_anew(notebook)
                         running[pool.submit(worker.run)] = worker
                     else:
                         continue
                     pending.remove(notebook)
                 finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    notebook, outcome = running.pop(future).notebook, future.result()
+                    worker, outcome = running.pop(future), future.result()
+                    notebook = worker.notebook
                     outcomes[notebook.name] = outcome
                     now = datetime.now(UTC).isoformat(timespec="seconds")
                     facts = {"seconds": outcome.seconds, "finished": now, "device": outcome.device}
-                    ledger.finish(notebook, outcome.status, **facts | ({"error": outcome.why} if outcome.why else {}))
+                    facts |= {"error": outcome.why} if outcome.why else {}
+                    if changed := ledger.finish(notebook, outcome.status, worker.ingredients, **facts):
+                        progress.tell(f"{notebook.name}: {', '.join(changed)} changed while it ran; it is to run again")
                     if error := _show(ledger, notebook):
                         progress.tell(error)
                     progress.tell(f"{notebook.name}: {outcome.status} in {outcome.seconds:.0f} s {outcome.why}".strip())
@@ -242,12 +258,11 @@ def _show(ledger: Ledger, notebook: Notebook) -> str:
     source, folder = ledger.runs / f"{notebook.name}.ipynb", paths.executed_dir(ledger.plan.profile)
     if not source.exists():  # the worker ended before the first cell
         return ""
-    partial = folder / f".{source.name}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, partial)
-        partial.chmod(0o444)
-        os.replace(partial, folder / source.name)
+        with disk.replacing(folder / source.name) as partial:
+            shutil.copyfile(source, partial)
+            partial.chmod(0o444)
     except OSError as error:
         return f"{notebook.name}: its executed notebook stays in {source.parent} ({error})"
     return ""

@@ -55,7 +55,7 @@ def _continue(model, tokenizer, corpus: Corpus, seed: int, new_tokens: int, temp
     stops = set(stop) if isinstance(stop, list) else {stop}
     options = {"max_new_tokens": new_tokens, "do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     device, written = layers.input_device(model), {}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), passes.numbers_only(model):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), passes.writing(model):
         torch.manual_seed(seed)
         for rows in partition([len(ids) + new_tokens for ids in prompts], BATCH_TOKENS):
             width = max(len(prompts[row]) for row in rows)

@@ -7,7 +7,9 @@ too (MMLU 35, OpenBookQA 15, PIQA 5, ARC-Challenge 1) are left out, and counted 
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ import pandas as pd
 
 from .. import store
 from . import lm_eval, tasks
-from .rows import Rows, documents, read_file, read_rows
+from .rows import Rows, documents, own_items, read_file, read_rows
 
 
 @dataclass(frozen=True)
@@ -59,27 +61,52 @@ class Corpus:
         return cls(content["task"], tuple(content["texts"]), tuple(content["ids"]), content["source"])
 
 
-def corpus(name_or_path: str | Path, samples: int | None = None, seed: int = 0) -> Corpus:
-    """Calibration texts of a task, or of a file with columns ``question`` and ``answer`` (or ``text``).
+def corpus(
+    source: str | Path | pd.DataFrame | Sequence, samples: int | None = None, seed: int = 0, name: str | None = None
+) -> Corpus:
+    """Calibration texts of a task, or texts of your own.
 
-    ``samples`` texts are drawn without replacement by ``seed``; None, or more than there are: all
+    ``source`` is a task's name, or the path of an lm-eval YAML; a file with columns ``question`` and ``answer`` (or
+    ``text``), parquet, csv, json or jsonl; a data frame with such columns; a list of texts; or a list of (question,
+    answer) pairs. ``samples`` texts are drawn without replacement by ``seed``; None, or more than there are: all
     texts in drawn order. The same seed draws the same texts, and a smaller draw is the beginning of a
-    larger draw. Files are parquet, csv, json or jsonl. Raises ValueError and FileNotFoundError for
-    unknown tasks, damaged rows and missing files.
+    larger draw. ``name`` is what tables call texts of your own: by default the file's name, or "own". Raises
+    ValueError and FileNotFoundError for unknown tasks, damaged rows and missing files.
     """
-    if isinstance(name_or_path, Path) or Path(name_or_path).suffix[1:].isalpha():
-        return _draw(*read_file(Path(name_or_path)), samples, seed)
-    task = tasks.get(name_or_path)
+    if not isinstance(source, str | Path):
+        return _own(source, samples, seed, name or "own")
+    suffix = Path(source).suffix
+    if (isinstance(source, Path) or suffix[1:].isalpha()) and suffix not in (".yaml", ".yml"):
+        stem, *found = read_file(Path(source))
+        return _draw(name or stem, *found, samples, seed)
+    if name is not None:
+        raise ValueError(f"the task {source!r} has its own name; name={name!r} is for texts of your own")
+    task = tasks.get(str(source))
     found = read_rows(task.name)
-    source = found.source | {"wording": "Table 5" if task.plain or task.pair else "lm-eval's templates"}
+    origin = found.source | {"wording": "Table 5" if task.plain or task.pair else "lm-eval's templates"}
     if task.plain:
-        return _draw(task.name, documents(found), source, samples, seed)
+        return _draw(task.name, documents(found), origin, samples, seed)
     seen = _evaluated(task)
     worded = _worded(task, found)
     items = [(item.id, item.text) for item in worded if item.pair not in seen]
     if not items:
         raise ValueError(f"{task.name}: all {len(found)} training rows are test items too, so none may calibrate")
-    return _draw(task.name, items, source | {"left_out": len(worded) - len(items)}, samples, seed)
+    return _draw(task.name, items, origin | {"left_out": len(worded) - len(items)}, samples, seed)
+
+
+def _own(found: pd.DataFrame | Sequence, samples: int | None, seed: int, name: str) -> Corpus:
+    """Texts from memory: a data frame, texts, or pairs."""
+    if isinstance(found, pd.DataFrame):
+        records = found.to_dict("records")
+    else:
+        texts = list(found)
+        pairs = all(isinstance(text, tuple | list) and len(text) == 2 for text in texts)
+        if not pairs and not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name}: a corpus is made of texts, or of (question, answer) pairs, all of a kind")
+        columns = ("question", "answer") if pairs and texts else ("text",)
+        records = [dict(zip(columns, text if pairs else (text,), strict=True)) for text in texts]
+    items, about = own_items(records, name)
+    return _draw(name, items, {"dataset": name, "data": "memory"} | about, samples, seed)
 
 
 def questions(name: str, samples: int | None = None, seed: int = 0, split: str = "train") -> Corpus:
@@ -135,10 +162,10 @@ def _evaluated(task: tasks.Task) -> set:
 
 
 def _draw(name: str, items: list[tuple[str, str]], source: dict, samples: int | None, seed: int) -> Corpus:
-    if samples is not None and (not isinstance(samples, int) or samples < 1):
-        raise ValueError(f"samples must be a whole number from 1, got {samples!r}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
+    for what, number, least in (("samples", samples, 1), ("seed", seed, 0)):
+        whole = isinstance(number, Integral) and not isinstance(number, bool) and number >= least
+        if not whole and not (what == "samples" and number is None):
+            raise ValueError(f"{what} must be a whole number from {least}, got {number!r}")
     items = [(i, text) for i, text in items if text.strip()]
     if not items:
         raise ValueError(f"{name}: an empty corpus (no row is complete)")

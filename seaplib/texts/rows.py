@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,6 +80,7 @@ def read_file(file: Path) -> tuple[str, list[tuple[str, str]], dict]:
 
     Raises FileNotFoundError where there is no file, ValueError for a damaged file and for other columns.
     """
+    file = file.expanduser()
     if file.suffix not in _READERS:
         raise ValueError(f"{file}: a corpus file is one of {', '.join(_READERS)}")
     if not file.exists():
@@ -89,18 +90,41 @@ def read_file(file: Path) -> tuple[str, list[tuple[str, str]], dict]:
     except Exception as error:  # each reader has its own error classes for a file of another kind
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} cannot be read as {file.suffix[1:]}: {reason}") from None
+    items, about = own_items(found, str(file))
+    source = {"dataset": file.name, "data": "file", "files": {file.name: store.file_hash(file)}}
+    return file.stem, items, source | about
+
+
+def own_items(found: Sequence[Mapping], where: str) -> tuple[list[tuple[str, str]], dict]:
+    """(id, text) items of rows with ``question`` and ``answer`` (or ``text``), and their source's further facts.
+
+    A row that lacks a cell would be half a calibration text: it is left out, and counted. ValueError for other
+    columns, cells that are no texts, and no rows; ``where`` names the rows' place.
+    """
     if not found:
-        raise ValueError(f"{file} is an empty corpus: it has no rows")
+        raise ValueError(f"{where} is an empty corpus: it has no rows")
     columns = ("question", "answer") if {"question", "answer"} <= found[0].keys() else ("text",)
     if not set(columns) <= found[0].keys():
-        raise ValueError(f"{file} needs columns question and answer (or text); it has: {', '.join(found[0])}")
+        raise ValueError(
+            f"{where} needs columns question and answer (or text); it has: {', '.join(map(str, found[0]))}"
+        )
     if nested := [c for c in columns if any(isinstance(row.get(c), list | dict) for row in found)]:
-        raise ValueError(f"{file}: column {nested[0]} holds lists or records; it needs texts")
-    cells = [[str(row[column]).strip() for column in columns if row.get(column) is not None] for row in found]
-    # A row that lacks a cell would be half a calibration text: the row is left out, and counted.
-    items = [(str(i), " ".join(row)) for i, row in enumerate(cells) if len(row) == len(columns) and all(row)]
-    source = {"dataset": file.name, "data": "file", "files": {file.name: store.file_hash(file)}, "rows": len(found)}
-    return file.stem, items, source | {"wording": " + ".join(columns), "left_out": len(found) - len(items)}
+        raise ValueError(f"{where}: column {nested[0]} holds lists or records; it needs texts")
+    cells = [[_cell(row.get(column), f"{where}: row {i}") for column in columns] for i, row in enumerate(found)]
+    items = [(str(i), " ".join(row)) for i, row in enumerate(cells) if all(row)]
+    return items, {"rows": len(found), "wording": " + ".join(columns), "left_out": len(found) - len(items)}
+
+
+def _cell(value, where: str) -> str:
+    """A cell as text, "" where it is missing (NaN too). ValueError for bytes and half characters that are no text."""
+    if value is None or value != value:
+        return ""
+    try:
+        text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
+        text.encode("utf-8")
+    except UnicodeError as error:
+        raise ValueError(f"{where} is no text in UTF-8: {error.reason}") from None
+    return text.strip()
 
 
 def check(name: str, ask_hub: bool = True) -> None:
@@ -116,7 +140,7 @@ def check(name: str, ask_hub: bool = True) -> None:
         folder = _folder(task)
         if folder is not None:
             _located(task, source, folder)
-        elif ask_hub and not hub.has_data(source.path):
+        elif ask_hub and not source.says_where and not hub.has_data(source.path):
             try:
                 _ask_hub(source.path)
             except Exception as error:
@@ -142,6 +166,7 @@ def read_rows(name: str, role: str = "train") -> Rows:
         else:
             table = _joined(f"{name}: {split}", [_read(name, file) for file in found])
             files |= {file.relative_to(folder).as_posix(): store.file_hash(file) for file in found}
+        table = _decoded(table, f"{name}: {split}", source.columns)
         # lm-eval would word an empty cell as "None"; the templates of a stock task may expect empty cells
         empty = [column for column in source.columns if table[column].null_count] if task.plain or task.pair else []
         if empty:
@@ -172,7 +197,9 @@ def _source(task: tasks.Task, role: str) -> tasks.Source:
 
 def _folder(task: tasks.Task) -> Path | None:
     """The folder of a task's local data sets, None where its rows come from the hub."""
-    return paths.bundled_dir() / "tasks" if task.bundled else paths.data_dir()
+    if task.bundled:
+        return paths.bundled_dir() / "tasks"
+    return None if (task.test or task.train).says_where else paths.data_dir()
 
 
 def _located(task: tasks.Task, source: tasks.Source, folder: Path) -> dict[str, list[Path]]:
@@ -205,7 +232,27 @@ def _damaged(name: str, file: Path, error: Exception) -> ValueError:
 
 def _holds_texts(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return _holds_bytes(kind) or any(test(kind) for test in texts)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
+
+
+def _decoded(table: pa.Table, where: str, needed: Iterable[str]) -> pa.Table:
+    """``table`` with its columns of bytes as texts, as some writers leave them without the mark of UTF-8.
+
+    ValueError where a ``needed`` column is no UTF-8; another column stays as it is.
+    """
+    for place, field in enumerate(table.schema):
+        if _holds_bytes(field.type):
+            try:
+                table = table.set_column(place, field.name, table.column(place).cast(pa.string()))
+            except pa.ArrowInvalid:
+                if field.name in needed:
+                    raise ValueError(f"{where} has bytes in {field.name} that are no text in UTF-8") from None
+    return table
 
 
 def _local_files(name: str, source: tasks.Source, split: str, folder: Path) -> list[Path]:

@@ -31,6 +31,9 @@ from .. import paths
 from ..settings import METRICS, nearest
 from . import formats, lm_eval
 
+#: what a YAML names as its data set where it names the format of files
+FORMATS = ("json", "csv", "parquet", "text")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -42,6 +45,11 @@ class Source:
     local: tuple[str, ...]  # folders to look in; the first folder that has the split counts
     columns: tuple[str, ...] = ("text",)  # that the wording needs
     options: dict = field(default_factory=dict)  # for load_dataset: a single file of a large data set, say
+
+    @property
+    def says_where(self) -> bool:
+        """Whether the source itself names its data files, as a YAML of one's own may."""
+        return self.path in FORMATS and "data_files" in self.options
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,8 @@ class Task:
 
     def __post_init__(self):
         object.__setattr__(self, "expert", self.expert or self.name)
+        for value, what in ((self.name, "the task"), (self.expert, "the expert")):
+            paths.name(value, what)
         if self.metric is not None and self.metric not in METRICS:
             raise ValueError(f"{self.name}: metric {self.metric!r} is not kept; known: {', '.join(METRICS)}")
 
@@ -120,9 +130,14 @@ def names(scored: bool | None = None) -> list[str]:
 
 
 def get(name: str) -> Task:
-    """The registered task of that name, or else lm-eval's. ValueError with the nearest known name for neither."""
+    """The registered task of that name, or else lm-eval's; for the path of a YAML, the task that it defines.
+
+    ValueError with the nearest known name for none of these.
+    """
     if name in _REGISTRY:
         return _REGISTRY[name]
+    if name.endswith((".yaml", ".yml")):
+        return own(Path(name))
     if name in lm_eval.index().tasks:
         return stock(name)
     if (members := lm_eval.members(name)) or name in lm_eval.index().groups:
@@ -137,7 +152,41 @@ def get(name: str) -> Task:
 def stock(name: str) -> Task:
     """lm-eval's task of that name, by the rules above. ValueError with the reason where seaplib cannot score it."""
     file = lm_eval.index().tasks[name]
+    return _defined(name, file.relative_to(lm_eval.directory()).as_posix(), lm_eval.config(file))
+
+
+def own(file: Path) -> Task:
+    """The task that a YAML of your own defines, registered under the name in it, or else the file's.
+
+    Paths of data files in it are taken from the YAML's folder where they are there. FileNotFoundError without the
+    file; ValueError where the name is another task's, and as :func:`stock`.
+    """
+    file = file.expanduser().resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no task file {file}")
     config = lm_eval.config(file)
+    name = config.get("task") if isinstance(config.get("task"), str) else file.stem
+    taken = name in _REGISTRY and _REGISTRY[name].lm_eval != str(file)
+    if taken or name in lm_eval.index().tasks:
+        raise ValueError(f"{file}: there is another task named {name!r}; give yours a name of its own")
+    options = dict(config.get("dataset_kwargs") or {})
+    if "data_files" in options:
+        options["data_files"] = _beside(file.parent, options["data_files"])
+    _REGISTRY[name] = _defined(name, str(file), config | {"dataset_kwargs": options})
+    return _REGISTRY[name]
+
+
+def _beside(folder: Path, files):
+    """Data files of a YAML, whole where they lie in its folder."""
+    if isinstance(files, dict):
+        return {split: _beside(folder, part) for split, part in files.items()}
+    if isinstance(files, list):
+        return [_beside(folder, part) for part in files]
+    return str(folder / files) if (folder / files).exists() else files
+
+
+def _defined(name: str, lm_eval_file: str, config: dict) -> Task:
+    """The task that an lm-eval configuration defines, if it can be scored."""
     offered = lm_eval.metrics(config)
     test, kept = config.get("test_split") or config.get("validation_split"), METRICS
     reasons = {
@@ -156,14 +205,14 @@ def stock(name: str) -> Task:
             raise ValueError(f"lm-eval's task {name!r} {reason}, which seaplib does not score{hint}")
     path, part, options = config["dataset_path"], config.get("dataset_name"), dict(config.get("dataset_kwargs") or {})
     options.pop("trust_remote_code", None)  # datasets runs no code from the hub any more
-    folder = name if path in ("json", "csv", "parquet", "text") else path.rstrip("/").rpartition("/")[2]
+    folder = name if path in FORMATS else path.rstrip("/").rpartition("/")[2]
     columns = lm_eval.columns(config)
     train, test = (
         Source(path, part, (split,), (f"{folder}/{part}" if part else folder,), columns, options) if split else None
         for split in (config.get("training_split"), test)
     )
     metric = next(metric for metric in kept if metric in offered)
-    return Task(name, train, test, lm_eval=file.relative_to(lm_eval.directory()).as_posix(), metric=metric)
+    return Task(name, train, test, lm_eval=lm_eval_file, metric=metric)
 
 
 def _sources(path, config, local, columns, train=("train",), test="test") -> dict:

@@ -3,10 +3,12 @@ import copy
 import pytest
 import reference
 import torch
+from pruned import random_mask
 
 from seaplib import activations, models
 from seaplib.activations import capture, statistics
 from seaplib.models import passes
+from seaplib.pruning.apply import prune
 from seaplib.settings import Calibration
 from seaplib.texts import corpora
 
@@ -413,3 +415,24 @@ def test_weighted_mean_is_the_general_scores(tiny_model, tiny_tokenizer):
     a, b = collect(model, tiny_tokenizer, TEXTS[:3]), collect(model, tiny_tokenizer, TEXTS[3:])
     mean = activations.weighted_mean({"a": a, "b": b}, {"a": 3.0, "b": 2.0})
     torch.testing.assert_close(mean["mlp"], (3 * a.mean["mlp"] + 2 * b.mean["mlp"]) / 5)
+
+
+def test_a_model_left_in_train_mode_is_measured_in_eval_mode_and_left_in_train_mode(tiny_model, tiny_tokenizer):
+    """Two collects differed by 24%, and the store gave the dropped-out numbers to the model in eval mode."""
+    model = tiny_model(attention_dropout=0.5)
+    expected = collect(model, tiny_tokenizer)
+    model.train()
+    model.get_decoder().norm.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    found = collect(model, tiny_tokenizer)
+    for module in expected.mean:
+        assert torch.equal(found.mean[module], expected.mean[module])
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("mode", ["zero", "mask"])
+def test_statistics_of_a_pruned_model_say_so(tiny_model, tiny_tokenizer, mode):
+    model = tiny_model()
+    assert "pruned" not in collect(model, tiny_tokenizer).provenance
+    pruned = prune(model, random_mask(model), mode)
+    assert collect(pruned, tiny_tokenizer).provenance["pruned"] == mode

@@ -2,19 +2,20 @@
 
 import copy
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from lm_eval_alone import stock
+from pruned import random_mask, random_means
 
 from seaplib import evaluation, settings
 from seaplib.evaluation import lm_eval as harness
+from seaplib.evaluation import workers
 from seaplib.evaluation.accuracy import evaluate, evaluate_items
 from seaplib.models import likelihood
-from seaplib.models.state import note
+from seaplib.pruning.apply import Variant, prune
 from seaplib.settings import Evaluation
 from seaplib.texts import lm_eval, rows, tasks
 
@@ -145,12 +146,13 @@ def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):
 
 
 def test_a_model_pruned_beforehand_is_not_called_dense(tiny_model, tiny_tokenizer, tiny_data_dir):
-    model = tiny_model()
-    provenance = {"score": "s_F", "calibration": "piqa"}
-    note(model, mask=SimpleNamespace(requested=0.5, achieved=0.49, achieved_model=0.3, provenance=provenance))
+    mask = random_mask(tiny_model())
+    mask = replace(mask, provenance={"score": "s_F", "calibration": "piqa", "requested": 0.5})
+    model = prune(tiny_model(), mask, "zero")
     row = evaluate(model, tiny_tokenizer, ["piqa"], progress=False).iloc[0]
     assert (row.method, row.score, row.calibration, row.allocation) == ("pruned", "s_F", "piqa", "none")
-    assert (row.requested_sparsity, row.achieved_sparsity, row.achieved_model_sparsity) == (0.5, 0.49, 0.3)
+    sizes = row.requested_sparsity, row.achieved_sparsity, row.achieved_model_sparsity
+    assert sizes == (0.5, mask.achieved, mask.achieved_model)
 
 
 def test_batch_size_does_not_matter(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
@@ -183,6 +185,33 @@ def test_what_is_stored_is_neither_applied_nor_scored_again(tiny_model, tiny_tok
     assert len(APPLIED) == 5
     pd.testing.assert_frame_equal(again[again.task == "piqa"].reset_index(drop=True), first)
     pd.testing.assert_frame_equal(more[more.method != "scaled_3.0"].reset_index(drop=True), again)
+
+
+def test_several_processes_give_what_a_single_process_gives(
+    tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch, tmp_path
+):
+    model, tasks = tiny_model(), ["piqa", "winogrande"]
+    masks = [random_mask(model, seed=seed) for seed in (0, 1)]
+    chosen = [None, *(Variant({"method": f"mask {place}"}, mask) for place, mask in enumerate(masks))]
+    chosen.append(Variant({"method": "piqa's"}, masks[0], "zero", random_means(model), tasks=("piqa",)))
+    expected = evaluate_items(model, tiny_tokenizer, tasks, chosen, Evaluation(items=4), progress=False)
+    monkeypatch.setenv("SEAP_STORE_DIR", str(tmp_path / "another store"))
+    monkeypatch.setattr(harness.Bench, "score", lambda *_: pytest.fail("scored here, and not by a worker"))
+    several = Evaluation(items=4, workers=2)
+    found = evaluate_items(model, tiny_tokenizer, tasks, chosen, several, progress=False)
+    pd.testing.assert_frame_equal(found, expected)
+    monkeypatch.setattr(workers, "fill", lambda *_: pytest.fail("everything is in the store"))
+    pd.testing.assert_frame_equal(
+        evaluate_items(model, tiny_tokenizer, tasks, chosen, several, progress=False), expected
+    )
+
+
+def test_an_error_of_a_worker_is_raised_here(tiny_model, tiny_tokenizer, tiny_data_dir):
+    model = tiny_model()
+    broken = [Variant({"method": "other"}, random_mask(tiny_model(intermediate_size=40))) for _ in range(2)]
+    settings = Evaluation(items=4, workers=2)
+    with pytest.raises(ValueError, match="another model"):
+        evaluate_items(model, tiny_tokenizer, ["piqa"], [None, *broken], settings, progress=False)
 
 
 def test_a_killed_run_resumes_where_it_was(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch):
@@ -256,6 +285,21 @@ def test_generation_for_real(tiny_model, tiny_tokenizer, tiny_data_dir):
     rows.to_parquet(tiny_data_dir / "gsm8k" / "main" / "test.parquet")
     frame = evaluate(tiny_model(max_position_embeddings=512), tiny_tokenizer, ["gsm8k"], progress=False)
     assert frame.n.tolist() == [1] and frame.value.isin([0.0, 1.0]).all()
+
+
+def test_written_answers_are_greedy_whatever_the_models_own_settings(tiny_model, tiny_tokenizer, tiny_data_dir):
+    """A repetition penalty turned 34 right answers of 40 into 26, and the store kept them for the model without it."""
+    (tiny_data_dir / "gsm8k" / "main").mkdir(parents=True)
+    rows = pd.DataFrame({"question": ["2 + 2 apples?"], "answer": ["#### 4"]})
+    rows.to_parquet(tiny_data_dir / "gsm8k" / "main" / "test.parquet")
+    model, written = tiny_model(max_position_embeddings=512, attention_dropout=0.5), []
+    for penalty in (1.0, 1.8):
+        model.generation_config.repetition_penalty = penalty
+        bench = harness.Bench(model.train(penalty > 1), tiny_tokenizer, Evaluation())
+        prepared = bench.prepared("gsm8k")
+        bench.written(prepared, model)
+        written.append(prepared.instances[0][0].resps)
+    assert written[0] == written[1] and model.training and model.generation_config.repetition_penalty == 1.8
 
 
 def test_bad_input_is_one_clear_error(tiny_model, tiny_tokenizer, tiny_data_dir):
@@ -356,5 +400,5 @@ def test_options_that_a_tokenizer_cannot_follow(tiny_model, tiny_tokenizer, tiny
     with pytest.raises(ValueError, match="BOS"):
         evaluate(tiny_model(), without, ["piqa"], settings=Evaluation(bos=True))
     for wrong in ({"bos": "yes"}, {"chat_template": "on"}):
-        with pytest.raises(ValueError, match=" is true"):
+        with pytest.raises(ValueError, match="true or false"):
             Evaluation(**wrong)

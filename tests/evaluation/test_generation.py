@@ -103,3 +103,20 @@ def test_a_prompt_that_leaves_no_room_is_refused(tiny_model, tiny_tokenizer):
     model = tiny_model(max_position_embeddings=16)
     with pytest.raises(ValueError, match="8.*16"):
         generation.generate(model, tiny_tokenizer, ["A kettle is used to boil water."], new_tokens=8, progress=False)
+
+
+SETTINGS = {"repetition_penalty": 1.8, "num_beams": 3, "no_repeat_ngram_size": 1, "suppress_tokens": [5], "top_k": 3}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_greedy_is_greedy_whatever_the_models_own_settings(tiny_model, tiny_tokenizer, name, tmp_path, monkeypatch):
+    """A repetition penalty leaked into greedy texts, which then came back from the store for the model without it."""
+    prompts, model = ["To dry a wet towel", "Anna gave"], tiny_model(attention_dropout=0.5)
+    expected = generation.generate(model, tiny_tokenizer, prompts, new_tokens=12, progress=False)
+    monkeypatch.setenv("SEAP_STORE_DIR", str(tmp_path / "another store"))
+    setattr(model.generation_config, name, SETTINGS[name])
+    model.generation_config.do_sample = name == "top_k"
+    own = model.generation_config
+    found = generation.generate(model.train(), tiny_tokenizer, prompts, new_tokens=12, progress=False)
+    pd.testing.assert_frame_equal(found, expected)
+    assert model.generation_config is own and model.training

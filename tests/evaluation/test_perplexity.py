@@ -12,7 +12,7 @@ import torch
 from seaplib.evaluation import perplexity as module
 from seaplib.evaluation.perplexity import perplexity
 from seaplib.settings import PRESETS, Preset
-from seaplib.texts import rows
+from seaplib.texts import corpora, rows
 
 pytestmark = pytest.mark.unit
 
@@ -210,3 +210,20 @@ def test_contrasts_name_both_sides_and_average_experts():
     ]  # fmt: skip
     assert found["ratio"].tolist() == pytest.approx([math.e**2, math.e]), "experts by their geometric mean"
     assert (found["n"] == 6).all() and (found["p"] == found["p_floor"]).all()
+
+
+def test_train_mode_is_left_while_measuring(tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch, tmp_path):
+    model = tiny_model(attention_dropout=0.5)
+    expected = perplexity(model, tiny_tokenizer, preset="64", progress=False)
+    monkeypatch.setenv("SEAP_STORE_DIR", str(tmp_path / "another store"))
+    pd.testing.assert_frame_equal(perplexity(model.train(), tiny_tokenizer, preset="64", progress=False), expected)
+    assert model.training
+
+
+def test_texts_of_your_own_have_a_perplexity(tiny_model, tiny_tokenizer, tiny_data_dir):
+    model, sections = tiny_model(), [text for text in text_of().split("\n\n") if text.strip()]
+    mine = corpora.corpus(sections, name="mine")
+    row = perplexity(model, tiny_tokenizer, mine, preset="64", progress=False).iloc[0]
+    windows = module.Windows(model, tiny_tokenizer, mine, "64", None, 0, "text")
+    assert (row.dataset, row.split, row.method) == ("mine", "own texts", "dense") and row.samples == len(windows.starts)
+    assert row.nll == pytest.approx(perplexity(model, tiny_tokenizer, preset="64", progress=False)["nll"][0], rel=0.2)

@@ -279,3 +279,50 @@ def test_a_model_of_random_weights_has_the_shape_asked_for(tiny_model, tiny_toke
     assert made.dtype == torch.bfloat16 and not made.training and made.config.vocab_size == len(tiny_tokenizer)
     again = models.random_llama(tiny_tokenizer, like, layers=3, hidden=128, channels=200)
     assert models.fingerprint(again) == models.fingerprint(made)
+
+
+def test_plan_and_load_agree_on_which_files_are_read(saved, tmp_path):
+    """The plan refused an index left beside whole weights, and passed a missing .bin shard and an adapter's file."""
+    index = {"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    files.read_config(saved)
+    assert models.load(saved, device="cpu")
+    (saved / "model.safetensors").rename(saved / "adapter_model.safetensors")
+    with pytest.raises(models.ModelError, match="lacks model-00001-of-00002"):
+        files.read_config(saved)
+    (saved / "model.safetensors.index.json").unlink()
+    for call in (files.read_config, models.load):
+        with pytest.raises(models.ModelError, match="has no weights"):
+            call(saved)
+    index = {"weight_map": {"lm_head.weight": "pytorch_model-00001-of-00002.bin"}}
+    (saved / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(models.ModelError, match="lacks pytorch_model-00001-of-00002"):
+        files.read_config(saved)
+
+
+def test_a_quantised_checkpoint_names_the_package_that_it_needs(saved):
+    config = json.loads((saved / "config.json").read_text())
+    for method, package in (("hqq", "hqq"), ("compressed-tensors", "compressed-tensors")):
+        quantization = {"quantization_config": {"quant_method": method}}
+        (saved / "config.json").write_text(json.dumps(config | quantization))
+        for call in (files.read_config, models.load):
+            with pytest.raises(models.ModelError, match=f"pip install {package}"):
+                call(saved)
+
+
+def test_buffers_of_older_checkpoints_are_no_reason_to_refuse(any_model, tiny_tokenizer, tmp_path):
+    """GPT-2's causal mask was saved once; transformers makes it anew and says nothing."""
+    model = any_model("gpt2")
+    model.save_pretrained(tmp_path / "old")
+    tiny_tokenizer.save_pretrained(tmp_path / "old")
+    weights = safetensors.torch.load_file(tmp_path / "old" / "model.safetensors")
+    former = {
+        "transformer.h.0.attn.masked_bias": torch.tensor(-1e4),
+        "transformer.h.1.attn.bias": torch.ones(1, 1, 8, 8),
+    }
+    save_file(weights | former, tmp_path / "old" / "model.safetensors", {"format": "pt"})
+    loaded, _ = models.load(tmp_path / "old", device="cpu")
+    assert models.fingerprint(loaded) == models.fingerprint(model)
+    save_file(weights | {"transformer.h.0.attn.extra": torch.ones(1)}, tmp_path / "old" / "model.safetensors")
+    with pytest.raises(models.ModelError, match="extra"):
+        models.load(tmp_path / "old", device="cpu")

@@ -6,7 +6,7 @@ import pytest
 from pruned import masks_of, random_mask
 
 from seaplib.experts.model import ExpertModel
-from seaplib.models.state import ModelState, note, state
+from seaplib.models.state import ModelState, note, pruned, state
 from seaplib.pruning.apply import prune
 from seaplib.pruning.baselines import griffin
 
@@ -16,19 +16,17 @@ pytestmark = pytest.mark.unit
 def test_a_model_that_nothing_was_done_to_has_the_default_state(tiny_model):
     model = tiny_model()
     assert state(model) == ModelState()
-    note(model, source={"hub": "someone/tiny"})
-    assert state(model) == state(copy.deepcopy(model)) == ModelState(source={"hub": "someone/tiny"})
+    note(model, label={"method": "mine"})
+    assert state(model) == state(copy.deepcopy(model)) == ModelState(label={"method": "mine"})
 
 
 @pytest.mark.parametrize("mode", ["remove", "zero", "mask"])
-def test_a_pruned_model_says_mask_and_mode_and_where_its_weights_are(tiny_model, mode):
+def test_a_pruned_model_says_mask_and_mode(tiny_model, mode):
     model = tiny_model()
-    note(model, source={"hub": "someone/tiny"})
     mask = random_mask(model)
-    done = state(prune(model, mask, mode))
-    assert done.mask is mask and done.mode == mode and state(model).mask is None
-    whole = mode == "mask"  # the weights are still those of the files
-    assert (done.applied is not None, done.source is not None) == (whole, whole)
+    made = prune(model, mask, mode)
+    assert state(made).mask is mask and pruned(made) == mode and state(model) == ModelState() and pruned(model) is None
+    assert (state(made).applied is not None) == (mode == "mask"), "the weights are still the dense model's"
 
 
 def test_sparse_inputs_are_said_while_the_context_is_open(tiny_model):
@@ -40,9 +38,8 @@ def test_sparse_inputs_are_said_while_the_context_is_open(tiny_model):
 
 def test_an_expert_model_states_its_own(tiny_model, tiny_tokenizer):
     model = tiny_model()
-    note(model, source={"hub": "someone/tiny"})
     experts = ExpertModel(model, tiny_tokenizer, masks_of(model))
     done = state(experts)
-    assert done.source == {"hub": "someone/tiny"} and done.label["method"] == "routed experts" and done.mask is None
+    assert done.label["method"] == "routed experts" and done.mask is None
     with experts.using("piqa"):
         assert state(experts).applied != done.applied

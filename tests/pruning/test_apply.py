@@ -218,7 +218,7 @@ def test_an_unpruned_layer_shares_its_memory(tiny_model):
     model = tiny_model()
     mask = masks.keep_all(models.geometry(model))
     mask.channels[0, :5] = False
-    pruned = prune(model, mask)
+    pruned = Variant({}, mask).apply(model)
     assert pruned.get_input_embeddings().weight is model.get_input_embeddings().weight
     assert (
         models.linear(models.decoder_layers(pruned)[1], "up").weight
@@ -318,3 +318,65 @@ def test_a_model_that_was_stopped_halfway_in_place_is_not_the_dense_one(tiny_mod
     assert models.fingerprint(model) != before
     with pytest.raises(ValueError, match="already pruned"):
         prune(model, mask, mode)
+
+
+@pytest.mark.parametrize("mode", ["remove", "zero"])
+@pytest.mark.parametrize("kind", ["gqa", "tied"])
+def test_a_pruned_model_learns_and_the_dense_one_does_not(tiny_model, ids, mode, kind):
+    """Cut projections were frozen, and embeddings and norms were the dense model's own."""
+    model = tiny_model("gqa", tie_word_embeddings=kind == "tied")
+    mask = random_mask(model)
+    mask.heads[0] = False
+    pruned, before = prune(model, mask, mode, random_means(model)), models.fingerprint(model)
+    assert all(parameter.requires_grad for parameter in pruned.parameters())
+    assert (pruned.lm_head.weight is pruned.get_input_embeddings().weight) == (kind == "tied")
+    optimizer, losses = torch.optim.SGD(pruned.parameters(), lr=0.1), []
+    for _ in range(3):
+        optimizer.zero_grad()
+        losses.append(pruned(ids, labels=ids).loss)
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    unused = {name for name, parameter in pruned.named_parameters() if parameter.grad is None}
+    assert unused <= {"model.layers.0.input_layernorm.weight"}, "only the norm before attention without heads"
+    assert models.fingerprint(model) == before
+
+
+def test_what_was_frozen_stays_frozen(tiny_model):
+    model = tiny_model().requires_grad_(False)
+    model.get_output_embeddings().requires_grad_(True)
+    pruned = prune(model, random_mask(model))
+    learning = [name for name, parameter in pruned.named_parameters() if parameter.requires_grad]
+    assert learning == ["lm_head.weight"]
+
+
+def test_a_mask_is_boolean(tiny_model):
+    """~ of an integer is arithmetic: such a mask had an achieved sparsity of 254.5."""
+    mask = random_mask(tiny_model())
+    for name, units in (("heads", mask.heads.long()), ("channels", mask.channels.float())):
+        made = object.__new__(masks.PruningMask)  # around the types that the tests enforce, and users do not
+        vars(made).update(vars(mask) | {name: units})
+        with pytest.raises(ValueError, match=rf"{name}.*{units.dtype}.*torch\.bool"):
+            made.__post_init__()
+
+
+def test_compensation_must_be_finite_and_of_the_models_shape(tiny_model):
+    model = tiny_model()
+    mask, means = random_mask(model), random_means(model)
+    for module in means:
+        broken = means[module].clone()
+        broken[1, 2] = torch.nan
+        with pytest.raises(ValueError, match=f"{module}.*NaN"):
+            prune(model, mask, compensation=means | {module: broken})
+        with pytest.raises(ValueError, match=f"{module}.*shape"):
+            prune(model, mask, compensation=means | {module: means[module][:, 1:]})
+    with pytest.raises(ValueError, match="mlp.*none"):
+        prune(model, mask, compensation={"attention": means["attention"]})
+
+
+@pytest.mark.parametrize("mode", ["remove", "zero", "mask"])
+def test_a_compensated_model_may_change_its_dtype(tiny_model, ids, mode):
+    model = tiny_model()
+    pruned = prune(model, random_mask(model), mode, random_means(model))
+    whole = logits(pruned, ids)
+    torch.testing.assert_close(logits(pruned.to(torch.bfloat16), ids).float(), whole, rtol=0, atol=0.1)

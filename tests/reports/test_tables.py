@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from seaplib.reports import display_names, published, summaries, tables
+from seaplib.texts import tasks
 
 pytestmark = pytest.mark.unit
 
@@ -198,3 +199,57 @@ def test_long_text_is_a_paragraph_and_stays_text():
     tex = tables.latex(frame, "t")
     assert "p{0.8\\linewidth}" in tex and r"\$40 million \& 5\% of a\_b. Two lines" in tex
     assert "<br>Two lines" in tables.markdown(frame)
+
+
+INPUT = r"$\input{secret}$"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        INPUT,
+        r"$\write18{id}$",
+        r"$x^^5cinput{secret}$",
+        r"$\rho\input{secret}$",
+        r"$\catcode`\%=0$",
+        r"$\text{x}$",
+        "$ x$",
+    ],
+)
+def test_only_our_own_mathematics_reaches_tex(text):
+    """A cell may come from a data set or a model; TeX read a file that such a cell named, and printed it."""
+    shown = tables.latex(pd.DataFrame({"text": [text], text: ["**" + text + "**"]}), "t", caption=text)
+    assert r"\input" not in shown and r"\write" not in shown and r"\catcode" not in shown and "^^" not in shown
+    assert shown.count(r"\$") == 8, "each dollar of cell, head, bold cell and caption is a character"
+
+
+@pytest.mark.parametrize(
+    "text", ["$s_F$", "$x_0$", r"$\rho$", r"$\sigma^2$", "$G$", r"$x\leq{}1$", r"$\lVert{}w\rVert_2^2$"]
+)
+def test_our_mathematics_stays_mathematics(text):
+    assert f" {text} " in tables.latex(pd.DataFrame({"a": [0], "text": [text], "b": [1]}), "t").replace("\n", " ")
+
+
+def test_html_and_links_in_cells_are_text():
+    cells = ["<script>alert(1)</script>", "<img src=x onerror=y>", "![a](http://b)", "a < b & c", "<ins>1 < 2</ins>"]
+    shown = tables.markdown(pd.DataFrame({"<b>": cells}))
+    assert "<script" not in shown and "<img" not in shown and "<b>" not in shown and "](" not in shown
+    assert "a &lt; b &amp; c" in shown and "<ins>1 &lt; 2</ins>" in shown
+
+
+def test_a_spreadsheet_finds_no_formula(folder):
+    texts = ["=1+1", "@SUM(1)", "+cmd|' /C calc'!A0", "-2+3+cmd|'x'!A0", "\tx", "+4.51 points", "-0.5", "+23.2%", "a=b"]
+    path = tables.save(pd.DataFrame({"text": texts, "number": [-1.5] * len(texts)}), "t", "p")[0]
+    read = pd.read_csv(path, keep_default_na=False)
+    assert read["text"].tolist() == ["'" + text for text in texts[:5]] + texts[5:] and (read["number"] == -1.5).all()
+
+
+@pytest.mark.parametrize("name", ["../up", "/root", "a/b", "a\\b", "..", ".hidden", "", "n" * 200, "a\nb", "a\0b"])
+def test_names_are_names(name):
+    for call in (
+        lambda: tables.save(results(), name, "p"),
+        lambda: tables.save(results(), "t", name) if name else tables.save(results(), name, "p"),
+        lambda: tasks.Task(name, None),
+    ):
+        with pytest.raises(ValueError, match="no name"):
+            call()

@@ -159,3 +159,62 @@ def test_calibration_and_evaluation_never_meet(name, request):
         answers = {text for i, text in zip(read_rows(name).ids, map(task.text, read_rows(name)), strict=True)}
         assert set(calibration.texts) <= answers
     assert not set(calibration.texts) & evaluated
+
+
+def test_texts_of_your_own_come_from_memory_too(tmp_path):
+    pairs = [("a?", "1"), ("b?", "2"), ("c?", " "), ("d?", None)]
+    frame = pd.DataFrame(pairs, columns=["question", "answer"])
+    frame.to_json(tmp_path / "pairs.json", orient="records")
+    found = [corpus(pairs), corpus(frame), corpus(tmp_path / "pairs.json"), corpus(["a? 1", "b? 2", ""])]
+    assert all(sorted(made.texts) == ["a? 1", "b? 2"] for made in found)
+    assert [made.task for made in found] == ["own", "own", "pairs", "own"] and corpus(pairs, name="mine").task == "mine"
+    assert found[0].source["left_out"] == 2 and "memory" in repr(found[0])
+    assert corpus(pairs, samples=1, seed=3).texts == corpus(pairs, seed=3).texts[:1]
+    for wrong in ([], ["text", ("question", "answer")], [("a", "b", "c")], [1, 2], pd.DataFrame({"body": ["x"]})):
+        with pytest.raises(ValueError, match="own"):
+            corpus(wrong)
+    with pytest.raises(ValueError, match="own name"):
+        corpus("piqa", name="mine")
+
+
+def test_cells_are_texts_or_missing(tmp_path):
+    """Bytes without the mark of UTF-8, and answers that are NaN, were calibrated on as b'…' and "nan"."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"question": [b"caf\xc3\xa9?", b"b?", b"c?"], "answer": pa.array([1.5, float("nan"), None])})
+    pq.write_table(table, tmp_path / "bytes.parquet")
+    assert corpus(tmp_path / "bytes.parquet").texts == ("café? 1.5",)
+    pq.write_table(pa.table({"text": [b"whole", b"\xff\xfe"]}), tmp_path / "latin.parquet")
+    with pytest.raises(ValueError, match=r"row 1.*UTF-8"):
+        corpus(tmp_path / "latin.parquet")
+    (tmp_path / "nan.jsonl").write_text('{"question": "a?", "answer": NaN}\n{"question": "b?", "answer": 2}\n')
+    assert corpus(tmp_path / "nan.jsonl").texts == ("b? 2",)
+    (tmp_path / "half.json").write_text('[{"text": "whole"}, {"text": "half \\ud83d"}]')
+    with pytest.raises(ValueError, match=r"row 1.*UTF-8"):
+        corpus(tmp_path / "half.json")
+    with pytest.raises(ValueError, match=r"row 0.*UTF-8"):
+        corpus(["half \ud83d"])
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_tasks_columns_of_bytes_are_texts(tiny_data_dir, good):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    before = corpus("piqa").texts
+    for file in tiny_data_dir.glob("piqa/**/train*.parquet"):
+        table = pq.read_table(file)
+        column = pa.array([cell.encode() if good else b"\xff" for cell in table["goal"].to_pylist()], pa.binary())
+        pq.write_table(table.set_column(table.schema.get_field_index("goal"), "goal", column), file)
+    if good:
+        assert corpus("piqa").texts == before
+    else:
+        with pytest.raises(ValueError, match=r"piqa.*goal.*UTF-8"):
+            corpus("piqa")
+
+
+@pytest.mark.parametrize("wrong", [{"samples": True}, {"samples": 1.0}, {"seed": -1}, {"seed": True}])
+def test_a_draw_is_a_whole_number(wrong):
+    with pytest.raises(ValueError, match="whole number"):
+        corpus(["a text", "another"], **wrong)

@@ -1,5 +1,6 @@
 """Any lm-eval task by its name: which ones, from where, scored as lm-eval does, worded by their own templates."""
 
+import json
 import os
 import subprocess
 import sys
@@ -217,3 +218,55 @@ def test_rows_that_do_not_fit_are_one_clear_error(tiny_model, tiny_tokenizer, sc
         corpora.corpus("sglue_rte")
     with pytest.raises(ValueError, match="sglue_rte: item validation-1 .*label -1"):
         evaluation.evaluate(tiny_model(), tiny_tokenizer, ["sglue_rte"], progress=False)
+
+
+OWN = """
+task: my_quiz
+dataset_path: json
+dataset_kwargs:
+  data_files: {train: train.jsonl, test: test.jsonl}
+training_split: train
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_choice: options
+doc_to_target: right
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.fixture
+def quiz(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "_REGISTRY", dict(tasks._REGISTRY))
+    for split, count in (("train", 6), ("test", 4)):
+        rows = [{"question": f"{split} {i}?", "options": ["yes", "no"], "right": i % 2} for i in range(count)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "quiz.yaml").write_text(OWN)
+    return tmp_path / "quiz.yaml"
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_yaml_of_your_own_is_a_task_by_its_path(quiz, tiny_model, tiny_tokenizer, tmp_path, monkeypatch, local):
+    """Pruned for it, and measured on it, whether or not SEAP_DATA_DIR names other data."""
+    if local:
+        monkeypatch.setenv("SEAP_DATA_DIR", str(tmp_path))
+    else:
+        monkeypatch.delenv("SEAP_DATA_DIR", raising=False)
+    texts = seaplib.corpus(str(quiz))
+    assert texts.task == "my_quiz" and sorted(texts.texts)[1] == "Question: train 1?\nAnswer: no"
+    options = {"settings": seaplib.Evaluation(items=4), "progress": False}
+    found = seaplib.evaluate(tiny_model(), tiny_tokenizer, [str(quiz)], **options)
+    again = seaplib.evaluate(tiny_model(), tiny_tokenizer, ["my_quiz"], **options)
+    assert set(found["task"]) == {"my_quiz"} and set(found["n"]) == {4} and found.equals(again)
+    assert found[found["primary"]]["metric"].tolist() == ["acc"]
+
+
+def test_a_yaml_that_is_no_task_is_one_line(quiz):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        tasks.get("nowhere.yaml")
+    quiz.write_text(OWN.replace("my_quiz", "piqa"))
+    with pytest.raises(ValueError, match="another task named 'piqa'"):
+        tasks.get(str(quiz))
+    quiz.with_name("other.yaml").write_text(OWN.replace("test_split: test\n", ""))
+    with pytest.raises(ValueError, match="neither a test nor a validation split"):
+        tasks.get(str(quiz.with_name("other.yaml")))

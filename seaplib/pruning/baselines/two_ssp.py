@@ -83,7 +83,7 @@ def second_stage(
     perplexity on the texts ``encoded`` (token ids); ties go by index. ``model`` stays as it is; with
     ``mode="mask"`` none of its weights is copied either.
     """
-    pruned, gone = prune(model, first, mode), []
+    pruned, gone = prune(model, first, mode, share=True), []
     context = layers.context_length(model)
     items = [[(ids[:1], ids[1:])] for ids in encoded if len(ids) > 1]
     if count and not items:

@@ -7,8 +7,6 @@ bytes.
 """
 
 import itertools
-import os
-import tempfile
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -21,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from ... import paths
+from ... import disk, paths
 from .. import display_names
 
 SINGLE, DOUBLE = 3.3, 6.9  # column widths in inches
@@ -87,6 +85,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def save(fig: Figure, name: str, profile: str) -> list[Path]:
     """Write ``figures/<profile>/<name>.pdf`` and ``.png`` (300 dpi), each atomically; their paths."""
+    paths.name(name, "the figure")
     folder = paths.figures_dir(profile)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {
@@ -96,14 +95,8 @@ def save(fig: Figure, name: str, profile: str) -> list[Path]:
     written = []
     for suffix, entries in metadata.items():
         path = folder / f"{name}.{suffix}"
-        with style(), tempfile.NamedTemporaryFile(dir=folder, suffix=f".{suffix}", delete=False) as file:
-            try:
-                fig.savefig(file, format=suffix, metadata=entries)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        with style(), disk.replacing(path) as partial:
+            fig.savefig(partial, format=suffix, metadata=entries)
         written.append(path)
     return written
 
