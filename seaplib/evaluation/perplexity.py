@@ -254,7 +254,7 @@ def _running_text(task: str | Corpus) -> tuple[str, str, dict]:
         return task.task, JOIN.join(task.texts), about
     if not (tasks.get(task).plain and tasks.get(task).test):
         plain = ", ".join(name for name in tasks.names(scored=False) if tasks.get(name).test)
-        raise ValueError(f"{task} has no running text to measure perplexity on; such tasks: {plain}, or a Corpus")
+        raise ValueError(f"{task} has no running text to measure perplexity on; give a Corpus, or one of {plain}")
     found = rows.read_rows(task, "test")
     return task, JOIN.join(row["text"] for row in found), found.source
 

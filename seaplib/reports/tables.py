@@ -24,10 +24,10 @@ _TEX |= {"≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\to$", "−": "$-$", "±"
 _TEX |= {"ρ": r"$\rho$", "σ": r"$\sigma$", "μ": r"$\mu$", "α": r"$\alpha$", "ℓ": r"$\ell$", "Δ": r"$\Delta$"}
 #: mathematics as this package writes it: letters, digits and these commands. A cell may come from a data set or a
 #: model, and TeX would run whatever else stands between dollars; ^^5c is a backslash to it.
-_COMMANDS = "rho|sigma|mu|alpha|beta|theta|tau|lambda|Lambda|Delta|ell|to|pm|times|infty|leq|geq|cdot|lVert|rVert"
-_MATH = re.compile(
-    rf"(\$(?!\S*\^\^)(?:[A-Za-z]|\\(?:{_COMMANDS})(?![A-Za-z]))(?:[A-Za-z0-9_^{{}}()+=<>.,/|-]|\\(?:{_COMMANDS})(?![A-Za-z]))*\$)"
-)
+_GREEK = "rho|sigma|mu|alpha|beta|theta|tau|lambda|Lambda|Delta|ell"
+_COMMAND = rf"\\(?:{_GREEK}|to|pm|times|infty|leq|geq|cdot|lVert|rVert)(?![A-Za-z])"
+_REST = rf"[A-Za-z0-9_^()+=<>.,/|-]|\{{\w*\}}|{_COMMAND}"
+_MATH = re.compile(rf"(\$(?!\S*\^\^)(?:[A-Za-z]|{_COMMAND})(?:{_REST})*\$)")
 #: what a spreadsheet would compute; a number may have a sign, and a unit behind it
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d[\d.,]*(?:$|%|[ ×][^|!]*$))")
 

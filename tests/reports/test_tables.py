@@ -213,6 +213,7 @@ INPUT = r"$\input{secret}$"
         r"$\rho\input{secret}$",
         r"$\catcode`\%=0$",
         r"$\text{x}$",
+        "$x}$",
         "$ x$",
     ],
 )

@@ -737,7 +737,7 @@ def test_missing_or_broken_files(project, main, monkeypatch):
     (project.root / "papermill_runs.yaml").write_text(bomb + "profiles: {a: {parameters: {tasks: *g}}}\n")
     assert "through its aliases" in main("reproduce")[1]
     (project.root / "papermill_runs.yaml").write_text("profiles: {a: {parameters: &p {tasks: *p}}}\n")
-    assert "through its aliases" in main("reproduce")[1]
+    assert "recursive" in main("reproduce")[1]
     twice = PROFILES["small"] | {"notebooks": {"01": {"rounds": 3}, "01_scores": {"rounds": 4}}}
     project.declare({"small": twice}, NOTEBOOKS)
     assert "01_scores stands twice" in main("reproduce")[1]
