@@ -18,7 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from seaplib import paths, settings, store
-from seaplib.runner import manifest, plan
+from seaplib.runner import manifest, parameters, plan
 
 NOTEBOOKS = sorted(paths.notebooks_dir().glob("*.ipynb"))
 GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
