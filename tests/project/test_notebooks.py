@@ -18,7 +18,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from seaplib import paths, settings, store
-from seaplib.runner import manifest, parameters, plan
+from seaplib.runner import manifest, plan
+from seaplib.runner import parameters as declared
 
 NOTEBOOKS = sorted(paths.notebooks_dir().glob("*.ipynb"))
 GROUPS = (settings.Calibration, settings.Pruning, settings.Evaluation)
@@ -94,7 +95,7 @@ def test_parameters_are_literals_and_every_line_says_what_it_is(path):
 def test_a_parameter_named_like_a_setting_is_a_possible_value_of_it(path):
     named = {field.name for group in GROUPS for field in fields(group)}
     own = {name: value for name, value in plan.read_parameters(path.stem).items() if name in named}
-    parameters.check(path.stem, own)  # by the check of a dataclass that has the field
+    declared.check(path.stem, own)  # by the check of a dataclass that has the field
 
 
 @unit
