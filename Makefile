@@ -16,13 +16,14 @@ CHECKED := tests/project/test_project.py tests/project/test_walls.py
 # Where this is set, as in many containers, each of the many processes would compile again all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help reproduce test browser long bench lab docs check ci lock
+.PHONY: help reproduce test browser long coverage bench lab docs check ci lock
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
 	@echo "make test                          the tests"
 	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
 	@echo "make long                          the laptop profile without a network (SEAP_DATA_DIR), the first steps of training"
+	@echo "make coverage                      lines and branches that the tests reach, kernels and workers included"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the project, opened at its notebooks"
 	@echo "make docs                          tables and numbers of README, docs and cards, and the API pages, written anew"
@@ -43,6 +44,14 @@ browser: $(VENV)/installed
 
 long: $(VENV)/installed
 	$(RUN) -m pytest -q -m long
+
+# coverage starts itself in every process: the tests', the runner's workers, the kernels.
+coverage: $(VENV)/installed
+	$(RUN) $(INSTALL) ".[test,coverage]"
+	$(RUN) -m coverage erase
+	OMP_NUM_THREADS=1 $(RUN) -m coverage run -m pytest -q $(SPREAD) -m "not browser and not long"
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report
 
 # All groups, or GROUPS="calibration decoding": see tests/bench/README.md.
 bench: $(VENV)/installed
