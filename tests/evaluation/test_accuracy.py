@@ -187,6 +187,7 @@ def test_what_is_stored_is_neither_applied_nor_scored_again(tiny_model, tiny_tok
     pd.testing.assert_frame_equal(more[more.method != "scaled_3.0"].reset_index(drop=True), again)
 
 
+@pytest.mark.slow
 def test_several_processes_give_what_a_single_process_gives(
     tiny_model, tiny_tokenizer, tiny_data_dir, monkeypatch, tmp_path
 ):
@@ -206,6 +207,7 @@ def test_several_processes_give_what_a_single_process_gives(
     )
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_is_raised_here(tiny_model, tiny_tokenizer, tiny_data_dir):
     model = tiny_model()
     broken = [Variant({"method": "other"}, random_mask(tiny_model(intermediate_size=40))) for _ in range(2)]

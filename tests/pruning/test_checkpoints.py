@@ -319,6 +319,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_a_reloaded_model_can_be_pickled(cases, tiny_tokenizer, tmp_path):
     path = checkpoints.save_pretrained(cases["emptied"], tiny_tokenizer, tmp_path / "pruned")
     model, _ = models.load(path, device="cpu")

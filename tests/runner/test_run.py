@@ -301,6 +301,7 @@ def test_two_runners_that_finish_at_once_lose_no_product(project, monkeypatch):
     assert owners == {notebook.name for notebook in ledger.plan.notebooks[:2]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["package", "notebook"])
 def test_what_changes_while_a_notebook_runs_is_not_fresh(project, what):
     """Edited 14 s into a run, the new version was recorded as what ran."""
@@ -345,6 +346,7 @@ def test_a_relative_place_is_the_same_for_runner_and_notebook(project, tmp_path)
     assert (elsewhere / "mine" / "small" / "table_c.csv").exists()
 
 
+@pytest.mark.slow
 def test_verify_finds_what_is_not_as_it_was_made(project):
     whole = project.run("verify", "--only", "00", "01")
     assert whole.returncode == 0, whole.stdout + whole.stderr
@@ -363,6 +365,7 @@ def test_verify_finds_what_is_not_as_it_was_made(project):
     assert "the manifest does not know it" in project.run("verify", "--sample", "0").stdout
 
 
+@pytest.mark.slow
 def test_verify_of_notebooks_that_fail_says_so(project):
     project.write("00_corpora", "profile = 'small'\nsamples = 2", "raise ValueError('broken')")
     done = project.run("verify", "--only", "00")

@@ -93,6 +93,7 @@ def read(places, names, **environment) -> dict:
     return json.loads(said[0].removeprefix("FOUND"))
 
 
+@pytest.mark.slow
 def test_the_hubs_cache_and_a_local_directory_give_the_same_numbers(places):
     names = [*SETS, "c4"]
     stores = [{"SEAP_STORE_DIR": str(places / f"store{i}")} for i in (0, 1)]
