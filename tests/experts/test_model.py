@@ -121,6 +121,7 @@ def test_a_mixed_batch_uses_what_is_in_memory_before_it_makes_room(experts, tiny
     assert experts.cache.built == {"winogrande": 1, "piqa": 1}
 
 
+@pytest.mark.slow
 def test_a_hundred_switches_leave_no_drift_and_no_leak(experts, tiny_tokenizer):
     experts.cache.budget_bytes = max(experts.cache.sizes.values())
     before, inputs, gone = state(experts.dense), batch(tiny_tokenizer), []

@@ -42,6 +42,7 @@ save_file({"logits": logits.detach().contiguous()}, os.environ["LOGITS"])
 """
 
 
+@pytest.mark.slow
 def test_a_hub_id_loads_model_and_tokenizer_from_the_cache_without_a_network(tiny_model, tiny_tokenizer, tmp_path):
     import torch
     from safetensors.torch import load_file
@@ -117,6 +118,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_one_line_before_anything_runs(tiny_model, tiny_tokenizer, tmp_path):
     """All in a single process, which takes seconds to start: a repository for every damage."""
     model, names = tiny_model("gqa"), {}
@@ -188,6 +190,7 @@ def online(home, **more) -> dict:
     return {name: value for name, value in environment.items() if not name.endswith("_OFFLINE")}
 
 
+@pytest.mark.slow
 def test_what_the_hub_says_of_a_model_or_a_data_set_is_one_line(tmp_path):
     """And that it cannot be reached, once it has gone."""
     closed, absent, bare, mute, data, lost, *loading, model, rows = python(ON_THE_HUB, online(tmp_path))

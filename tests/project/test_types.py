@@ -28,6 +28,7 @@ def test_a_wrong_shape_is_refused_in_the_tests(wrong):
         wrong()
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_checks_nothing():
     """Neither a notebook's kernel nor a worker pays for the checks or needs beartype."""
     code = (

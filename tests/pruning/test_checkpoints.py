@@ -105,6 +105,7 @@ def saved(cases, tiny_tokenizer, tmp_path):
     return tmp_path / "saved"
 
 
+@pytest.mark.slow
 def test_saved_models_load_bit_for_bit_in_a_fresh_process_that_imports_seaplib(saved, cases, tiny_tokenizer):
     """Without it loading fails and says what to import."""
     without, found = in_a_fresh_process(saved)
@@ -211,6 +212,7 @@ def test_a_config_of_other_shapes_is_refused(cases, tiny_tokenizer, tmp_path):
         models.load(path)
 
 
+@pytest.mark.slow
 def test_a_pruned_checkpoint_is_known_by_its_config_alone(cases, tiny_tokenizer, tmp_path):
     """config.json alone gives a model of the recorded shapes, in a process that has made no such class before."""
     path = checkpoints.save_pretrained(cases["mha"], tiny_tokenizer, tmp_path / "pruned")
