@@ -104,6 +104,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stopped, capsys):
     assert not list(train.HERE.iterdir())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_options_is_kept_and_said(tmp_path, stopped, capsys):
     file = Path(f"{stopped}.training") / "checkpoint.pt"
     before = file.read_bytes()

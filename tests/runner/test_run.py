@@ -433,6 +433,7 @@ def assert_gone(pid: int) -> None:
     raise AssertionError("the kernel is still there")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_runner_takes_its_kernels_along(project, ending):
     good = (project.root / "notebooks/00_corpora.ipynb").read_text()
@@ -446,6 +447,7 @@ def test_interrupted_runner_takes_its_kernels_along(project, ending):
     assert project.statuses() == dict.fromkeys(NOTEBOOKS, "fresh")
 
 
+@pytest.mark.slow
 def test_killed_kernel_from_outside(project):
     runner, kernel = start_slowly(project)
     os.kill(kernel, signal.SIGKILL)
