@@ -21,7 +21,7 @@ def run(options) -> int:
     count = sum(len(notebook.files) for notebook in ledger.plan.notebooks)
     if wrong:
         print(table(wrong, ["product", "wrong"]))
-    print(f"Of {count} products {len({name for name, _ in wrong})} are not what the manifest says.")
+    print(f"{count} products are declared; {len(wrong)} products or files are not what the manifest says.")
     names = [notebook.name for notebook in chosen if notebook.name in asked] if options.only else None
     names = verify.sample(ledger, options.sample) if names is None else names
     if not names:

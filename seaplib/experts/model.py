@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from .. import store
+from .. import paths, store
 from ..activations.covariances import Covariances, WeightedCovariances
 from ..evaluation.accuracy import name_of
 from ..evaluation.lm_eval import Bench, Prepared
@@ -248,8 +248,8 @@ class ExpertModel(nn.Module):
     def save(self, directory: str | Path) -> Path:
         """Write masks, router, compensation, provenance and the dense model's name into a directory; no weights."""
         directory = Path(directory)
-        if odd := [name for name in self.masks if Path(name).name != name]:
-            raise ValueError(f"{odd[0]!r} cannot be the name of a folder; give the expert another name")
+        for name in self.masks:
+            paths.name(name, "the expert")
         compensation = self.cache.compensation.items()
         if mixed := [name for name, added in compensation if isinstance(added, WeightedCovariances)]:
             raise ValueError(f"{mixed[0]}: covariances of several corpora are not saved; save the pruned model instead")

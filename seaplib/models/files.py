@@ -4,11 +4,10 @@ Only configurations, headers of weight files and the hub's listing are read, wit
 problem is a :class:`ModelError` of one line. A plan of runs and :func:`seaplib.load` share these checks.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 
-from .. import hub, paths
+from .. import hub, paths, store
 from .architectures import ARCHITECTURES, PRUNED_TYPES, ModelError, _model_type
 from .shapes import PUBLISHED
 
@@ -146,7 +145,7 @@ def _check_quantization(where: object, config: dict) -> None:
         return
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     package = QUANTIZERS.get(str(method))
-    if package and importlib.util.find_spec(package.replace("-", "_").partition("[")[0]) is None:
+    if package and store.versions((package,))[package] is None:
         raise ModelError(f"{where} is quantised ({method}), which the package {package} reads: pip install {package}")
 
 

@@ -82,7 +82,7 @@ def _plain(text: bytes) -> str:
 
 
 @lru_cache(maxsize=64)
-def _read(file: Path) -> dict:
+def _read(file: Path, changed: int) -> dict:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     return load_yaml(file, resolve_func=False)
@@ -90,7 +90,7 @@ def _read(file: Path) -> dict:
 
 def config(file: Path) -> dict:
     """A task's configuration, includes merged in; functions are the text of where they are."""
-    return dict(_read(file))
+    return dict(_read(file, file.stat().st_mtime_ns))  # one's own may be edited while a kernel lives
 
 
 def content(file: Path) -> str:

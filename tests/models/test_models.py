@@ -310,6 +310,14 @@ def test_a_quantised_checkpoint_names_the_package_that_it_needs(saved):
                 call(saved)
 
 
+def test_a_quantised_checkpoint_passes_where_the_package_is_installed(saved, monkeypatch):
+    """Packages are known by what pip calls them: scikit-learn is no module."""
+    monkeypatch.setitem(files.QUANTIZERS, "mine", "scikit-learn")
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "mine"}}))
+    assert files.read_config(saved)["quantization_config"] == {"quant_method": "mine"}
+
+
 def test_buffers_of_older_checkpoints_are_no_reason_to_refuse(any_model, tiny_tokenizer, tmp_path):
     """GPT-2's causal mask was saved once; transformers makes it anew and says nothing."""
     model = any_model("gpt2")

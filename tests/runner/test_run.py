@@ -350,14 +350,14 @@ def test_a_relative_place_is_the_same_for_runner_and_notebook(project, tmp_path)
 def test_verify_finds_what_is_not_as_it_was_made(project):
     whole = project.run("verify", "--only", "00", "01")
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    assert "Of 4 products 0 are not" in whole.stdout and "00_corpora, 01_scores" in whole.stdout
+    assert "4 products are declared; 0 products or files" in whole.stdout and "00_corpora, 01_scores" in whole.stdout
     assert "Of 2 numbers in 2 tables 2 equal" in whole.stdout
     folder = project.root / "figures" / "small"
     (folder / "table_c.md").unlink()
     (folder / "table_b.csv").write_text("method,requested_sparsity,value\nSEAP,0.5,5\n")
     (folder / "stranger.csv").write_text("")
     changed = project.run("verify", "--only", "01")
-    assert changed.returncode == 1 and "Of 4 products 3 are not" in changed.stdout
+    assert changed.returncode == 1 and "4 products are declared; 3 products or files" in changed.stdout
     for said in ("table_c.md is missing", "table_b.csv is not what the manifest says", "stranger.csv"):
         assert said in changed.stdout
     assert "value 5 → 4" in changed.stdout

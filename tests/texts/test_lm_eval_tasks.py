@@ -261,6 +261,13 @@ def test_a_yaml_of_your_own_is_a_task_by_its_path(quiz, tiny_model, tiny_tokeniz
     assert found[found["primary"]]["metric"].tolist() == ["acc"]
 
 
+def test_an_edited_yaml_is_read_anew(quiz):
+    assert tasks.get(str(quiz)).metric == "acc"
+    quiz.write_text(OWN.replace("metric: acc,", "metric: acc_norm,"))
+    os.utime(quiz, ns=(1, 1))
+    assert tasks.get(str(quiz)).metric == "acc_norm"
+
+
 def test_a_yaml_that_is_no_task_is_one_line(quiz):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         tasks.get("nowhere.yaml")
