@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[module.name for module in pkgutil.iter_modules(__path__)],
     submod_attrs={
-        "accuracy": ["DENSE", "aggregate", "evaluate", "evaluate_items", "label_of", "name_of", "with_chance"],
-        "bootstrap": ["REPORTED", "measured", "of_metric", "reported"],
+        "accuracy": ["DENSE", "aggregate", "evaluate", "evaluate_items", "label_of", "name_of"],
+        "bootstrap": ["REPORTED", "measured", "of_metric", "offered", "reported"],
     },
 )

@@ -20,8 +20,8 @@ from ..models import architectures, loading
 from ..models.state import state
 from ..settings import Evaluation
 from ..texts import tasks as registry
-from . import workers
-from .lm_eval import Bench, chance
+from . import bootstrap, workers
+from .lm_eval import Bench
 
 DENSE = {
     "method": "dense",
@@ -52,7 +52,11 @@ def evaluate(
     the variants, and by default, stands for ``model`` as it is ("dense", or "pruned" where it was pruned before).
 
     Columns: model, the label's (method … calibration_seed), task, metric, value (a share), stderr
-    (sample standard deviation / √n, as lm-eval's), n, task_version, bos (whether prompts begin with BOS),
+    (sample standard deviation / √n, as lm-eval's), n, chance (what guessing gives by a task's usual metric, 0 where
+    answers are written; NaN for other metrics), at_chance (whether n items cannot tell the value from guessing: chance
+    lies in Wilson's 95% interval), detectable (the smallest difference to another model's value that n items show
+    four times in five, if both err independently; paired comparisons of models show smaller differences:
+    :mod:`~seaplib.evaluation.comparison`), task_version, bos (whether prompts begin with BOS),
     chat_template (whether it was applied), primary (whether the paper's tables report this metric),
     truncated (number of items whose prompt did not fit the context).
     """
@@ -69,11 +73,23 @@ def aggregate(items: pd.DataFrame, model: str = "model") -> pd.DataFrame:
         n = len(cell)
         row["value"] = cell["value"].mean()
         row["stderr"] = cell["value"].std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+        row["at_chance"] = _at_chance(row["value"], n, row.get("chance", math.nan))
+        row["detectable"] = _detectable(row["value"], n)
         parts.append(row | {"n": n, "truncated": int(cell["truncated"].sum())})
     frame = pd.DataFrame(parts)
     frame["primary"] = [registry.get(row.task).metric == row.metric for row in frame.itertuples()]
     frame["calibration_seed"] = frame["calibration_seed"].astype("Int64")
-    last = ["task", "metric", "value", "stderr", "n", "task_version", "bos", "chat_template", "primary", "truncated"]
+    last = [
+        "task",
+        "metric",
+        "value",
+        "stderr",
+        "n",
+        *(["chance"] if "chance" in frame else []),
+        "at_chance",
+        "detectable",
+    ]
+    last += ["task_version", "bos", "chat_template", "primary", "truncated"]
     return frame[[column for column in frame if column not in (*last, "variant")] + last]
 
 
@@ -88,7 +104,8 @@ def evaluate_items(
     """Item results: a row per variant × task × metric × test item. Parameters as in :func:`evaluate`.
 
     Columns: variant (the place in ``variants``, or "dense" for ``model`` as it is), the label's, task,
-    bos, chat_template, task_version, metric, doc_id, value (0 or 1), truncated. Raises, before any model runs,
+    bos, chat_template, chance (of guessing, by the task's usual metric; NaN by others), task_version, metric, doc_id,
+    value (0 or 1), truncated. Raises, before any model runs,
     ``ValueError`` for an unknown task and for a task named twice, ``FileNotFoundError`` for a missing split.
     """
     bench = Bench(model, tokenizer, settings or Evaluation())
@@ -115,21 +132,26 @@ def evaluate_items(
         bar.set_postfix_str(f"{label['method']} {name}")
         frame = bench.items(name, variant, applied)
         columns = {"variant": "dense" if variant is None else str(index)} | label | {"task": name} | bench.conditions
-        frames.append(frame.assign(**columns)[[*columns, *frame.columns]])
+        guessed = frame["metric"].eq(registry.get(name).metric).map({True: bench.chance(name), False: math.nan})
+        frames.append(frame.assign(**columns, chance=guessed)[[*columns, "chance", *frame.columns]])
     if not frames:
         raise ValueError("nothing to evaluate: no variant is meant for any of the tasks " + ", ".join(names))
     items = pd.concat(frames, ignore_index=True)
     return items.astype({"calibration_seed": "Int64"})
 
 
-def with_chance(results: pd.DataFrame) -> pd.DataFrame:
-    """``aggregate``'s rows with ``chance``, what guessing gives by a task's usual metric, and ``at_chance``.
+def _at_chance(value: float, n: int, chance: float) -> bool:
+    """Whether ``chance`` lies in Wilson's 95% interval of a share of ``n`` items; no where it is NaN."""
+    from statsmodels.stats.proportion import proportion_confint
 
-    ``at_chance``: within two standard errors of guessing. Other metrics have no chance (NaN).
-    """
-    known = {task: chance(task) for task in results["task"].unique()}
-    guessed = results["task"].map(known).where(results["primary"].astype(bool))
-    return results.assign(chance=guessed, at_chance=(results["value"] - guessed).abs() <= 2 * results["stderr"])
+    low, high = proportion_confint(value * n, n, method="wilson")
+    return bool(low - 1e-12 <= chance <= high + 1e-12)
+
+
+def _detectable(value: float, n: int) -> float:
+    """The difference between two shares of ``n`` items each that is shown four times in five (Agresti and Coull)."""
+    share = (value * n + 2) / (n + 4)
+    return bootstrap.SHOWN * math.sqrt(2 * share * (1 - share) / (n + 4))
 
 
 def label_of(model: nn.Module, variant=None) -> dict:

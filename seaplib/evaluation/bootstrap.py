@@ -29,6 +29,9 @@ PRIMARY = "primary"
 REPORTED = (PRIMARY, *(name for name, kind in METRICS.items() if kind.reported))
 ENDS = (0.025, 0.975)  # of every interval
 Z = 1.96  # half a 95% interval of a normal distribution, in standard errors
+#: a difference of so many standard errors is shown (two-sided, at 5%) by four of five data sets: 1.96 + 0.84
+SHOWN = 2.8
+FEWEST = 6  # items that one side alone gets right, the fewest by which an exact sign test reaches 5%
 DRAWS = 2000  # of every bootstrap where a caller says nothing else
 FEW_DRAWS = 1000  # the same where a draw costs more: rankings, and whole curves or matrices
 NUMBERS_AT_ONCE = 2**24  # bounds the memory of paired draws
@@ -131,6 +134,15 @@ def estimate(value: float | np.ndarray, drawn: Float[np.ndarray, " draws"], null
     return {"measured": float(value), "low": float(low), "high": float(high), "p_value": p_value(drawn, null)}
 
 
+def detectable(drawn: Float[np.ndarray, " draws"], n: int) -> float:
+    """The smallest paired difference over ``n`` items that such data show four times in five: :data:`SHOWN` errors.
+
+    ``drawn`` are the differences that the bootstrap drew. Two sides that hardly ever differ have a small spread; less
+    than :data:`FEWEST` items' worth is never shown.
+    """
+    return float(max(SHOWN * drawn.std(ddof=1), FEWEST / n)) if len(drawn) > 1 else float("nan")
+
+
 @dataclass(frozen=True)
 class Results:
     """``values``: task → float [cells, seeds, items]; ``cells`` are the levels, ``seeds`` the calibration seeds."""
@@ -183,10 +195,24 @@ def reported(items: pd.DataFrame) -> pd.DataFrame:
     return items[np.logical_or.reduce([_is(items, metric) for metric in REPORTED])]
 
 
-def measured(items: pd.DataFrame) -> tuple[str, ...]:
+def offered(items: pd.DataFrame) -> tuple[str, ...]:
     """Those of :data:`REPORTED` that every task of ``items`` offers: means over fewer tasks would not compare."""
     tasks = items["task"].nunique()
     return tuple(metric for metric in REPORTED if of_metric(items, metric)["task"].nunique() == tasks)
+
+
+def measured(items: pd.DataFrame, whole: pd.DataFrame | None = None) -> tuple[str, ...]:
+    """Those of :func:`offered` that say something: by them the dense model gets an item of these tasks right.
+
+    A pruned model can lose nothing by a metric that is 0 before pruning. ``whole`` has the dense model's rows where
+    ``items`` lacks them; without such rows every metric counts. The tasks' usual metric always counts.
+    """
+    rows = items if whole is None else whole[whole["task"].isin(items["task"].unique())]
+    if "method" not in rows:
+        return offered(items)
+    dense = rows[rows["method"] == "dense"]
+    right = {metric: of_metric(dense, metric)["value"] for metric in offered(items)}
+    return tuple(name for name, values in right.items() if name == PRIMARY or not len(values) or values.any())
 
 
 def _is(items: pd.DataFrame, metric: str) -> pd.Series:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from . import bootstrap
 
-INHERENT = ("variant", "task", "doc_id", "value", "truncated")  # what differs between items of one variant
+INHERENT = ("variant", "task", "doc_id", "value", "chance", "truncated")  # what differs between items of one variant
 POOLED = "pooled"
 SINGLE_DRAWS = 2000  # at most, on a single task
 Numbers = Sequence[float] | pd.Series | np.ndarray
@@ -36,8 +36,9 @@ def compare(
     dense model, is compared with every seed of the other side.
 
     Returns difference, low, high (95%), value_a, value_b, p (two-sided against ``null``, from the bootstrap), p_floor
-    (the smallest that ``draws`` can give), p_mcnemar (exact; NaN unless there is one task and one seed), n (items),
-    tasks, seeds.
+    (the smallest that ``draws`` can give), p_mcnemar (exact; NaN unless there is one task and one seed), detectable
+    (the smallest difference that these items show four times in five:
+    :func:`~seaplib.evaluation.bootstrap.detectable`), n (items), tasks, seeds.
     Raises ValueError where a side is empty or holds two variants, and where the sides share no item.
     """
     return _difference(list(_tables(items, a, b, metric).values()), draws, seed, null)
@@ -83,7 +84,7 @@ def contrasts(
 ) -> pd.DataFrame:
     """``compare`` at every sparsity for pairs of methods (objects with ``label(seed)``), over all tasks and by task.
 
-    ``metrics``: by default those of :data:`~seaplib.evaluation.bootstrap.REPORTED` that all tasks offer.
+    ``metrics``: by default those of :func:`~seaplib.evaluation.bootstrap.measured`.
 
     ``pairs`` may map each pair to the claim that it tests. Columns: requested_sparsity, pair (its place), claim ("" for
     none), a, b (names), metric, task ("all", or its name), the columns of
@@ -101,7 +102,7 @@ def contrasts(
             seeded = not {*found[0]["calibration_seed"]}.isdisjoint(found[1]["calibration_seed"])
             differ = [k for k in wanted[0] if k in ("method", "score") or wanted[0][k] != wanted[1][k]]
             a, b = (", ".join(dict.fromkeys(w[k] for k in differ if k != "calibration")) for w in wanted)
-            for metric in metrics or bootstrap.measured(both):
+            for metric in metrics or bootstrap.measured(both, items):
                 head = {"requested_sparsity": sparsity, "pair": place, "claim": _sentence(pairs, pair)}
                 head |= {"a": a, "b": b, "metric": metric}
                 tables = _tables(both, *sides, metric)
@@ -135,7 +136,7 @@ def crossed(
     Columns: requested_sparsity, ``across`` (a level or "pooled"), claim ("" for none), a, b, metric, levels (how
     many), those of ``compare``, p_holm (over all rows), verdict of "a is better".
     """
-    items, rows = items[items["requested_sparsity"] > 0], []
+    whole, items, rows = items, items[items["requested_sparsity"] > 0], []
     levels, sparsities = list(dict.fromkeys(items[across])), sorted(items["requested_sparsity"].unique())
     cells = dict(iter(items.groupby([across, "requested_sparsity"])))
     for a, b in pairs:
@@ -150,7 +151,7 @@ def crossed(
                     continue
                 both = _averaged(found, factor) if level == POOLED else found[0]
                 head = {"requested_sparsity": sparsity, across: level, "claim": claim, "a": a, "b": b}
-                for metric in metrics or bootstrap.measured(both):
+                for metric in metrics or bootstrap.measured(both, whole):
                     drawn = pooled_draws or draws if level == POOLED else draws
                     row = compare(both, {factor: a}, {factor: b}, metric, drawn)
                     if level == POOLED:
@@ -269,6 +270,7 @@ def _difference(tables: Sequence[tuple[np.ndarray, np.ndarray]], draws: int, see
         "p": bootstrap.p_value(drawn, null),
         "p_floor": bootstrap.p_floor(draws),
         "p_mcnemar": mcnemar(first[0][0], second[0][0]) if single else float("nan"),
+        "detectable": bootstrap.detectable(drawn, sum(table.shape[1] for table in first)),
     } | _sizes(first)
 
 

@@ -169,6 +169,19 @@ class Bench:
         make = lambda: self.score(self.prepared(name), applied(), first)  # noqa: E731
         return store.fetch("items", self._specification(name, variant), make, pd.DataFrame, (variant, self.model))
 
+    def chance(self, name: str) -> float:
+        """Expected accuracy of guessing on the drawn items: the mean of 1/options, 0 where answers are written."""
+        make = lambda: pd.DataFrame({"chance": [self._guessed(name)]})  # noqa: E731
+        spec = {key: self.identity(name)[key] for key in ("task", "content")}
+        return float(store.fetch("chance", spec, make, pd.DataFrame)["chance"].item())
+
+    def _guessed(self, name: str) -> float:
+        known = self._prepared.get(name)
+        task = known.task if known else lm_eval.harness_task(tasks.get(name), self.drawn(name).table)[0]
+        if task.OUTPUT_TYPE != "multiple_choice":
+            return 0.0
+        return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in task.eval_docs]))
+
     def stored(self, name: str, variant) -> bool:
         """Whether the store has the item results of a variant on a task."""
         return store.holds("items", self._specification(name, variant), (self.items, variant, self.model))
@@ -294,11 +307,3 @@ class Bench:
         task.apply_filters()
         name = next(iter(instances[0].filtered_resps))
         return [[instance.filtered_resps[name]] for instance in instances]
-
-
-def chance(name: str) -> float:
-    """Expected accuracy of guessing: the mean of 1/options over the test items, 0 where answers are written."""
-    task = lm_eval.harness_task(tasks.get(name), rows.read_rows(name, "test").table)[0]
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return 0.0
-    return float(np.mean([1 / len(task.doc_to_choice(doc)) for doc in task.eval_docs]))

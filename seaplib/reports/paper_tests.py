@@ -98,7 +98,7 @@ def remove_tests(items: pd.DataFrame, tasks: Iterable[str], layers: int, model: 
             keys = ["half", "task", "metric", "doc_id", "calibration_seed"]
             both = pd.concat([deep, early]).query("task == @task").groupby(keys)["value"].mean().reset_index()
             base = display_names.base_task(task)
-            for metric in bootstrap.measured(both):
+            for metric in bootstrap.measured(both, items):
                 found = comparison.compare(both, {"half": "deep"}, {"half": "early"}, metric)
                 name = f"early-layers-matter-{base}"
                 if metric == bootstrap.PRIMARY and not first and name in PAPER_CLAIMS:

@@ -1,14 +1,16 @@
 """Item results summarised as the papers' tables show them: a row per method, ± and marks of best."""
 
 import math
-from collections.abc import Mapping
+import re
 
 import numpy as np
 import pandas as pd
 
 from ..evaluation import bootstrap, comparison
 from . import claims, display_names
-from .tables import AVERAGE, MISSING, points
+from .tables import AVERAGE, MISSING, least, points
+
+GUESSED = "°"  # behind a result that its items cannot tell from guessing
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -19,7 +21,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     T tasks has standard error sqrt(Σ se²)/T. Only a frame's primary metrics count. A variant that
     lacks a task of the frame has no average.
 
-    Returns requested_sparsity, method, score, label, task, value, stderr, seeds [and published].
+    Returns requested_sparsity, method, score, label, task, value, stderr, seeds [, published] [, at_chance: whether
+    every seed's value may be guessing].
     """
     models = sorted(frame["model"].unique()) if "model" in frame else []
     if len(models) > 1:
@@ -35,6 +38,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         row["seeds"] = len(cell)
         if "published" in cell:
             row["published"] = cell["published"].mean()
+        if "at_chance" in cell:
+            row["at_chance"] = bool(cell["at_chance"].all())
         rows.append(row)
     means = pd.DataFrame(rows)
     tasks = display_names.task_order(means["task"])
@@ -96,10 +101,13 @@ def zero_shot(frame: pd.DataFrame) -> pd.DataFrame:
     """The form of the paper's Tables 1 and 4: rows sparsity × method, columns tasks and average.
 
     Takes the frame of ``evaluate``; cells are percentages, with the best of every sparsity bold
-    and the second best underlined. With a column ``published`` (``with_published``), the paper's
+    and the second best underlined. ° marks what these items cannot tell from guessing. A task by whose metric the dense
+    model gets nothing right has dashes. With a column ``published`` (``with_published``), the paper's
     average over the tasks that both have stands last.
     """
     means = summary(frame)
+    dense = means[means["method"] == "dense"]
+    means["value"] = means["value"].mask(means["task"].isin(dense.loc[dense["value"] == 0, "task"]))
     tasks = display_names.task_order(task for task in means["task"].unique() if task != AVERAGE)
     order = display_names.variant_order(means)
     blocks = []
@@ -107,6 +115,9 @@ def zero_shot(frame: pd.DataFrame) -> pd.DataFrame:
         wide = block.pivot(index="label", columns="task", values="value").reindex(columns=[*tasks, AVERAGE])
         wide = wide.loc[[label for label in order if label in wide.index]]
         shown = (100 * wide).apply(_marked)
+        if "at_chance" in block:
+            guessed = block.pivot(index="label", columns="task", values="at_chance").reindex_like(wide).eq(True)
+            shown = shown.mask(guessed, shown.map(_guessed))
         if "published" in block:
             paper = block[block["task"] == AVERAGE].set_index("label")["published"].reindex(wide.index)
             shown["paper, same tasks"] = _plain(100 * paper)
@@ -151,32 +162,35 @@ def budgets(results: pd.DataFrame) -> pd.DataFrame:
 def comparisons(contrasts: pd.DataFrame) -> pd.DataFrame:
     """``comparison.contrasts`` over all tasks for reading: differences in points and verdicts, a column per metric.
 
-    A verdict that Holm's correction over the whole table does not leave standing has a mark.
+    A verdict that Holm's correction over the whole table does not leave standing has a mark; "shown from" is the
+    smallest difference that so many items show four times in five.
     """
     overall = contrasts[contrasts["task"] == "all"]
-    cells = overall.assign(cell=points(overall), verdict=claims.marked(overall))
+    cells = overall.assign(cell=points(overall), verdict=claims.marked(overall), least=least(overall))
     cells["metric"] = cells["metric"].map(display_names.metric)
     keys = ["requested_sparsity", "a", "b"]
-    wide = cells.pivot(index=keys, columns="metric", values=["cell", "verdict"])
+    wide = cells.pivot(index=keys, columns="metric", values=["cell", "least", "verdict"])
     wide = wide.reindex(cells.set_index(keys).index.unique())
-    wide.columns = [metric if kind == "cell" else f"{metric}: verdict" for kind, metric in wide.columns]
+    kinds = {"cell": "", "least": ": shown from", "verdict": ": verdict"}
+    wide.columns = [metric + kinds[kind] for kind, metric in wide.columns]
     shown = wide[sorted(wide.columns)].reset_index()
     shown[["a", "b"]] = shown[["a", "b"]].map(display_names.allocation)
     return shown.assign(requested_sparsity=shown["requested_sparsity"].map(display_names.sparsity))
 
 
 def crossed(found: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """``comparison.crossed`` or ``by_task`` for reading: columns ``by``, sparsity, metric, difference, n, verdict."""
+    """``comparison.crossed`` or ``by_task`` for reading; "shown from" as in :func:`comparisons`."""
     shown = found[[*by, "a", "b"]].assign(
         sparsity=found["requested_sparsity"].map(display_names.sparsity),
         metric=found["metric"].map(display_names.metric),
         difference=points(found),
+        least=least(found),
         n=found["n"],
         verdict=claims.marked(found),
     )
     named = [column for column in (*by, "a", "b") if column != "task"]
     shown[named] = shown[named].map(display_names.allocation)
-    return shown.rename(columns={"difference": "a − b, points [95%]"})
+    return shown.rename(columns={"difference": "a − b, points [95%]", "least": "shown from"})
 
 
 def uncompensated(results: pd.DataFrame) -> pd.DataFrame:
@@ -233,22 +247,19 @@ def single_tasks(contrasts: pd.DataFrame) -> pd.DataFrame:
     return grouped[[*counts, "tasks"]].sum().reset_index()
 
 
-def remove_tests(results: pd.DataFrame, layers: int, chance: Mapping[str, float]) -> pd.DataFrame:
+def remove_tests(results: pd.DataFrame, layers: int) -> pd.DataFrame:
     """Remove tests as a row per task, metric, layer and ratio: what is lost against the dense model (``drop``).
 
     Takes the frame of ``evaluate`` with a column ``layer``. ``ratio`` is the share of one layer that was asked for,
-    ``requested_sparsity`` what that is of all ``layers``; ``chance`` maps tasks to the accuracy of guessing.
+    ``requested_sparsity`` what that is of all ``layers``.
     """
     dense = results[results["method"] == "dense"].set_index(["task", "metric"])["value"].rename("dense")
     curves = results[results["method"] != "dense"].join(dense, on=["task", "metric"])
-    guessed = curves["task"].map(chance).where(curves["metric"] != "exact_match")
     return curves.assign(
         ratio=curves["requested_sparsity"],
         requested_sparsity=curves["requested_sparsity"] / layers,
         layer=curves["layer"].astype(int),
         drop=curves["dense"] - curves["value"],
-        chance=guessed,
-        at_chance=(curves["value"] - guessed).abs() <= 2 * curves["stderr"],
     )
 
 
@@ -313,6 +324,11 @@ def _marked(column: pd.Series) -> pd.Series:
         return texts
     marks = dict(zip((f"{value:.1f}" for value in ranked), ("**{}**", "<ins>{}</ins>"), strict=False))
     return texts.map(lambda text: marks.get(text, "{}").format(text))
+
+
+def _guessed(text: str) -> str:
+    """A cell with ° behind its number, inside its marks."""
+    return re.sub(r"(?<=\d)(?=\D*$)", GUESSED, text, count=1)
 
 
 def _plain(column: pd.Series) -> pd.Series:

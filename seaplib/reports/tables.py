@@ -20,7 +20,16 @@ MISSING = "–"
 WIDE = 40  # characters from which a LaTeX column is a paragraph
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _TEX |= {char: "\\" + char for char in "{}$&#_%"}
-_TEX |= {"≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\to$", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "∞": r"$\infty$"}
+_TEX |= {
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "→": r"$\to$",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "∞": r"$\infty$",
+    "°": r"$^\circ$",
+}
 _TEX |= {"ρ": r"$\rho$", "σ": r"$\sigma$", "μ": r"$\mu$", "α": r"$\alpha$", "ℓ": r"$\ell$", "Δ": r"$\Delta$"}
 #: mathematics as this package writes it: letters, digits and these commands. A cell may come from a data set or a
 #: model, and TeX would run whatever else stands between dollars; ^^5c is a backslash to it.
@@ -63,6 +72,11 @@ def points(frame: pd.DataFrame) -> pd.Series:
     """Differences with their intervals as text, in points: "+1.2 [+0.3, +2.0]", from difference, low and high."""
     rows = frame[["difference", "low", "high"]].itertuples(index=False)
     return pd.Series([f"{100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for d, low, high in rows], frame.index)
+
+
+def least(frame: pd.DataFrame) -> pd.Series:
+    """The smallest differences that the items show, as text in points, from the column detectable."""
+    return frame["detectable"].map(lambda value: MISSING if math.isnan(value) else f"{100 * value:.1f}")
 
 
 def markdown(frame: pd.DataFrame) -> str:

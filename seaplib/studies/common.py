@@ -118,7 +118,7 @@ def amounts_of(stats: Mapping[tuple[str, int, int], ActivationStats]) -> pd.Data
 def dense(model, tokenizer, tasks: Sequence[str], settings: Evaluation) -> pd.DataFrame:
     """The dense model's results: a row per task, a column per metric that all tasks offer, shares."""
     rows = accuracy.evaluate(model, tokenizer, tasks, settings=settings)
-    by_metric = {name: bootstrap.of_metric(rows, name).set_index("task")["value"] for name in bootstrap.measured(rows)}
+    by_metric = {name: bootstrap.of_metric(rows, name).set_index("task")["value"] for name in bootstrap.offered(rows)}
     return pd.DataFrame(by_metric).reindex(list(tasks))
 
 

@@ -13,7 +13,7 @@ from pruned import random_mask, random_means
 from seaplib import evaluation, settings
 from seaplib.evaluation import lm_eval as harness
 from seaplib.evaluation import workers
-from seaplib.evaluation.accuracy import evaluate, evaluate_items
+from seaplib.evaluation.accuracy import DENSE, evaluate, evaluate_items
 from seaplib.models import likelihood
 from seaplib.pruning.apply import Variant, prune
 from seaplib.settings import Evaluation
@@ -134,7 +134,7 @@ def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):
     assert list(frame.columns) == [
         "model", "method", "score", "allocation", "budget", "requested_sparsity", "achieved_sparsity",
         "achieved_model_sparsity", "calibration", "calibration_seed", "task", "metric", "value", "stderr", "n",
-        "task_version", "bos", "chat_template", "primary", "truncated",
+        "chance", "at_chance", "detectable", "task_version", "bos", "chat_template", "primary", "truncated",
     ]  # fmt: skip
     assert len(frame) == 2 * 8 + 3 and (frame.n == 8).all()
     primary = frame[frame.primary & (frame.method == "dense")].set_index("task").metric
@@ -143,6 +143,33 @@ def test_rows_and_columns(tiny_model, tiny_tokenizer, tiny_data_dir):
     assert frame.bos.all() and not frame.chat_template.any()
     assert dense.requested_sparsity == 0 and dense.score == "none" and dense.calibration_seed is pd.NA
     assert frame[frame.method == "scaled_2.0"].calibration_seed.tolist() == [3] * 3
+
+
+def of_items(right: int, n: int, chance: float | None, task: str = "piqa") -> pd.Series:
+    items = pd.DataFrame({"value": [1.0] * right + [0.0] * (n - right), "doc_id": range(n), "truncated": False})
+    worded = {"task_version": "1", "bos": True, "chat_template": False}
+    items = items.assign(**DENSE, **worded, task=task, metric=tasks.get(task).metric)
+    return evaluation.aggregate(items if chance is None else items.assign(chance=chance)).iloc[0]
+
+
+def test_results_say_when_their_items_cannot_tell_them_from_guessing():
+    assert of_items(24, 40, 0.5).at_chance and not of_items(120, 200, 0.5).at_chance  # both 60%
+    assert not of_items(40, 40, 0.5).at_chance
+    assert of_items(2, 2, 0.5).at_chance, "a standard error of 0 is no certainty"
+    assert of_items(0, 40, 0.0, "gsm8k").at_chance and not of_items(1, 40, 0.0, "gsm8k").at_chance
+    assert not of_items(24, 40, float("nan")).at_chance and not of_items(24, 40, None).at_chance
+    assert of_items(20, 40, 0.5).detectable == pytest.approx(2.8 * (2 * 0.25 / 44) ** 0.5)
+    assert of_items(0, 40, 0.5).detectable > 0.1, "forty items, all wrong, do not tell 0% from 10%"
+
+
+def test_chance_is_that_of_the_drawn_items(tiny_model, tiny_tokenizer, tiny_data_dir):
+    frame = evaluate(tiny_model(), tiny_tokenizer, ["piqa", "arc_easy"], settings=Evaluation(items=4), progress=False)
+    chance = frame.set_index(["task", "metric"])["chance"]
+    assert chance["piqa", "acc_norm"] == 0.5 and np.isnan(chance["piqa", "acc"])
+    assert np.isnan(chance["piqa", "exact_match"]) and 0 < chance["arc_easy", "acc"] < 0.5
+    bench = harness.Bench(tiny_model(), tiny_tokenizer, Evaluation(items=4))
+    options = [len(item) for item in bench.prepared("arc_easy").instances]
+    assert chance["arc_easy", "acc"] == pytest.approx(np.mean([1 / n for n in options]))
 
 
 def test_a_model_pruned_beforehand_is_not_called_dense(tiny_model, tiny_tokenizer, tiny_data_dir):

@@ -112,3 +112,31 @@ def test_metrics_are_measured_where_every_task_offers_them(monkeypatch):
     assert bootstrap.measured(items) == ("primary", "exact_match")
     assert bootstrap.measured(items[items["task"] == "mini_boolq"]) == ("primary", "exact_match", "acc")
     assert bootstrap.measured(items[:3]) == ("primary",)
+
+
+def test_a_metric_by_which_the_dense_model_gets_nothing_right_says_nothing():
+    rows = [(method, metric) for method in ("dense", "FLAP") for metric in ("acc_norm", "exact_match")]
+    items = pd.DataFrame(rows, columns=["method", "metric"]).assign(task="mini_piqa", value=[1.0, 0.0, 1.0, 1.0])
+    pruned = items[items["method"] == "FLAP"]
+    assert bootstrap.offered(items) == ("primary", "exact_match") and bootstrap.measured(items) == ("primary",)
+    assert bootstrap.measured(pruned) == ("primary", "exact_match"), "nothing is known of the dense model"
+    assert bootstrap.measured(pruned, items) == ("primary",)
+    other = items.assign(task="mini_arc_easy", value=1.0)
+    assert bootstrap.measured(pruned, pd.concat([items, other])) == ("primary",), "on these tasks, not on others"
+    nothing = items.assign(value=0.0)
+    assert bootstrap.measured(nothing) == ("primary",), "the tasks' usual metric stays, whatever it is"
+
+
+def test_the_smallest_difference_shown_is_shown_four_times_in_five():
+    rng, n, repeats, shown = np.random.default_rng(0), 150, 400, 0
+    both = rng.random((repeats, n)) < 0.3  # items that the two sides answer differently, and at random
+    signs = np.where(rng.random((repeats, n)) < 0.5, 1.0, -1.0) * both
+    spread = bootstrap.paired([signs[:1]], 500, 0)
+    least = bootstrap.detectable(spread, n)
+    assert least == pytest.approx(2.8 * (0.3 / n) ** 0.5, rel=0.15)
+    up = np.where(rng.random((repeats, n)) < 0.5 + least / 0.6, 1.0, -1.0) * both  # now different by `least`
+    for differences in up:
+        low, _ = bootstrap.interval(bootstrap.means(differences, 500))
+        shown += low > 0
+    assert 0.7 < shown / repeats < 0.9
+    assert bootstrap.detectable(np.zeros(50), 40) == 6 / 40, "2 · 2^-6 is the first sign test below 5%"

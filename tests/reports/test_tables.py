@@ -62,6 +62,29 @@ def test_zero_shot_marks_the_best_two_of_every_sparsity():
     assert "\\midrule\n50\\% & Wanda-sp" in tex
 
 
+def test_zero_shot_marks_what_may_be_guessing_and_shows_nothing_where_the_dense_model_has_nothing():
+    frame = results().assign(at_chance=[False, False, False, True, True, False, False, True])
+    shown = summaries.zero_shot(frame)
+    assert list(shown["mini-PIQA"]) == ["90.0", "62.0°", "<ins>70.0</ins>", "**80.0**"]
+    assert list(shown["mini-BoolQ"]) == ["70.0", "**60.0**", "**60.0°**", "<ins>50.0°</ins>"]
+    assert r"\textbf{60.0$^\circ$}" in tables.latex(shown, "t") and "**60.0°**" in tables.markdown(shown)
+    nothing = frame.assign(
+        value=frame["value"].where((frame["method"] != "dense") | (frame["task"] != "mini_piqa"), 0.0)
+    )
+    assert set(summaries.zero_shot(nothing)["mini-PIQA"]) == {tables.MISSING}
+    assert list(summaries.zero_shot(nothing)["mini-BoolQ"]) == list(shown["mini-BoolQ"])
+    assert set(summaries.zero_shot(frame.assign(value=0.0)).iloc[:, 2:].to_numpy().ravel()) == {tables.MISSING}
+
+
+def test_comparisons_say_from_which_size_a_difference_shows():
+    head = {"requested_sparsity": 0.5, "a": "SEAP", "b": "FLAP", "task": "all", "verdict": "undecided", "p_holm": 1.0}
+    numbers = {"difference": 0.01, "low": -0.02, "high": 0.04, "n": 40, "metric": "primary"}
+    frame = pd.DataFrame([head | numbers | {"detectable": 0.0834}])
+    assert summaries.comparisons(frame)["accuracy: shown from"].tolist() == ["8.3"]
+    crossed = summaries.crossed(frame.assign(recipe="pooled", detectable=float("nan")), ["recipe"])
+    assert crossed["shown from"].tolist() == [tables.MISSING]
+
+
 def test_summary_combines_the_noise_of_items_and_of_seeds():
     seeds = [row("flap", "s_F", 0.5, "piqa", 0.5 + seed / 10, calibration_seed=seed) for seed in range(3)]
     means = summaries.summary(pd.DataFrame(seeds)).set_index("task")

@@ -13,7 +13,6 @@ import pytest
 from lm_eval_alone import stock
 
 from seaplib import evaluation, settings
-from seaplib.evaluation import lm_eval as harness
 from seaplib.settings import Evaluation
 from seaplib.texts import lm_eval, tasks
 from seaplib.texts import rows as corpora
@@ -111,8 +110,8 @@ def test_every_item_is_scored(tiny_model, tiny_tokenizer, real_data_dir, record_
         frame = evaluation.evaluate(model, tiny_tokenizer, [name], settings=Evaluation(), progress=False)
         minutes = (time.perf_counter() - begun) / 60
         row = frame[frame.primary].iloc[0]
-        lines.append(row[["task", "metric", "task_version", "n", "value", "stderr", "truncated"]].to_dict())
-        lines[-1] |= {"chance": harness.chance(name), "minutes": round(minutes, 2)}
+        shown = ["task", "metric", "task_version", "n", "value", "stderr", "chance", "truncated"]
+        lines.append(row[shown].to_dict() | {"minutes": round(minutes, 2)})
         assert (frame.n == SIZES[name]).all() and (frame.task_version == VERSIONS[name]).all(), name
         assert row.metric == tasks.get(name).metric and np.isfinite(frame.value).all()
     shown = pd.DataFrame(lines).to_string(index=False)
