@@ -16,7 +16,7 @@ CHECKED := tests/project/test_project.py tests/project/test_walls.py
 # Where this is set, as in many containers, each of the many processes would compile again all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help reproduce test browser long coverage bench lab docs check ci lock
+.PHONY: help reproduce test browser long coverage chaos bench lab docs check ci lock
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
@@ -24,6 +24,7 @@ help:
 	@echo "make browser                       notebooks in JupyterLab in headless Chromium (Debian: chromium-driver)"
 	@echo "make long                          the laptop profile without a network (SEAP_DATA_DIR), the first steps of training"
 	@echo "make coverage                      lines and branches that the tests reach, kernels and workers included"
+	@echo "make chaos                         20 processes killed at random and code edited while notebooks run; nothing is lost"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the project, opened at its notebooks"
 	@echo "make docs                          tables and numbers of README, docs and cards, and the API pages, written anew"
@@ -52,6 +53,10 @@ coverage: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) -m coverage run -m pytest -q $(SPREAD) -m "not browser and not long"
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report
+
+# Its count of kills is kept in tests/chaos.csv.
+chaos: $(VENV)/installed
+	$(RUN) tests/chaos.py --kills 20
 
 # All groups, or GROUPS="calibration decoding": see tests/bench/README.md.
 bench: $(VENV)/installed

@@ -1,9 +1,11 @@
 """A noun in a directory: tensors in NAME.safetensors, the rest in NAME.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +21,29 @@ def load(directory: Path, name: str) -> tuple[dict[str, Tensor], dict]:
     """The tensors and the plain values that :func:`save` wrote."""
     facts = json.loads((Path(directory) / f"{name}.json").read_text("utf-8"))
     return load_file(Path(directory) / f"{name}.safetensors"), facts
+
+
+def loader(what: str) -> Callable:
+    """Decorator of a noun's ``load(cls, directory)``: errors of reading become a line about ``what`` and the directory.
+
+    FileNotFoundError where a file is missing, ValueError where a file is damaged or does not hold such a noun.
+    """
+
+    def decorate(load: Callable) -> Callable:
+        @wraps(load)
+        def loading(cls, directory, *args, **options):
+            try:
+                return load(cls, directory, *args, **options)
+            except FileNotFoundError as error:
+                missing = Path(error.filename or "").name or "a file"
+                raise FileNotFoundError(f"{directory} holds no {what}: {missing} is missing") from error
+            except (SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"the {what} in {directory} is damaged: {type(error).__name__}, {reason}") from error
+
+        return loading
+
+    return decorate
 
 
 def flat(groups: Mapping[str, Mapping[str, Tensor]], separator: str = ".") -> dict[str, Tensor]:

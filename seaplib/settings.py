@@ -48,6 +48,8 @@ METRICS = {
     "exact_match": MetricKind("exact match", reported=True),
 }
 MODES = ("remove", "zero", "mask")
+BUDGETS = ("parameters", "floor")
+KV_UNITS = ("group", "query")
 #: a router's training prompts: what lm-eval sends to the model, or the bare question without a template's words
 WORDINGS = ("request", "question")
 #: in place of removed units: nothing, their mean in a bias, a least-squares refit of the kept units
@@ -88,6 +90,18 @@ def check_types(made) -> None:
         if not any(_KINDS[kind][0](value) for kind in kinds):
             wanted = " or ".join(_KINDS[kind][1] for kind in kinds)
             raise ValueError(f"{type(made).__name__}: {field.name} must be {wanted}, got {value!r}")
+
+
+def expect(value, kind: type, what: str) -> None:
+    """TypeError where ``value`` is not of ``kind``; ``what`` names it, and how to make one where that helps."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} is a {kind.__name__}, got {type(value).__name__}")
+
+
+def whole(number, least: int, what: str) -> None:
+    """ValueError where ``number`` is no whole number from ``least`` on; ``what`` names it."""
+    if not _KINDS[int][0](number) or number < least:
+        raise ValueError(f"{what} must be a whole number from {least}, got {number!r}")
 
 
 class Settings:
@@ -155,8 +169,8 @@ class Pruning(Settings):
         )
         curve = math.isfinite(self.x0) and abs(self.k) <= STEEPEST
         self._require(curve, f"x0 must be finite and k within ±{STEEPEST}, got x0={self.x0}, k={self.k}")
-        self._require(self.budget in ("parameters", "floor"), f"budget is 'parameters' or 'floor', got {self.budget!r}")
-        self._require(self.kv_unit in ("group", "query"), f"kv_unit is 'group' or 'query', got {self.kv_unit!r}")
+        self._require(self.budget in BUDGETS, f"budget is one of {', '.join(BUDGETS)}, got {self.budget!r}")
+        self._require(self.kv_unit in KV_UNITS, f"kv_unit is one of {', '.join(KV_UNITS)}, got {self.kv_unit!r}")
         self._require(self.mode in MODES, f"mode is one of {', '.join(MODES)}, got {self.mode!r}")
         known = COMPENSATIONS
         self._require(self.compensation in known, f"compensation is one of {known}, got {self.compensation!r}")

@@ -65,6 +65,7 @@ class PartialStats:
         self.like.save(directory)
 
     @classmethod
+    @files.loader("set of partial statistics")
     def load(cls, directory: Path) -> "PartialStats":
         tensors, facts = files.load(directory, "parts")
         counts, groups = tensors.pop("counts"), files.grouped(tensors)

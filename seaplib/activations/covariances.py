@@ -63,6 +63,7 @@ class Covariances:
         files.save(directory, "units", self.tensors, facts | {"provenance": self.provenance})
 
     @classmethod
+    @files.loader("set of covariances")
     def load(cls, directory: Path) -> "Covariances":
         about = json.loads((Path(directory) / "units.json").read_text())
         geometry = Geometry(**about.pop("geometry"))

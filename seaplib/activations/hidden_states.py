@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import files
 from ..models import identity, layers
 from ..models.passes import batches, encode, residual_stream
 from ..texts.corpora import Corpus
@@ -67,6 +68,7 @@ class HiddenStates:
         (Path(directory) / "states.json").write_text(json.dumps(about), encoding="utf-8")
 
     @classmethod
+    @files.loader("set of hidden states")
     def load(cls, directory: Path) -> "HiddenStates":
         about = json.loads((Path(directory) / "states.json").read_text(encoding="utf-8"))
         vectors = load_file(Path(directory) / "vectors.safetensors")["vectors"]

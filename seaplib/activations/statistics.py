@@ -68,6 +68,7 @@ class ActivationStats:
         files.save(directory, "stats", tensors, facts)
 
     @classmethod
+    @files.loader("set of activation statistics")
     def load(cls, directory: Path) -> "ActivationStats":
         tensors, facts = files.load(directory, "stats")
         stream, shape = tensors.pop("stream", None), shapes.Geometry(**facts["geometry"])
@@ -175,6 +176,8 @@ def calibrate(model, tokenizer, tasks, calibration: Calibration | None = None) -
     """
     if isinstance(tasks, str):
         raise TypeError(f"calibrate takes a list of tasks, got the text {tasks!r}")
+    if not tasks:
+        raise ValueError("calibrate takes at least one task")
     calibration = calibration or Calibration()
     texts = {task: corpora.corpus(task, calibration.samples, calibration.seed) for task in tasks}
     return calibrate_texts(model, tokenizer, texts, calibration)

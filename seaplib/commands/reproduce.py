@@ -26,8 +26,9 @@ def run(options) -> int:
     if options.dry_run:
         ledger, chosen, asked = runner.prepare(options.profile, options.only, options.jobs, dry=True)
         forced = asked if options.force else set()
+        text = runner.estimate(ledger, chosen, forced, options.gpu)  # first: it may find no such device
         status.show(ledger, chosen, forced)
-        if text := runner.estimate(ledger, chosen, forced, options.gpu):
+        if text:
             print(f"\n{text}")
         return 0
     ledger, outcomes = runner.reproduce(options.profile, options.only, options.force, options.jobs, options.gpu)

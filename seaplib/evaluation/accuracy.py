@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..models import architectures, loading
 from ..models.state import state
-from ..settings import Evaluation
+from ..settings import Evaluation, expect
 from ..texts import tasks as registry
 from . import bootstrap, workers
 from .lm_eval import Bench
@@ -108,11 +108,15 @@ def evaluate_items(
     value (0 or 1), truncated. Raises, before any model runs,
     ``ValueError`` for an unknown task and for a task named twice, ``FileNotFoundError`` for a missing split.
     """
-    bench = Bench(model, tokenizer, settings or Evaluation())
+    settings = Evaluation() if settings is None else settings
+    expect(settings, Evaluation, "settings")
+    chosen = list(variants) if variants is not None else [None]
+    for variant in chosen:
+        check_variant(variant)
+    bench = Bench(model, tokenizer, settings)
     names = [registry.get(name).name for name in ([tasks] if isinstance(tasks, str) else tasks)]
     if double := [name for place, name in enumerate(names) if name in names[:place]]:
         raise ValueError(f"task {double[0]!r} is named twice, so its items would count twice; name it once")
-    chosen = list(variants) if variants is not None else [None]
     work = [(i, v, name) for i, v in enumerate(chosen) for name in names if v is None or not v.tasks or name in v.tasks]
     for name in dict.fromkeys(name for _, _, name in work):
         bench.identity(name)
@@ -152,6 +156,13 @@ def _detectable(value: float, n: int) -> float:
     """The difference between two shares of ``n`` items each that is shown four times in five (Agresti and Coull)."""
     share = (value * n + 2) / (n + 4)
     return bootstrap.SHOWN * math.sqrt(2 * share * (1 - share) / (n + 4))
+
+
+def check_variant(variant) -> None:
+    """TypeError for what is no variant, such as a mask without a label."""
+    if variant is not None and not all(hasattr(variant, part) for part in ("label", "fingerprint", "apply")):
+        kind = type(variant).__name__
+        raise TypeError(f"a variant has a label, a fingerprint and apply, as seaplib.Variant(label, mask); got {kind}")
 
 
 def label_of(model: nn.Module, variant=None) -> dict:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from .. import store
 from ..models import identity, layers, likelihood, passes
-from ..settings import PRESETS, suggestion
+from ..settings import PRESETS, suggestion, whole
 from ..texts import rows, tasks
 from ..texts.corpora import Corpus
 from . import accuracy, bootstrap
@@ -79,6 +79,8 @@ def by_window(
     """
     windows = Windows(model, tokenizer, task, preset, samples, seed, bos)
     chosen = list(variants) if variants is not None else [None]
+    for variant in chosen:
+        accuracy.check_variant(variant)
     known = {"model": identity.fingerprint(model), "attention": model.config._attn_implementation} | windows.identity
     frames = []
     for place, variant in enumerate(
@@ -182,6 +184,9 @@ class Windows:
             raise ValueError(f"bos is 'text', 'window' or 'none', got {bos!r}")
         if bos == "window" and tokenizer.bos_token_id is None:
             raise ValueError("the tokenizer has no BOS token to begin a window with")
+        whole(seed, 0, "seed")
+        if samples is not None:
+            whole(samples, 1, "samples")
         task, text, source = _running_text(task)
         self.ids, self.ends = _tokenise(tokenizer, text, bos == "text")
         self.bos = tokenizer.bos_token_id if bos == "window" else None

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from .. import paths, store
+from .. import files, paths, store
 from ..activations.covariances import Covariances, WeightedCovariances
 from ..evaluation.accuracy import name_of
 from ..evaluation.lm_eval import Bench, Prepared
@@ -62,6 +62,8 @@ class ExpertModel(nn.Module):
             raise ValueError(f"the router may answer {', '.join(lacking)}, for which there is no mask")
         if router and len(router.mean) != (width := model.get_input_embeddings().weight.shape[1]):
             raise ValueError(f"the router reads {len(router.mean)} dimensions, the model's embeddings have {width}")
+        for name in masks:
+            paths.name(name, "the expert")  # of a folder, when it is saved
         self.cache = ExpertCache(model, masks, budget_bytes, compensation)
         self.dense, self.tokenizer, self.router = model, tokenizer, router
         self.provenance = dict(provenance or {})
@@ -248,8 +250,6 @@ class ExpertModel(nn.Module):
     def save(self, directory: str | Path) -> Path:
         """Write masks, router, compensation, provenance and the dense model's name into a directory; no weights."""
         directory = Path(directory)
-        for name in self.masks:
-            paths.name(name, "the expert")
         compensation = self.cache.compensation.items()
         if mixed := [name for name, added in compensation if isinstance(added, WeightedCovariances)]:
             raise ValueError(f"{mixed[0]}: covariances of several corpora are not saved; save the pruned model instead")
@@ -278,6 +278,12 @@ class ExpertModel(nn.Module):
         return directory
 
     @classmethod
+    @files.loader("ExpertModel")
+    def _described(cls, directory: Path) -> dict:
+        """What ``experts.json`` says."""
+        return json.loads((directory / "experts.json").read_text())
+
+    @classmethod
     def load(cls, directory: str | Path, model=None, tokenizer=None, verify: bool = True, **loading) -> "ExpertModel":
         """Read what :meth:`save` wrote, around ``model`` and ``tokenizer``, or else around the model named there.
 
@@ -287,9 +293,7 @@ class ExpertModel(nn.Module):
         if (model is None) != (tokenizer is None):
             raise ValueError("give both the model and its tokenizer, or neither")
         directory = Path(directory)
-        if not (directory / "experts.json").is_file():
-            raise ValueError(f"{directory} holds no experts.json, so no ExpertModel was saved there")
-        about = json.loads((directory / "experts.json").read_text())
+        about = cls._described(directory)
         if model is None:
             model, tokenizer = load(about["model"], **loading)
         here = {"fingerprint": identity.fingerprint(model), "tokenizer": identity.tokenizer_fingerprint(tokenizer)}

@@ -24,7 +24,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from statsmodels.stats.proportion import proportion_confint
 
-from .. import store
+from .. import files, store
 from ..models import identity, layers
 from ..settings import WORDINGS, Routing
 from ..texts import corpora, lm_eval, tasks
@@ -102,6 +102,7 @@ class Router:
         (Path(directory) / "router.json").write_text(json.dumps(about, indent=1))
 
     @classmethod
+    @files.loader("router")
     def load(cls, directory: Path) -> "Router":
         about = json.loads((Path(directory) / "router.json").read_text())
         arrays = load_file(Path(directory) / "router.safetensors")

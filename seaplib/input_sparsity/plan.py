@@ -22,7 +22,7 @@ from ..models import architectures
 from ..models.layers import decoder_layers, gate_activation, linear_layers, matrix, parameters, shape
 from ..models.offloading import copy_of, runs_on, stand_in, tensor
 from ..models.state import note, pruned, state
-from ..settings import Calibration
+from ..settings import Calibration, expect
 from ..texts import corpora
 from .rule import InputSparsity
 from .sparsifier import Sparsifier, sparse_weight
@@ -96,6 +96,7 @@ class SparsityPlan:
         files.save(directory, "plan", tensors, facts)
 
     @classmethod
+    @files.loader("sparsity plan")
     def load(cls, directory: Path) -> "SparsityPlan":
         tensors, facts = files.load(directory, "plan")
         rule, groups = InputSparsity(**facts.pop("rule")), files.grouped(tensors, "/")
@@ -125,6 +126,7 @@ def sparsity_plan(
     are asked of the store first. Raises ValueError where the model lacks a target or a layer, where
     M does not divide a width, and where calibration is needed and there is none.
     """
+    expect(rule, InputSparsity, "the rule")
     modules = targets(model, rule)
     shapes = {key: shape(module) for key, module in modules.items()}
     saved, whole = _skipped(rule, shapes), parameters(model)

@@ -84,8 +84,8 @@ class InputSparsity(Settings):
         if self.targets not in TARGETS:
             self._set("targets", "+".join(self.roles))
         if self.layers is not None:
-            listed = isinstance(self.layers, list | tuple) and all(type(layer) is int for layer in self.layers)
-            self._require(listed, f"layers is a list of layer numbers, got {self.layers!r}")
+            listed = isinstance(self.layers, list | tuple) and all(type(n) is int and n >= 0 for n in self.layers)
+            self._require(listed, f"layers is a list of layer numbers, counted from 0, got {self.layers!r}")
             self._set("layers", tuple(sorted(set(self.layers))))
         self._combination(chosen)
 

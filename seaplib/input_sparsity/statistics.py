@@ -58,6 +58,7 @@ class InputStats:
         files.save(directory, "inputs", tensors, {"count": self.count, "provenance": self.provenance})
 
     @classmethod
+    @files.loader("set of input statistics")
     def load(cls, directory: Path) -> "InputStats":
         tensors, facts = files.load(directory, "inputs")
         return cls(facts["count"], provenance=facts["provenance"], **files.grouped(tensors, "/"))

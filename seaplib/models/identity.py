@@ -83,7 +83,9 @@ def _adapters(model) -> list:
 
 
 def tokenizer_fingerprint(tokenizer) -> str:
-    """Hash that identifies how texts become token ids."""
+    """Hash that identifies how texts become token ids. TypeError for what is no tokenizer of transformers."""
+    if not hasattr(tokenizer, "is_fast"):
+        raise TypeError(f"the tokenizer is one of transformers, got {type(tokenizer).__name__}")
     described = (
         tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else f"{tokenizer.name_or_path} {len(tokenizer)}"
     )

@@ -245,12 +245,15 @@ def is_output(role: str) -> bool:
 
 
 def decoder(model) -> nn.Module:
-    """The stack of decoder layers without the LM head; maps token ids to hidden states."""
+    """The stack of decoder layers without the LM head; maps token ids to hidden states. TypeError for no such model."""
+    if not hasattr(model, "get_decoder"):
+        raise TypeError(f"the model is a causal language model of transformers, got {type(model).__name__}")
     return model.get_decoder()
 
 
 def decoder_layers(model) -> nn.ModuleList:
-    return getattr(decoder(model), ARCHITECTURES[_model_type(model.config)].layers)
+    stack = decoder(model)
+    return getattr(stack, ARCHITECTURES[_model_type(model.config)].layers)
 
 
 def input_device(model) -> torch.device:
@@ -275,8 +278,8 @@ def geometry(model) -> Geometry:
     """Shape of an unpruned model, from its layers. Raises :class:`ModelError` if these differ in width, or if a
     projection is no plain matrix: an adapter is on it, or it is quantised.
     """
-    record = ARCHITECTURES[_model_type(model.config)]
     layers = decoder_layers(model)
+    record = ARCHITECTURES[_model_type(model.config)]
     check_plain(model)
     sizes = {_sizes(layer) for layer in layers}
     if len(sizes) != 1 or None in sizes:

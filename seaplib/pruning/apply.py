@@ -14,7 +14,7 @@ from ..models.layers import resized
 from ..models.offloading import copy_of, unshare
 from ..models.state import note, state
 from ..models.state import pruned as was_pruned
-from ..settings import MODES
+from ..settings import MODES, expect
 from .checkpoints import adopt, projections
 from .compensation import Compensation, check, compensated, content
 from .masks import PruningMask
@@ -151,8 +151,7 @@ def prune(
     Raises ``ValueError`` for a model that is pruned or sparse already, for the mask or the compensation of another
     model, and for a compensation that is not finite.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode is one of {', '.join(MODES)}, got {mode!r}")
+    _check(mask, mode, compensation)
     if was_pruned(model):
         raise ValueError("the model is already pruned; start from the dense model")
     if state(model).sparse:
@@ -178,6 +177,16 @@ def prune(
     if not (share or in_place or mode == "mask"):
         unshare(pruned, model)
     return pruned
+
+
+def _check(mask: PruningMask, mode: str, compensation: Compensation | None) -> None:
+    """Errors for arguments of another kind, before any model is looked at."""
+    expect(mask, PruningMask, "the mask")
+    if mode not in MODES:
+        raise ValueError(f"mode is one of {', '.join(MODES)}, got {mode!r}")
+    if not (compensation is None or isinstance(compensation, dict) or hasattr(compensation, "at")):
+        kind = type(compensation).__name__
+        raise TypeError(f"compensation holds means by module (stats.mean) or covariances, got {kind}")
 
 
 def record(mask: PruningMask, mode: str) -> dict:
@@ -210,6 +219,7 @@ class Variant:
     tasks: tuple[str, ...] | None = None
 
     def __post_init__(self):
+        _check(self.mask, self.mode, self.compensation)
         sizes = {name: value for name, value in record(self.mask, self.mode).items() if name in SPARSITIES}
         object.__setattr__(self, "label", dict(self.label) | sizes)
 

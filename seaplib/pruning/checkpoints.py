@@ -173,6 +173,8 @@ def save_pretrained(model: nn.Module, tokenizer, path: str | Path) -> Path:
     is masked on the fly or has sparse inputs: weights do not hold either, so a checkpoint would lose it.
     """
     path, done = Path(path).expanduser(), state(model)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; a checkpoint is saved in a folder")
     if not isinstance(model.config, PrunedConfig) and projections(model) != projections(_skeleton(model)):
         adopt(model)  # cut by other code than ours
     model.save_pretrained(path, state_dict=_untied(model))

@@ -102,7 +102,12 @@ class PruningMask:
         return hashlib.sha256(bits.tobytes() + shape.encode()).hexdigest()[:32]
 
     def overlap(self, other: "PruningMask") -> dict[str, float]:
-        """Jaccard index of the kept units, and its expectation for independent masks of these sizes."""
+        """Jaccard index of the kept units, and its expectation for independent masks of these sizes.
+
+        ValueError for a mask of another shape.
+        """
+        if (self.heads.shape, self.channels.shape) != (other.heads.shape, other.channels.shape):
+            raise ValueError(f"masks of different models do not overlap: {self.geometry} against {other.geometry}")
         out = {}
         for module in ("heads", "channels"):
             a, b = getattr(self, module), getattr(other, module)
@@ -128,6 +133,7 @@ class PruningMask:
         files.save(directory, "mask", units, about)
 
     @classmethod
+    @files.loader("mask")
     def load(cls, directory: str | Path) -> "PruningMask":
         """Read what :meth:`save` wrote."""
         tensors, about = files.load(directory, "mask")

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..activations.covariances import Covariances, WeightedCovariances
 from ..activations.statistics import ActivationStats, weighted_mean
-from ..settings import ALLOCATIONS, COMPENSATIONS, SCORES, Calibration
+from ..settings import ALLOCATIONS, BUDGETS, COMPENSATIONS, KV_UNITS, SCORES, Calibration
 from ..texts import tasks as registry
 from .allocation import Allocation
 from .apply import Variant
@@ -58,8 +58,8 @@ class Method:
     text: str | None = None  # None: the table's general text
 
     def __post_init__(self):
-        choices = {"score": SCORES, "calibration": CALIBRATIONS, "allocation": ALLOCATIONS}
-        for name, known in (choices | {"compensation": COMPENSATIONS}).items():
+        choices = {"score": SCORES, "calibration": CALIBRATIONS, "allocation": ALLOCATIONS, "budget": BUDGETS}
+        for name, known in (choices | {"kv_unit": KV_UNITS, "compensation": COMPENSATIONS}).items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{self.name}: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.text is not None and self.calibration not in ("general", "fused"):

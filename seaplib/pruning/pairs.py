@@ -64,6 +64,7 @@ BEYOND_PAPER: Pairs = {
     (ENERGY_F, SEAP_F): "Our allocation (energy) beats SEAP's logistic at equal parameters",
     (FLAP_ENERGY, FLAP): "Our allocation (energy) beats logistic for FLAP's scores at equal parameters",
     (ENERGY_F, FLAP): "SEAP's scores under our allocation beat FLAP",
+    (ENERGY_F, FLAP_ENERGY): "A task's own text beats general text under our allocation (s_F)",
     (ENERGY_F, FIRST_LAYER): "Our allocation beats leaving the first layer alone (control)",
 }
 #: Table 3: notebook 07. Names of allocations, as results have them

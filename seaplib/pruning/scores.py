@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..activations.statistics import ActivationStats
 from ..models.shapes import Geometry
+from ..settings import expect
 
 #: Eq. 15's weights as published (A.4): 3 for the general text, 2 for every task.
 GENERAL_WEIGHT = 3.0
@@ -64,6 +65,7 @@ def score(stats: ActivationStats, name: str = "s_F", seed: int = 0) -> Scores:
     activations; ``random`` = uniform noise drawn with ``seed``. Raises ``ValueError`` for another name, and
     for statistics of norms.
     """
+    expect(stats, ActivationStats, "stats")
     if name not in FORMULAS:
         raise ValueError(f"score is one of {', '.join(FORMULAS)}, got {name!r}")
     if stats.provenance.get("calibration", {}).get("pooling") == "norm":

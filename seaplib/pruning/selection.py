@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..models.shapes import Geometry
-from ..settings import ALLOCATIONS
+from ..settings import ALLOCATIONS, BUDGETS, KV_UNITS, expect
 from .allocation import Allocation, logistic
 from .masks import PruningMask, keep_all
 from .scores import Scores
@@ -128,10 +128,11 @@ def select(
     multiple of ``round_to``). A bare number as ``sparsity`` means ``logistic(number)``. Raises ``ValueError`` for
     scores that are not finite, and :class:`~seaplib.pruning.allocation.UnreachableSparsity`.
     """
-    if budget not in ("parameters", "floor"):
-        raise ValueError(f"budget is 'parameters' or 'floor', got {budget!r}")
-    if kv_unit not in ("group", "query"):
-        raise ValueError(f"kv_unit is 'group' or 'query', got {kv_unit!r}")
+    expect(scores, Scores, "the scores")
+    if budget not in BUDGETS:
+        raise ValueError(f"budget is one of {', '.join(BUDGETS)}, got {budget!r}")
+    if kv_unit not in KV_UNITS:
+        raise ValueError(f"kv_unit is one of {', '.join(KV_UNITS)}, got {kv_unit!r}")
     most = scores.geometry.channels // 2
     if not 1 <= round_to <= most:
         raise ValueError(f"round_to must lie between 1 and half the channels ({most}), got {round_to}")

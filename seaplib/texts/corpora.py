@@ -9,14 +9,14 @@ too (MMLU 35, OpenBookQA 15, PIQA 5, ARC-Challenge 1) are left out, and counted 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .. import store
+from .. import files, store
+from ..settings import whole
 from . import lm_eval, tasks
 from .rows import Rows, documents, own_items, read_file, read_rows
 
@@ -56,6 +56,7 @@ class Corpus:
         (Path(directory) / "corpus.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), "utf-8")
 
     @classmethod
+    @files.loader("corpus")
     def load(cls, directory: Path) -> "Corpus":
         content = json.loads((Path(directory) / "corpus.json").read_text("utf-8"))
         return cls(content["task"], tuple(content["texts"]), tuple(content["ids"]), content["source"])
@@ -162,10 +163,9 @@ def _evaluated(task: tasks.Task) -> set:
 
 
 def _draw(name: str, items: list[tuple[str, str]], source: dict, samples: int | None, seed: int) -> Corpus:
-    for what, number, least in (("samples", samples, 1), ("seed", seed, 0)):
-        whole = isinstance(number, Integral) and not isinstance(number, bool) and number >= least
-        if not whole and not (what == "samples" and number is None):
-            raise ValueError(f"{what} must be a whole number from {least}, got {number!r}")
+    whole(seed, 0, "seed")
+    if samples is not None:
+        whole(samples, 1, "samples")
     items = [(i, text) for i, text in items if text.strip()]
     if not items:
         raise ValueError(f"{name}: an empty corpus (no row is complete)")

@@ -17,6 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import pyarrow as pa
+import yaml
 
 from ..settings import METRICS
 from . import formats
@@ -85,7 +86,10 @@ def _plain(text: bytes) -> str:
 def _read(file: Path, changed: int) -> dict:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    return load_yaml(file, resolve_func=False)
+    try:
+        return load_yaml(file, resolve_func=False)
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def config(file: Path) -> dict:
