@@ -16,7 +16,7 @@ CHECKED := tests/project/test_project.py tests/project/test_walls.py
 # Where this is set, as in many containers, each of the many processes would compile again all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help reproduce test browser long coverage chaos bench lab docs check ci lock
+.PHONY: help reproduce test browser long coverage chaos mutants bench lab docs check ci lock
 
 help:
 	@echo "make reproduce [PROFILE=embedded]  every notebook, figure and table of a profile"
@@ -25,6 +25,7 @@ help:
 	@echo "make long                          the laptop profile without a network (SEAP_DATA_DIR), the first steps of training"
 	@echo "make coverage                      lines and branches that the tests reach, kernels and workers included"
 	@echo "make chaos                         20 processes killed at random and code edited while notebooks run; nothing is lost"
+	@echo "make mutants                       small errors in the numeric core, one at a time; do the unit tests notice?"
 	@echo "make bench                         what is waited for, as ratios measured in one run → figures/bench"
 	@echo "make lab                           JupyterLab on the project, opened at its notebooks"
 	@echo "make docs                          tables and numbers of README, docs and cards, and the API pages, written anew"
@@ -57,6 +58,11 @@ coverage: $(VENV)/installed
 # Its count of kills is kept in tests/chaos.csv.
 chaos: $(VENV)/installed
 	$(RUN) tests/chaos.py --kills 20
+
+# A seeded sample; survivors and why they survive are in tests/mutants.csv. An hour or two.
+mutants: $(VENV)/installed
+	$(RUN) $(INSTALL) ".[test,mutants]"
+	$(RUN) tests/mutants.py --sample 300 --jobs $(TEST_JOBS)
 
 # All groups, or GROUPS="calibration decoding": see tests/bench/README.md.
 bench: $(VENV)/installed
