@@ -52,6 +52,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "runner.manifest": ["provenance"],
         "settings": ["Calibration", "Evaluation", "Pruning", "Routing"],
         "texts.corpora": ["Corpus", "corpus", "questions"],
+        "texts.own": ["own_task"],
     },
 )
 

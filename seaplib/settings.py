@@ -38,6 +38,8 @@ class MetricKind:
 
     title: str
     reported: bool = False  # in result tables and comparisons, beside each task's own metric
+    share: bool = True  # of the items, between 0 and 1
+    lm_eval: str = ""  # lm-eval's name for it, where that is another
 
 
 #: lm-eval's metrics that are kept, in the order of preference: the first that a task offers is the task's own
@@ -46,6 +48,8 @@ METRICS = {
     "acc_norm": MetricKind("accuracy (normalised)"),
     "acc": MetricKind("accuracy"),
     "exact_match": MetricKind("exact match", reported=True),
+    # of an item, lm-eval's "perplexity" is the log-likelihood that its aggregate is made of
+    "log_likelihood": MetricKind("log-likelihood of the answer, nats", share=False, lm_eval="perplexity"),
 }
 MODES = ("remove", "zero", "mask")
 BUDGETS = ("parameters", "floor")

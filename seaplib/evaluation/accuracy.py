@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..models import architectures, loading
 from ..models.state import state
-from ..settings import Evaluation, expect
+from ..settings import METRICS, Evaluation, expect
 from ..texts import tasks as registry
 from . import bootstrap, workers
 from .lm_eval import Bench
@@ -51,7 +51,8 @@ def evaluate(
     ``apply(model)``, which returns a model or an :class:`~seaplib.evaluation.lm_eval.Answering`. None among
     the variants, and by default, stands for ``model`` as it is ("dense", or "pruned" where it was pruned before).
 
-    Columns: model, the label's (method … calibration_seed), task, metric, value (a share), stderr
+    Columns: model, the label's (method … calibration_seed), task, metric, value (a share of the items; of
+    ``log_likelihood`` a mean in nats), stderr
     (sample standard deviation / √n, as lm-eval's), n, chance (what guessing gives by a task's usual metric, 0 where
     answers are written; NaN for other metrics), at_chance (whether n items cannot tell the value from guessing: chance
     lies in Wilson's 95% interval), detectable (the smallest difference to another model's value that n items show
@@ -74,7 +75,8 @@ def aggregate(items: pd.DataFrame, model: str = "model") -> pd.DataFrame:
         row["value"] = cell["value"].mean()
         row["stderr"] = cell["value"].std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
         row["at_chance"] = _at_chance(row["value"], n, row.get("chance", math.nan))
-        row["detectable"] = _detectable(row["value"], n)
+        share = METRICS[row["metric"]].share if row["metric"] in METRICS else True
+        row["detectable"] = _detectable(row["value"], n) if share else bootstrap.SHOWN * 2**0.5 * row["stderr"]
         parts.append(row | {"n": n, "truncated": int(cell["truncated"].sum())})
     frame = pd.DataFrame(parts)
     frame["primary"] = [registry.get(row.task).metric == row.metric for row in frame.itertuples()]
@@ -146,6 +148,8 @@ def evaluate_items(
 
 def _at_chance(value: float, n: int, chance: float) -> bool:
     """Whether ``chance`` lies in Wilson's 95% interval of a share of ``n`` items; no where it is NaN."""
+    if math.isnan(chance):
+        return False
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(value * n, n, method="wilson")

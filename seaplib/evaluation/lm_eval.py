@@ -287,9 +287,9 @@ class Bench:
         for item, response, doc_id, long in zip(items, responses, prepared.doc_ids, prepared.truncated, strict=True):
             metrics = task.process_results(item[0].doc, response)
             rows += [
-                (task.VERSION, metric, doc_id, float(metrics[metric]), long)
-                for metric in sorted(METRICS)
-                if metric in metrics
+                (task.VERSION, metric, doc_id, float(metrics[theirs]), long)
+                for metric, theirs in sorted((name, kind.lm_eval or name) for name, kind in METRICS.items())
+                if theirs in metrics
             ]
         frame = pd.DataFrame(rows, columns=["task_version", "metric", "doc_id", "value", "truncated"])
         return frame.astype({"task_version": str})

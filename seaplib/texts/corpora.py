@@ -18,7 +18,7 @@ import pandas as pd
 from .. import files, store
 from ..settings import whole
 from . import lm_eval, tasks
-from .rows import Rows, documents, own_items, read_file, read_rows
+from .rows import Rows, documents, own_items, read_file, read_rows, records
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,7 @@ def corpus(
 
 def _own(found: pd.DataFrame | Sequence, samples: int | None, seed: int, name: str) -> Corpus:
     """Texts from memory: a data frame, texts, or pairs."""
-    if isinstance(found, pd.DataFrame):
-        records = found.to_dict("records")
-    else:
-        texts = list(found)
-        pairs = all(isinstance(text, tuple | list) and len(text) == 2 for text in texts)
-        if not pairs and not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{name}: a corpus is made of texts, or of (question, answer) pairs, all of a kind")
-        columns = ("question", "answer") if pairs and texts else ("text",)
-        records = [dict(zip(columns, text if pairs else (text,), strict=True)) for text in texts]
-    items, about = own_items(records, name)
+    items, about = own_items(records(found, name), name)
     return _draw(name, items, {"dataset": name, "data": "memory"} | about, samples, seed)
 
 

@@ -151,7 +151,8 @@ def harness_task(task, table: pa.Table):
     for key in ("tag", "group", "training_split", "validation_split", "fewshot_split", "fewshot_config"):
         config.pop(key, None)
     if config.get("metric_list"):  # the others are not reported, and some are fetched from the hub
-        config["metric_list"] = [metric for metric in config["metric_list"] if metric["metric"] in METRICS]
+        kept = {kind.lm_eval or name for name, kind in METRICS.items()}
+        config["metric_list"] = [metric for metric in config["metric_list"] if metric["metric"] in kept]
         if config["output_type"] == "multiple_choice" and ADDED["metric"] not in _measured(config):
             config["metric_list"].append(dict(ADDED))
     data = datasets.Dataset(datasets.table.InMemoryTable(table))

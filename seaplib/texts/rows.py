@@ -80,19 +80,45 @@ def read_file(file: Path) -> tuple[str, list[tuple[str, str]], dict]:
 
     Raises FileNotFoundError where there is no file, ValueError for a damaged file and for other columns.
     """
+    found = _records(file)
+    items, about = own_items(found, str(file))
+    source = {"dataset": file.name, "data": "file", "files": {file.name: store.file_hash(file.expanduser())}}
+    return file.stem, items, source | about
+
+
+def _records(file: Path) -> list[dict]:
+    """The rows of a file."""
     file = file.expanduser()
     if file.suffix not in _READERS:
         raise ValueError(f"{file}: a corpus file is one of {', '.join(_READERS)}")
     if not file.exists():
         raise FileNotFoundError(f"no corpus file {file}")
     try:
-        found = [dict(row) for row in _READERS[file.suffix](file)]
+        return [dict(row) for row in _READERS[file.suffix](file)]
     except Exception as error:  # each reader has its own error classes for a file of another kind
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} cannot be read as {file.suffix[1:]}: {reason}") from None
-    items, about = own_items(found, str(file))
-    source = {"dataset": file.name, "data": "file", "files": {file.name: store.file_hash(file)}}
-    return file.stem, items, source | about
+
+
+def records(source, where: str) -> list[dict]:
+    """Rows of your own: of a file, a data frame, a list of texts (column text) or of (question, answer) pairs.
+
+    ValueError for a list of anything else and for no rows; ``where`` names the rows in it.
+    """
+    if isinstance(source, str | Path):
+        found = _records(Path(source))
+    elif hasattr(source, "to_dict"):  # a data frame, without importing pandas into a plan
+        found = source.to_dict("records")
+    else:
+        texts = list(source)
+        pairs = all(isinstance(text, tuple | list) and len(text) == 2 for text in texts)
+        if not pairs and not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{where}: a corpus is made of texts, or of (question, answer) pairs, all of a kind")
+        columns = ("question", "answer") if pairs else ("text",)
+        found = [dict(zip(columns, text if pairs else (text,), strict=True)) for text in texts]
+    if not found:
+        raise ValueError(f"{where} is an empty corpus: it has no rows")
+    return found
 
 
 def own_items(found: Sequence[Mapping], where: str) -> tuple[list[tuple[str, str]], dict]:
@@ -110,12 +136,12 @@ def own_items(found: Sequence[Mapping], where: str) -> tuple[list[tuple[str, str
         )
     if nested := [c for c in columns if any(isinstance(row.get(c), list | dict) for row in found)]:
         raise ValueError(f"{where}: column {nested[0]} holds lists or records; it needs texts")
-    cells = [[_cell(row.get(column), f"{where}: row {i}") for column in columns] for i, row in enumerate(found)]
+    cells = [[cell(row.get(column), f"{where}: row {i}") for column in columns] for i, row in enumerate(found)]
     items = [(str(i), " ".join(row)) for i, row in enumerate(cells) if all(row)]
     return items, {"rows": len(found), "wording": " + ".join(columns), "left_out": len(found) - len(items)}
 
 
-def _cell(value, where: str) -> str:
+def cell(value, where: str) -> str:
     """A cell as text, "" where it is missing (NaN too). ValueError for bytes and half characters that are no text."""
     if value is None or value != value:
         return ""

@@ -166,14 +166,18 @@ def own(file: Path) -> Task:
         raise FileNotFoundError(f"there is no task file {file}")
     config = lm_eval.config(file)
     name = config.get("task") if isinstance(config.get("task"), str) else file.stem
-    taken = name in _REGISTRY and _REGISTRY[name].lm_eval != str(file)
-    if taken or name in lm_eval.index().tasks:
-        raise ValueError(f"{file}: there is another task named {name!r}; give yours a name of its own")
+    check_free(name, file)
     options = dict(config.get("dataset_kwargs") or {})
     if "data_files" in options:
         options["data_files"] = _beside(file.parent, options["data_files"])
     _REGISTRY[name] = _defined(name, str(file), config | {"dataset_kwargs": options})
     return _REGISTRY[name]
+
+
+def check_free(name: str, file: Path) -> None:
+    """ValueError where ``name`` is not that of the task which the YAML ``file`` defines, but another's."""
+    if (name in _REGISTRY and _REGISTRY[name].lm_eval != str(file)) or name in lm_eval.index().tasks:
+        raise ValueError(f"{file}: there is another task named {name!r}; give yours a name of its own")
 
 
 def _beside(folder: Path, files):
