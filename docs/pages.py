@@ -26,6 +26,7 @@ from api import reference, rooms  # noqa: F401 (called by pages)
 from cogapp.cogapp import Cog, CogError
 
 from seaplib.evaluation import comparison
+from seaplib.input_sparsity import rule
 from seaplib.reports import display_names, published, summaries, tables
 from seaplib.runner import plan
 
@@ -37,7 +38,7 @@ INTEGER = r"-?(0|[1-9]\d*)"
 NUMBER = INTEGER + r"(\.\d+)?(e[+-]?\d+)?"
 #: the README's rows: method → its allocation, where that is not the paper's
 SUMMARY = dict.fromkeys(("dense", "random", "magnitude", "Wanda-sp", "FLAP", "SEAP", "SEAP-gen"), "logistic")
-SUMMARY |= {"dense": "none", "FLAP as published": "adaptive", "SEAP-energy": "energy"}
+SUMMARY |= {"dense": "none", "FLAP as published": "adaptive", "FLAP-energy": "energy", "SEAP-energy": "energy"}
 TEXTS = {"general": "general text", "task": "the task's own", "all": "all tasks'", "none": "–"}
 
 
@@ -132,7 +133,8 @@ def summary() -> str:
                 papers[f"paper, {share}"] = (100 * rows["published"]).map("{:.1f}".format).replace("nan", "–")
     texts = frame.assign(label=display_names.variants(frame)).groupby("label")["calibration"].first().map(TEXTS)
     shown = pd.DataFrame({"calibrated on": texts} | ours | papers).loc[display_names.variant_order(means)]
-    return tables.markdown(shown.rename_axis("method").reset_index())
+    text = tables.markdown(shown.rename_axis("method").reset_index())
+    return re.sub(r" {2,}\|", " |", re.sub(r"-{3,}", "--", text))  # the README is to be short
 
 
 def differences(name: str, pairs: dict[tuple[str, str], str], metrics=("primary", "exact_match"), **where) -> str:
@@ -158,9 +160,17 @@ def notebooks() -> str:
     for name, declared in plan.read()[1].items():
         made = [re.match(r"(fig|table)(\d+)_", product) for product in (*declared.figures, *declared.tables)]
         made = dict.fromkeys(f"{'Fig.' if found[1] == 'fig' else 'Table'} {found[2]}" for found in made if found)
-        link = f"[`{name}`](../notebooks/{name}.ipynb)"
-        rows.append({"notebook": link, "question": declared.title, "in the paper": ", ".join(made) or tables.MISSING})
-    return tables.markdown(pd.DataFrame(rows))
+        rows.append({"notebook": name, "question": declared.title, "in the paper": ", ".join(made) or tables.MISSING})
+    text = tables.markdown(pd.DataFrame(rows))  # in which nothing is a link: cells may come from anywhere
+    return re.sub(r"^\| (\S+\d_\w+)", r"| [`\1`](../notebooks/\1.ipynb)", text, flags=re.MULTILINE)
+
+
+def sparse_inputs() -> str:
+    """The criteria and transformations of sparse inputs, with their definitions."""
+    kinds = {"criterion": rule.CRITERIA, "transformation": rule.TRANSFORMATIONS}
+    rows = [(kind, name, said) for kind, entries in kinds.items() for name, said in entries.items()]
+    frame = pd.DataFrame(rows, columns=["field", "value", "is"])
+    return tables.markdown(frame)
 
 
 def profiles() -> str:
@@ -276,7 +286,8 @@ def _plain(difference: float, low: float, high: float) -> str:
 
 
 def _signed(difference: float, low: float, high: float) -> str:
-    texts = [_text(100 * each, 1) for each in (difference, low, high)]
+    lost = (low > 0 and round(100 * low, 1) == 0) or (high < 0 and round(100 * high, 1) == 0)
+    texts = [_text(100 * each, 2 if lost else 1) for each in (difference, low, high)]  # an end off 0 does not read 0.0
     value, low, high = (text if text[0] == "−" or text == "0.0" else f"+{text}" for text in texts)
     return f"{value} [{low}, {high}]"
 
