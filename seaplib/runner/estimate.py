@@ -11,6 +11,7 @@ the utilisations are assumptions that every estimate states.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,6 +59,7 @@ NOTEBOOK_SECONDS = 60  # imports, corpora, intervals, figures
 VARIANT_SECONDS = 2  # a mask chosen and applied
 LOAD_BANDWIDTH = 1.0  # GB/s from disk
 LARGE = 10**9  # parameters from which a GPU is assumed
+ENTRY_BYTES = 200_000  # of item results, a mask, a router, …
 
 
 @lru_cache
@@ -127,6 +129,17 @@ def covariance_bytes(g: Geometry) -> int:
     return max(min(whole, MATRIX_BYTES), 8 * widest**2)
 
 
+def stored_bytes(g: Geometry, found: Iterable[Pass]) -> float:
+    """What these passes leave in the store: statistics and covariances of each corpus, and a little of each variant."""
+    units = g.layers * ((g.heads * g.head_dim) ** 2 + g.channels**2)
+    each = {
+        "statistics": statistics_bytes(g, 1),
+        "running statistics": statistics_bytes(g, 1),
+        "covariances": 4 * units,
+    }
+    return sum(each.get(key[0], ENTRY_BYTES) for key in {work.key for work in found})
+
+
 def kv_bytes(g: Geometry, tokens: int, width: int) -> float:
     return 2 * tokens * g.layers * g.kv_heads * g.head_dim * width
 
@@ -184,6 +197,21 @@ def report(plan: Plan, notebooks: list[Notebook], gpu: str | None = None) -> str
     return "\n\n".join(_section(plan, name, used, gpu) for name, used in own.items() if name not in (None, "bundled"))
 
 
+def store_bytes(plan: Plan, notebooks: list[Notebook]) -> float:
+    """What the notebooks leave in the store, of every model but the bundled model."""
+    whole = 0.0
+    for name in dict.fromkeys(n.parameters.get("model") for n in notebooks) if notebooks else ():
+        if name in (None, "bundled"):
+            continue
+        config = read_config(name, plan.offline, published=True)
+        depth, found = next(iter(sizes(config).values())), []
+        for notebook in notebooks:
+            if notebook.parameters.get("model") == name and workload.loads_model(notebook.name):
+                found += workload.passes(notebook.name, notebook.parameters | {"layers": depth}) or []
+        whole += stored_bytes(geometry(config), found)
+    return whole
+
+
 def _section(plan: Plan, name: str, notebooks: list[Notebook], gpu: str | None) -> str:
     config = read_config(name, plan.offline, published=True)
     g = geometry(config)
@@ -191,7 +219,7 @@ def _section(plan: Plan, name: str, notebooks: list[Notebook], gpu: str | None) 
     asked = next((n.parameters["dtype"] for n in notebooks if "dtype" in n.parameters), "auto")
     dtype = asked if asked in BYTES else str(config.get("dtype") or config.get("torch_dtype") or "float32")
     width, depth = BYTES.get(dtype, 4), next(iter(sizes(config).values()))
-    rows, seen, worst, sums = [], set(), None, [0.0, 0.0, 0.0]
+    rows, seen, worst, sums, left = [], set(), None, [0.0, 0.0, 0.0], 0.0
     for notebook in notebooks:
         found = workload.passes(notebook.name, notebook.parameters | {"layers": depth})
         if found is None or not workload.loads_model(notebook.name):
@@ -199,6 +227,7 @@ def _section(plan: Plan, name: str, notebooks: list[Notebook], gpu: str | None) 
             continue
         new = list({work.key: work for work in found if work.key not in seen}.values())
         seen |= {work.key for work in new}
+        left += stored_bytes(g, new)
         held, took = memory(g, notebook, found, width, device), seconds(g, new, width, device)
         totals = [sum(work.tokens + work.steps for work in new), sum(flops(g, work) for work in new), took]
         sums = [a + b for a, b in zip(sums, totals, strict=True)]
@@ -217,6 +246,7 @@ def _section(plan: Plan, name: str, notebooks: list[Notebook], gpu: str | None) 
         if worst[0].total > 0.95 * device.memory * GIB:
             hints = "take a larger one, device_map: auto (slower), mode: mask, or fewer sparsities"
             lines.append(f"This is more than {device.name} has: {hints}.")
+    lines.append(f"The store takes about {_gib(left)}.")
     share = f"{device.compute_share:.0%} of the peak and {device.bandwidth_share:.0%} of the bandwidth"
     lines.append(f"Assumed: {share}, {workload.CHARACTERS:g} characters a token; good to a factor of two or three.")
     return "\n".join(lines)

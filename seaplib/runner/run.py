@@ -175,7 +175,7 @@ def reproduce(
     """
     ledger, chosen, asked = prepare(profile, only, jobs)
     jobs = ledger.plan.jobs if jobs is None else jobs
-    _check_places(ledger)
+    _check_places(ledger, chosen, asked if force else set())
     lock = filelock.FileLock(ledger.runs / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -192,24 +192,36 @@ def reproduce(
         lock.release()
 
 
-def _check_places(ledger: Ledger) -> None:
+def _check_places(ledger: Ledger, chosen: list[Notebook], forced: set[str]) -> None:
     """Every folder that the run writes to takes a file, and has room; else a :class:`PlanError` before the hours."""
-    store = paths.store_dir()
+    store, need = paths.store_dir(), ROOM
+    if stale := _of_real_models(ledger, chosen, forced):
+        from . import estimate  # builds the model's shape with torch
+
+        need += int(estimate.store_bytes(ledger.plan, stale))
     for place in (ledger.directory, ledger.runs, store):  # executed copies are a convenience, and fail no run
-        if wrong := disk.refusal(place, ROOM if place == store else 0):
+        if wrong := disk.refusal(place, need if place == store else 0):
             raise PlanError(f"{place} cannot be written: {wrong}")
 
 
 def estimate(ledger: Ledger, chosen: list[Notebook], forced: set[str] = frozenset(), gpu: str | None = None) -> str:
     """Time and memory of the stale notebooks, as text; "" for the bundled model, which needs little of both."""
-    if gpu is None and {notebook.parameters.get("model", "bundled") for notebook in chosen} <= {"bundled"}:
-        return ""
-    stale = [notebook for notebook in chosen if ledger.forecast(chosen, forced)[notebook.name][0] != "fresh"]
+    stale = _of_real_models(ledger, chosen, forced, any_model=gpu is not None)
     if not stale:
         return ""
     from . import estimate  # builds the model's shape with torch
 
     return estimate.report(ledger.plan, stale, gpu)
+
+
+def _of_real_models(
+    ledger: Ledger, chosen: list[Notebook], forced: set[str], any_model: bool = False
+) -> list[Notebook]:
+    """The stale notebooks, if any of those chosen is about another model than the bundled one."""
+    if not any_model and {notebook.parameters.get("model", "bundled") for notebook in chosen} <= {"bundled"}:
+        return []
+    forecast = ledger.forecast(chosen, forced)
+    return [notebook for notebook in chosen if forecast[notebook.name][0] != "fresh"]
 
 
 def _run_all(ledger: Ledger, chosen: list[Notebook], forced: set[str], jobs: int) -> dict[str, Outcome]:

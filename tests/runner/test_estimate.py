@@ -5,6 +5,7 @@ import socket
 import weakref
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,12 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 import seaplib
-from seaplib import models
-from seaplib.activations import capture
+from seaplib import models, paths
+from seaplib.activations import capture, covariances
 from seaplib.models import shapes
 from seaplib.pruning import methods
 from seaplib.runner import estimate, run, workload
 from seaplib.runner import plan as profiles
+from seaplib.runner.parameters import PlanError
 
 pytestmark = pytest.mark.unit
 
@@ -293,3 +295,25 @@ def test_an_unknown_device_is_one_line(no_network, capsys):
 def test_the_bundled_model_has_no_estimate():
     ledger, chosen, _ = run.prepare("embedded", dry=True)
     assert run.estimate(ledger, chosen) == ""
+
+
+def test_the_store_takes_what_was_estimated(tiny_model, tiny_tokenizer, tiny_data_dir):
+    model = tiny_model("gqa", hidden_size=64, intermediate_size=400)
+    calibration = seaplib.Calibration(samples=4)
+    seaplib.calibrate(model, tiny_tokenizer, ["piqa", "wikitext2"], calibration)
+    covariances.calibrate(model, tiny_tokenizer, ["piqa"], calibration)
+    files = [file for file in paths.store_dir().rglob("*.safetensors")]
+    found = [workload.Pass(("statistics", "piqa")), workload.Pass(("statistics", "wikitext2"))]
+    found += [workload.Pass(("covariances", "piqa"))] * 2  # asked for twice, stored once
+    taken = sum(file.stat().st_size for file in files)
+    assert estimate.stored_bytes(models.geometry(model), found) == pytest.approx(taken, rel=0.1)
+
+
+def test_a_full_disk_is_found_before_the_run(monkeypatch):
+    plan = profiles.load("llama_2_7b")
+    known = estimate.store_bytes(plan, list(plan.notebooks))
+    assert 1e9 < known < 1e11 and estimate.store_bytes(profiles.load("smoke"), list(plan.notebooks)[:0]) == 0
+    monkeypatch.setattr(run.checks, "check", lambda plan, dry: plan)
+    monkeypatch.setattr(run.disk.shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(known) // 2))
+    with pytest.raises(PlanError, match="MiB are free"):
+        run.reproduce("llama_2_7b")
