@@ -59,6 +59,7 @@ class Bench:
 
     def __init__(self, model: nn.Module, tokenizer, settings: Evaluation):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        layers.check_vocabulary(model, tokenizer)
         self.max_length = min(settings.max_length or math.inf, layers.context_length(model))
         if settings.chat_template and not getattr(tokenizer, "chat_template", None):
             raise ValueError("the tokenizer has no chat template; leave chat_template off")

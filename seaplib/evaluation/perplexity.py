@@ -187,6 +187,7 @@ class Windows:
         whole(seed, 0, "seed")
         if samples is not None:
             whole(samples, 1, "samples")
+        layers.check_vocabulary(model, tokenizer)
         task, text, source = _running_text(task)
         self.ids, self.ends = _tokenise(tokenizer, text, bos == "text")
         self.bos = tokenizer.bos_token_id if bos == "window" else None

@@ -8,7 +8,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from .layers import is_wrapped
+from .layers import check_tokenizer, is_wrapped
 from .offloading import tensor
 from .state import state
 
@@ -84,8 +84,7 @@ def _adapters(model) -> list:
 
 def tokenizer_fingerprint(tokenizer) -> str:
     """Hash that identifies how texts become token ids. TypeError for what is no tokenizer of transformers."""
-    if not hasattr(tokenizer, "is_fast"):
-        raise TypeError(f"the tokenizer is one of transformers, got {type(tokenizer).__name__}")
+    check_tokenizer(tokenizer)
     described = (
         tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else f"{tokenizer.name_or_path} {len(tokenizer)}"
     )

@@ -4,6 +4,7 @@ Projections may be fused, transposed (GPT-2's Conv1D) or offloaded by accelerate
 a weight [out, in] and a bias [out], and a whole projection can be replaced by a smaller one.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,8 @@ from .architectures import ARCHITECTURES, MODULES, OUTPUTS, ROLES, Architecture,
 from .offloading import offload, runs_on, tensor
 from .shapes import Geometry
 
+#: share of a model's embeddings that its own tokenizer knows at least; the rest is padding to a round number
+FULL = 0.9
 _BY_LAYER = {record.layer: record for record in ARCHITECTURES.values()}
 
 
@@ -344,6 +347,25 @@ def width(layer: nn.Module, role: str) -> int:
     total = shape(linear(layer, role))[0]
     own = rows(layer, role)
     return len(range(total)[own]) if isinstance(own, slice) else len(own)
+
+
+def check_tokenizer(tokenizer) -> None:
+    """TypeError for what is no tokenizer of transformers."""
+    if not hasattr(tokenizer, "is_fast"):
+        raise TypeError(f"the tokenizer is one of transformers, got {type(tokenizer).__name__}")
+
+
+def check_vocabulary(model, tokenizer) -> None:
+    """A warning where the tokenizer knows far fewer tokens than the model: it is probably another model's.
+
+    Embeddings are padded to round numbers, so that a few tokens less are usual. Ids that are too large:
+    :func:`check_ids`.
+    """
+    check_tokenizer(tokenizer)
+    known, size = len(tokenizer), model.get_input_embeddings().weight.shape[0]
+    if known < FULL * size:
+        said = f"the tokenizer knows {known:,} tokens and the model {size:,}: is it the model's own?"
+        warnings.warn(said, stacklevel=3)
 
 
 def check_ids(model, largest: int) -> None:

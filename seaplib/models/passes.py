@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from ..settings import Calibration
-from .layers import check_ids, context_length, decoder, decoder_layers, input_device
+from .layers import check_ids, check_vocabulary, context_length, decoder, decoder_layers, input_device
 
 #: on a CPU more tokens at once are slower: activations no longer fit the caches
 CPU_BATCH_TOKENS = 1024
@@ -79,6 +79,7 @@ def encode(model, tokenizer, texts: Sequence[str], max_length: int, bos: bool = 
     """
     if not texts:
         raise ValueError("the corpus is empty: it has no texts")
+    check_vocabulary(model, tokenizer)
     limit = min(max_length, context_length(model))
     encoded = tokenizer(list(texts), verbose=False)["input_ids"]
     special = tokenizer.num_special_tokens_to_add()

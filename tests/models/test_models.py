@@ -334,3 +334,19 @@ def test_buffers_of_older_checkpoints_are_no_reason_to_refuse(any_model, tiny_to
     save_file(weights | {"transformer.h.0.attn.extra": torch.ones(1)}, tmp_path / "old" / "model.safetensors")
     with pytest.raises(models.ModelError, match="extra"):
         models.load(tmp_path / "old", device="cpu")
+
+
+def test_a_tokenizer_of_another_model_is_noticed(tiny_model, tiny_tokenizer, recwarn):
+    """Larger than the model's, its ids have no place; much smaller, the model's texts may be read wrongly."""
+    text = seaplib.corpus(["The otter lives in the river."])
+    own, padded = tiny_model(), tiny_model(vocab_size=len(tiny_tokenizer) + 10)
+    for model in (own, padded):
+        seaplib.collect(model, tiny_tokenizer, text, progress=False)
+    assert not [seen for seen in recwarn if "the model's own" in str(seen.message)]
+    larger = tiny_model(vocab_size=2 * len(tiny_tokenizer))
+    with pytest.warns(UserWarning, match="is it the model's own"):
+        seaplib.collect(larger, tiny_tokenizer, text, progress=False)
+    with pytest.raises(TypeError, match="tokenizer is one of transformers, got NoneType"):
+        seaplib.collect(own, None, text, progress=False)
+    with pytest.raises(ValueError, match="has no place"):
+        seaplib.collect(tiny_model(vocab_size=40), tiny_tokenizer, text, progress=False)
