@@ -1,6 +1,6 @@
 """``python -m tests.bench [group …]``: run the benchmarks, print them, write figures/bench/*.csv.
 
-Each group runs in a process of its own. Groups: calibration, evaluation, decoding, selection, gpu.
+Each group runs in a process of its own. Groups: calibration, evaluation, decoding, selection, safety, gpu.
 """
 
 import argparse
@@ -40,6 +40,10 @@ def measure(group: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_csv(folder / f"{group}.csv", index=False, float_format="%.4g")
     about = pd.DataFrame(common.machine().items(), columns=["what", "value"])
+    about.insert(0, "group", group)
+    if (folder / "machine.csv").is_file():
+        known = pd.read_csv(folder / "machine.csv", dtype=str, keep_default_na=False)
+        about = pd.concat([known[known["group"] != group], about])
     about.to_csv(folder / "machine.csv", index=False)
     report.write(folder)
     print(f"\n{report.GROUPS[group]} ({time.perf_counter() - start:.0f} s)")

@@ -40,9 +40,14 @@ def clock() -> Callable[[], float]:
     return time.process_time if alone else time.perf_counter
 
 
-def in_turn(calls: dict[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> pd.DataFrame:
-    """Seconds of every call, [rounds, names]: A B C, B C A, … so that a slow spell hits all of them."""
-    names, now = list(calls), clock()
+def in_turn(
+    calls: dict[str, Callable[[], object]], rounds: int, warm_up: bool = True, wall: bool = False
+) -> pd.DataFrame:
+    """Seconds of every call, [rounds, names]: A B C, B C A, … so that a slow spell hits all of them.
+
+    ``wall``: of waiting too, as for a disk.
+    """
+    names, now = list(calls), time.perf_counter if wall else clock()
     if warm_up:
         for call in calls.values():
             call()

@@ -11,6 +11,7 @@ GROUPS = {
     "evaluation": "Evaluation",
     "decoding": "Decoding and switching",
     "selection": "Masks and embeddings",
+    "safety": "Being sure",
     "gpu": "On a GPU",
 }
 
@@ -25,10 +26,18 @@ def write(folder: Path) -> None:
     (folder / "targets.md").write_text(table(folder, targets=True), "utf-8")
 
 
+def machines(about: pd.DataFrame) -> list[str]:
+    """A line per machine on which groups were measured, with their titles where there are several."""
+    found = {}
+    for group, part in about.groupby("group", sort=False):
+        said = ", ".join(f"{name} {value}" for name, value in zip(part["what"], part["value"], strict=True))
+        found.setdefault(said, []).append(GROUPS[group])
+    return [f"{', '.join(titles)}: {said}." if len(found) > 1 else f"{said}." for said, titles in found.items()]
+
+
 def table(folder: Path, targets: bool = False) -> str:
     """The machine in a sentence, and the rows that were measured: median, smallest to largest, target."""
-    about = pd.read_csv(folder / "machine.csv", dtype=str, keep_default_na=False)
-    lines = [", ".join(f"{name} {value}" for name, value in zip(about["what"], about["value"], strict=True)) + "."]
+    lines = machines(pd.read_csv(folder / "machine.csv", dtype=str, keep_default_na=False))
     lines += ["", "| | case | measured | median | min – max | target | met |", "|:--|:--|:--|--:|:--|:--|:--|"]
     for group, title in GROUPS.items():
         if not (folder / f"{group}.csv").exists():

@@ -68,7 +68,8 @@ def test_calls_take_turns():
 
 
 def test_the_table_says_what_was_measured(tmp_path):
-    pd.DataFrame({"what": ["cores", "clock"], "value": ["2", "wall"]}).to_csv(tmp_path / "machine.csv", index=False)
+    about = pd.DataFrame({"group": "decoding", "what": ["cores", "clock"], "value": ["2", "wall"]})
+    about.to_csv(tmp_path / "machine.csv", index=False)
     rows = [
         common.row("a", "gain", [2.0, 3.0, 4.0], target=">= 4.5"),
         common.row("a", "time", 1.5, "s"),
@@ -83,3 +84,7 @@ def test_the_table_says_what_was_measured(tmp_path):
     beside = f"| {title} | b | gain (published for X: SEAP 1.17, FLAP 1.22) | 1.15× | 1.1 – 1.2 |  |  |"
     assert summary[4:] == [missed, timed, beside]
     assert (tmp_path / "targets.md").read_text().splitlines()[4:] == [missed, beside]
+    both = pd.concat([about, about.assign(group="safety"), about.assign(group="gpu", value="8")])
+    first, second = report.machines(both)
+    assert first == f"{title}, {report.GROUPS['safety']}: cores 2, clock wall."
+    assert second == f"{report.GROUPS['gpu']}: cores 8, clock 8."
