@@ -138,7 +138,7 @@ def fetch(kind: str, spec: dict, make: Callable[[], T], noun: type[T], uses: Ite
         files = {file.relative_to(partial).as_posix(): file_hash(file) for file in partial.rglob("*") if file.is_file()}
         record = json.dumps({"kind": kind, "key": name, "spec": json.loads(canonical(spec)), "files": files}, indent=1)
         (partial / "spec.json").write_text(record + "\n", "utf-8")
-        for written in (*partial.rglob("*"), partial):
+        for written in filter(Path.is_file, partial.rglob("*")):  # not the folders: checksums notice a lost name
             disk.synced(written)
         os.replace(partial, entry)
         disk.synced(shelf)
