@@ -61,6 +61,12 @@ class PrunedModel:
             _reshape(layer, index, recorded, config.hidden_size)
         self.post_init()
 
+    def __call__(self, *args, **kwargs):
+        """As the base class; a cache of another model's heads is refused, which peft's prefix tuning would bring."""
+        if (cache := kwargs.get("past_key_values")) is not None and not torch.compiler.is_compiling():
+            _check_cache(self, cache)
+        return super().__call__(*args, **kwargs)
+
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As transformers does; the configuration records the projections as they are now."""
         self.config.projections = projections(self)
@@ -73,6 +79,18 @@ class PrunedModel:
     def generate_batch(self, *args, **kwargs):
         """Refused: continuous batching gives every layer a cache of the configuration's heads."""
         raise ValueError("continuous batching takes all layers to be equally wide; use generate for a pruned model")
+
+
+def _check_cache(model: PrunedModel, held) -> None:
+    """ValueError where a KV cache holds other heads than a layer has."""
+    for index, (layer, recorded) in enumerate(zip(getattr(held, "layers", ()), model.config.projections, strict=False)):
+        keys = getattr(layer, "keys", None)
+        if keys is None or not keys.numel() or "k" not in recorded:
+            continue
+        heads = recorded["k"][0] // keys.shape[-1]
+        if keys.shape[1] != heads:
+            found = f"{keys.shape[1]} KV heads for layer {index}, which has {heads}"
+            raise ValueError(f"the cache holds {found}: it is another model's, or a prefix of equal layers (use LoRA)")
 
 
 def _configuration(pruned_type: str, kind: str) -> type:

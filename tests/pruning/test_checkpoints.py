@@ -353,3 +353,14 @@ def test_a_class_of_ones_own_can_be_cut_and_refuses_to_be_saved(tiny_model, tiny
     for save in (cut.save_pretrained, lambda path: checkpoints.save_pretrained(cut, tiny_tokenizer, path)):
         with pytest.raises(ValueError, match="Mine cannot be saved"):
             save(tmp_path / "lost")
+
+
+def test_a_prefix_of_equal_layers_is_refused_in_a_line(cases, tiny_model):
+    """peft's prefix tuning gives every layer as many KV heads as the configuration says; LoRA trains a pruned model."""
+    from peft import PrefixTuningConfig, get_peft_model
+
+    tuned = get_peft_model(cases["gqa"], PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(ValueError, match=r"KV heads for layer .* \(use LoRA\)"):
+        tuned(input_ids=torch.tensor([[3, 4, 5]]))
+    dense = get_peft_model(tiny_model("gqa"), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    assert dense(input_ids=torch.tensor([[3, 4, 5]])).logits.isfinite().all(), "peft itself works"
