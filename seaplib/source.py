@@ -22,10 +22,10 @@ NAME = PACKAGE.name
 #:   drawn items. Evaluation's batch_tokens and workers count in no entry of items, however they are set.
 #: - PRESETS: the window, the scored tokens and the starts that follow. ALLOCATIONS (ratio per layer, protected
 #:   layers): the mask that follows, by its fingerprint.
-#: - METRICS: their names, of which an entry of items holds rows; titles and ``reported`` are words.
+#: - METRICS: their names and lm-eval's, of which an entry of items holds rows; the other fields only present.
 #: - MATRIX_BYTES: in how many passes covariances are summed, whatever the number, to the same sums.
-#: - SCORES, MODES, COMPENSATIONS, WORDINGS, STEEPEST and the checks of the dataclasses only refuse; suggestions are
-#:   messages.
+#: - SCORES, MODES, BUDGETS, KV_UNITS, COMPENSATIONS, WORDINGS, STEEPEST, the checks of the dataclasses, ``expect`` and
+#:   ``whole`` only refuse; suggestions are messages.
 PRESENTING = ("reports", "runner", "commands", "hub", "disk", "paths", "source", "store", "settings")
 #: Libraries that compute, by the name they are imported under; whatever runs a model runs the first two.
 LIBRARIES = {"torch": "torch", "transformers": "transformers"}

@@ -308,7 +308,6 @@ INPUTS: dict[str, list[str]] = {
         "yaml_file('profiles: [')",
         "yaml_file('')",
         "yaml_file('- a\\n- b')",
-        "yaml_file('profiles: {p: {}}')",
         "yaml_file(b'\\xff\\xfe\\x00p')",
         "yaml_file('profiles: {p: {}}\\nprofiles: {q: {}}\\nnotebooks: {}')",
         "yaml_file('a: &a [1]\\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\\nprofiles: {p: *b}\\nnotebooks: {}')",

@@ -143,6 +143,7 @@ def test_computing_modules_read_those_settings_alone_whose_values_specifications
                 read |= names if (node.module or "").split(".")[-1] == "settings" else set()
     specified = {"Calibration", "Evaluation", "Routing", "PRESETS", "ALLOCATIONS", "METRICS", "MATRIX_BYTES"}
     refusing = {"SCORES", "MODES", "COMPENSATIONS", "WORDINGS", "STEEPEST", "Settings", "check_types"}
+    refusing |= {"BUDGETS", "KV_UNITS", "expect", "whole"}
     assert read == specified | refusing | {"suggestion", "nearest"}
 
 

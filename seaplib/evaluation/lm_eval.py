@@ -161,7 +161,10 @@ class Bench:
             spec |= {"task": name, "content": hashlib.sha256(content.encode()).hexdigest(), "ids": self.drawn(name).ids}
             if self.settings.chat_template:
                 spec["chat_template"] = self.tokenizer.chat_template
-            self._identities[name] = spec | {"max_length": self.max_length, "metrics": sorted(METRICS)}
+            self._identities[name] = spec | {
+                "max_length": self.max_length,
+                "metrics": sorted([name, kind.lm_eval or name] for name, kind in METRICS.items()),
+            }
         return self._identities[name]
 
     def items(self, name: str, variant, applied) -> pd.DataFrame:

@@ -4,6 +4,7 @@ Projections may be fused, transposed (GPT-2's Conv1D) or offloaded by accelerate
 a weight [out, in] and a bias [out], and a whole projection can be replaced by a smaller one.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -350,8 +351,8 @@ def width(layer: nn.Module, role: str) -> int:
 
 
 def check_tokenizer(tokenizer) -> None:
-    """TypeError for what is no tokenizer of transformers."""
-    if not hasattr(tokenizer, "is_fast"):
+    """TypeError for what cannot be called with texts."""
+    if not callable(tokenizer):
         raise TypeError(f"the tokenizer is one of transformers, got {type(tokenizer).__name__}")
 
 
@@ -362,7 +363,8 @@ def check_vocabulary(model, tokenizer) -> None:
     :func:`check_ids`.
     """
     check_tokenizer(tokenizer)
-    known, size = len(tokenizer), model.get_input_embeddings().weight.shape[0]
+    known = len(tokenizer) if hasattr(tokenizer, "__len__") else math.inf
+    size = model.get_input_embeddings().weight.shape[0]
     if known < FULL * size:
         said = f"the tokenizer knows {known:,} tokens and the model {size:,}: is it the model's own?"
         warnings.warn(said, stacklevel=3)

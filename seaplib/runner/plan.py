@@ -178,8 +178,6 @@ def read() -> tuple[dict[str, Profile], dict[str, Declared]]:
         raise PlanError(f"{path.name}: unknown key {unknown[0]!r}{suggestion(unknown[0], ('profiles', 'notebooks'))}")
     profiles = _entries("profile", Profile, content["profiles"])
     notebooks = _entries("notebook", Declared, content["notebooks"])
-    if not notebooks:
-        raise PlanError(f"{path.name} names no notebook under 'notebooks'")
     for name in notebooks:
         _refuse_older(name, path.name)
     for name, entry in profiles.items():

@@ -212,7 +212,7 @@ def test_saved_and_loaded_it_is_the_same(experts, tiny_tokenizer, tmp_path):
         ExpertModel.load(tmp_path / "experts", model.to(torch.bfloat16), tokenizer)
     halved = ExpertModel.load(tmp_path / "experts", model, tokenizer, verify=False)
     assert halved.cache.sizes["piqa"] * 2 == again.cache.sizes["piqa"]
-    with pytest.raises(ValueError, match="experts.json"):
+    with pytest.raises(FileNotFoundError, match="experts.json"):
         ExpertModel.load(tmp_path / "dense")
 
 

@@ -65,10 +65,11 @@ def test_the_shortest_useful_program(sandbox):
 
     ((_, program),) = [block for block in blocks("python") if block[0] == "README.md"]
     names = run(program, "README.md")
-    assert abs(names["mask"].achieved - 0.5) < 0.005
+    assert abs(names["mask"].achieved - 0.2) < 0.005
     counted = 1 - models.projection_parameters(names["pruned"]) / models.projection_parameters(names["model"])
-    assert counted == pytest.approx(names["mask"].achieved)
+    assert counted == pytest.approx(names["mask"].achieved, abs=1e-3)
     results = names["results"]
+    assert set(names["before"]["method"]) == {"dense"} and set(results["method"]) == {"pruned"}
     assert set(results["task"]) == {"piqa"} and {"acc", "acc_norm", "exact_match"} <= set(results["metric"])
     assert results["value"].between(0, 1).all() and (results["n"] > 0).all()
     again = AutoModelForCausalLM.from_pretrained(sandbox / "pruned-model")
@@ -82,7 +83,7 @@ PROGRAMS = [block for block in blocks("python") if block[0] != "README.md"]
 @pytest.mark.parametrize("page, program", PROGRAMS, ids=[f"{page}-{i}" for i, (page, _) in enumerate(PROGRAMS)])
 def test_a_page_s_program_runs_as_printed(page, program, sandbox):
     names = run(program, page)
-    if "seaplib.energy(" in program:
+    if "compensation=covariances" in program:
         assert abs(names["mask"].achieved - 0.5) < 0.005
         counted = 1 - models.projection_parameters(names["pruned"]) / models.projection_parameters(names["model"])
         assert counted == pytest.approx(names["mask"].achieved, abs=1e-3)

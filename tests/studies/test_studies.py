@@ -420,8 +420,9 @@ def test_the_protocol_runs_on_every_architecture(any_model, tiny_tokenizer, tiny
     achieved = items.loc[items["method"] != "dense", "achieved_sparsity"]
     assert (achieved - 0.5).abs().max() < 0.1
     dense = items[(items["method"] == "dense") & (items["metric"] == "exact_match")]
-    expected = dense.groupby("task")["value"].mean().mean()
-    assert found.loc[found["metric"] == "exact_match", "dense"].unique() == pytest.approx([expected])
+    expected = dense.groupby("task")["value"].mean().mean()  # where it is 0, exact match is not compared
+    shown = found.loc[found["metric"] == "exact_match", "dense"].unique()
+    assert shown == pytest.approx([expected] if expected else [])
     assert set(found["claim"]) == set(other_models.PAIRS.values())
     assert f"than {model.config.model_type};" in other_models.answer(found, 0.5)
 
@@ -434,10 +435,9 @@ def test_several_models_go_through_the_same_protocol(tiny_model, tiny_tokenizer,
         names.append(str(tmp_path / kind))
     options = {"tasks": ["piqa"], "general": "wikitext2", "sparsity": 0.5, "seeds": [0], "samples": 4}
     found = other_models.on_models(names, draws=50, settings=Evaluation(items=6), protect_last=0, **options)
-    assert found["model"].unique().tolist() == ["mha", "gqa"] and len(found) == 2 * len(METRICS) * len(
-        other_models.PAIRS
-    )
+    metrics = found["metric"].unique()  # exact match where the dense model has any
+    assert found["model"].unique().tolist() == ["mha", "gqa"] and "primary" in metrics
+    assert len(found) == 2 * len(metrics) * len(other_models.PAIRS)
     text = other_models.answer(found.assign(verdict="holds"), 0.5)
-    assert text.startswith("At 50% on mha, gqa:") and text.count("holds on 2 of 2 by") == len(METRICS) * len(
-        other_models.PAIRS
-    )
+    assert text.startswith("At 50% on mha, gqa:")
+    assert text.count("holds on 2 of 2 by") == len(metrics) * len(other_models.PAIRS)
