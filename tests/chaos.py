@@ -283,7 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Kill runners, workers and kernels at random; nothing may be lost.")
     parser.add_argument("--kills", type=int, default=20, help="processes to kill (default: 20)")
     parser.add_argument("--each", type=int, default=8, help="notebooks of each of the two runners (default: 8)")
-    parser.add_argument("--pause", type=float, default=8.0, help="mean seconds between two kills (default: 8)")
+    parser.add_argument("--pause", type=float, default=12.0, help="mean seconds between two kills (default: 12)")
     parser.add_argument("--seed", type=int, help="of the draws (default: the number of calls so far)")
     options = parser.parse_args(arguments)
     before = list(csv.DictReader(COUNTS.read_text("utf-8").splitlines())) if COUNTS.is_file() else []
