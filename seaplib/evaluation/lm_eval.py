@@ -67,7 +67,7 @@ class Bench:
             raise ValueError("the tokenizer has no BOS token to begin with; leave bos at null")
         if settings.chat_template:
             self._check_template()
-        self._drawn, self._prepared, self._identities = {}, {}, {}
+        self._drawn, self._prepared, self._identities, self._chances = {}, {}, {}, {}
 
     def _check_template(self) -> None:
         """ValueError where the chat template cannot word a user's turn, or leaves out what the user says."""
@@ -175,9 +175,11 @@ class Bench:
 
     def chance(self, name: str) -> float:
         """Expected accuracy of guessing on the drawn items: the mean of 1/options, 0 where answers are written."""
-        make = lambda: pd.DataFrame({"chance": [self._guessed(name)]})  # noqa: E731
-        spec = {key: self.identity(name)[key] for key in ("task", "content")}
-        return float(store.fetch("chance", spec, make, pd.DataFrame)["chance"].item())
+        if name not in self._chances:
+            make = lambda: pd.DataFrame({"chance": [self._guessed(name)]})  # noqa: E731
+            spec = {key: self.identity(name)[key] for key in ("task", "content")}
+            self._chances[name] = float(store.fetch("chance", spec, make, pd.DataFrame)["chance"].item())
+        return self._chances[name]
 
     def _guessed(self, name: str) -> float:
         known = self._prepared.get(name)

@@ -23,6 +23,8 @@ from ..settings import Evaluation
 from ..texts.corpora import Corpus, corpus
 from ..texts.tasks import experts
 
+BLOCK = 64  # texts that are tokenised together where only the beginning of a corpus is wanted
+
 
 def variant(
     method: Method, scores: Scores, sparsity: float, seed: int, tasks: Sequence[str] | None, mode: str, **cell
@@ -58,7 +60,7 @@ def cut(tokenizer, texts: Corpus, tokens: Sequence[int]) -> list[Corpus]:
 
     Every piece has at least one text. ValueError where the corpus ends before the last of them.
     """
-    ends = np.cumsum(lengths(tokenizer, texts))
+    ends = _ends(tokenizer, texts, max(tokens), len(tokens))
     if ends[-1] < max(tokens):
         raise ValueError(
             f"{texts.task} has {ends[-1]:,} tokens of training text where {max(tokens):,} are asked for; ask for fewer"
@@ -70,6 +72,18 @@ def cut(tokenizer, texts: Corpus, tokens: Sequence[int]) -> list[Corpus]:
         pieces.append(Corpus(texts.task, texts.texts[start:end], texts.ids[start:end], texts.source))
         start = end
     return pieces
+
+
+def _ends(tokenizer, texts: Corpus, enough: int, further: int) -> np.ndarray:
+    """Tokens up to the end of each text, as far as ``enough`` tokens reach and ``further`` texts beyond, or all texts.
+
+    A corpus has thousands of texts, of which a piece takes the first few.
+    """
+    counted: list[int] = []
+    while len(counted) < len(texts) and sum(counted[: len(counted) - further]) < enough:
+        part = texts.texts[len(counted) : len(counted) + BLOCK]
+        counted += [len(ids) for ids in tokenizer(list(part), verbose=False)["input_ids"]]
+    return np.cumsum(counted)
 
 
 def by_tokens(
