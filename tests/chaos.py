@@ -208,8 +208,8 @@ def edit(project: Path, number: int, edited: set[int]) -> None:
     edited ^= {number}
 
 
-def disturb(runners: list[Runner], kills: int, pause: float, rng: random.Random, tally: Tally) -> None:
-    """Kill and edit until so many processes were killed; then the code is what it was."""
+def disturb(runners: list[Runner], kills: int, pause: float, edits: float, rng: random.Random, tally: Tally) -> None:
+    """Kill, and edit before the share ``edits`` of kills, until so many were killed; then the code is what it was."""
     project, edited = runners[0].project, set()
     with tqdm(total=kills, desc="kills") as bar:
         while tally.killed.total() < kills:
@@ -220,7 +220,7 @@ def disturb(runners: list[Runner], kills: int, pause: float, rng: random.Random,
             now = entries(project.parent / "store")
             tally.lost |= tally.entries - now
             tally.entries |= now
-            if rng.random() < 0.25:
+            if rng.random() < edits:
                 edit(project, rng.randrange(len(EDITS)), edited)
                 tally.edits += 1
             alive = [runner for runner in runners if runner.alive]
@@ -253,7 +253,9 @@ def settle(runners: list[Runner], reference: dict[str, str], tally: Tally) -> No
     tally.damaged = damaged(shelf)
 
 
-def chaos(kills: int, each: int, pause: float, seed: int, notebooks: Iterable[str] | None = None) -> Tally:
+def chaos(
+    kills: int, each: int, pause: float, seed: int, notebooks: Iterable[str] | None = None, edits: float = 0.25
+) -> Tally:
     """One call: ``kills`` processes, two runners of ``each`` notebooks, drawn by ``seed`` from ``notebooks`` (all)."""
     rng, tally = random.Random(seed), Tally()
     known = plan.load(PROFILE).notebooks
@@ -267,7 +269,7 @@ def chaos(kills: int, each: int, pause: float, seed: int, notebooks: Iterable[st
         if rng.random() < 0.2:  # the scorecard needs all others: now and then a runner has everything
             runners[0].notebooks = names
         try:
-            disturb(runners, kills, pause, rng, tally)
+            disturb(runners, kills, pause, edits, rng, tally)
             settle(runners, reference, tally)
         finally:
             for runner in runners:

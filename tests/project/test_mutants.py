@@ -9,6 +9,8 @@ pytestmark = pytest.mark.unit
 
 
 def test_every_survivor_has_a_reason():
+    if not mutants.RESULTS.is_file():
+        pytest.skip("make mutants has not been run to its end yet")
     rows = list(csv.DictReader(mutants.RESULTS.read_text("utf-8").splitlines()))
     assert len(rows) >= 300 and {row["module"] for row in rows} == set(mutants.TESTS)
     assert all(row["why"] for row in rows if row["outcome"] == mutants.SURVIVED)

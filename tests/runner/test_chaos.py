@@ -6,9 +6,9 @@ import pytest
 
 @pytest.mark.slow
 def test_kills_and_edits_cost_nothing():
-    tally = chaos.chaos(kills=4, each=2, pause=2.5, seed=1, notebooks=["02_norm_heatmaps", "04_pruning"])
+    tally = chaos.chaos(kills=3, each=1, pause=6, seed=2, notebooks=["02_norm_heatmaps", "04_pruning"], edits=1.0)
     assert tally.wrong == []
-    assert tally.killed.total() == 4 and tally.edits and tally.entries and tally.numbers["equal"] > 100
+    assert tally.killed.total() == 3 and tally.edits == 3 and tally.numbers["equal"] > 100
 
 
 @pytest.mark.unit
