@@ -112,6 +112,18 @@ def _column(cells: Iterable[str]) -> list[str]:
     return [f"{round(float(cell), 3) + 0.0:.3f}" if cell else "" for cell in cells]  # + 0.0: no -0.000
 
 
+def bench(group: str) -> str:
+    """A group of the benchmarks: median of the rounds, smallest and largest; before it the machine."""
+    frame = pd.read_csv(ROOT / "figures" / "bench" / f"{group}.csv", keep_default_na=False)
+    about = pd.read_csv(ROOT / "figures" / "bench" / "machine.csv", dtype=str).query("group == @group")
+    shown = frame[["case", "quantity"]].assign(
+        median=[f"{row.median:.3g}{row.unit if row.unit == '×' else f' {row.unit}'}" for row in frame.itertuples()],
+        rounds=[f"{row.min:.3g} – {row.max:.3g}" for row in frame.itertuples()],
+    )
+    said = ", ".join(f"{row.what} {row.value}" for row in about.itertuples())
+    return f"{said}.\n\n" + tables.markdown(shown.rename(columns={"rounds": "smallest – largest"}))
+
+
 def summary() -> str:
     """The averages of Table 1 with half of their 95% intervals, by accuracy and by exact match; the paper's beside."""
     frame = pd.concat([read("table1_zero_shot"), read("beyond")])
