@@ -55,7 +55,6 @@ class Runner:
     home: Path
     notebooks: list[str]
     process: subprocess.Popen | None = None
-    said: str = ""
 
     def start(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)

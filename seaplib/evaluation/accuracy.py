@@ -81,17 +81,8 @@ def aggregate(items: pd.DataFrame, model: str = "model") -> pd.DataFrame:
     frame = pd.DataFrame(parts)
     frame["primary"] = [registry.get(row.task).metric == row.metric for row in frame.itertuples()]
     frame["calibration_seed"] = frame["calibration_seed"].astype("Int64")
-    last = [
-        "task",
-        "metric",
-        "value",
-        "stderr",
-        "n",
-        *(["chance"] if "chance" in frame else []),
-        "at_chance",
-        "detectable",
-    ]
-    last += ["task_version", "bos", "chat_template", "primary", "truncated"]
+    last = ["task", "metric", "value", "stderr", "n", "chance", "at_chance", "detectable", "task_version", "bos"]
+    last = [column for column in (*last, "chat_template", "primary", "truncated") if column in frame]
     return frame[[column for column in frame if column not in (*last, "variant")] + last]
 
 

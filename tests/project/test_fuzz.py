@@ -193,5 +193,5 @@ def test_a_checkpoint_with_any_value_in_any_place_of_its_configuration(checkpoin
 
 def test_the_undamaged_files_are_good(project, checkpoint, tmp_path):
     project(yaml.safe_dump(GOOD).encode())
-    assert [notebook.name for notebook in plan.load("q").notebooks] == ["01_two"] or plan.load("p").notebooks
+    assert [notebook.name for notebook in plan.load("p").notebooks] == ["00_one", "01_two"]
     assert models.geometry(seaplib.load(checkpoint)[0]).layers == 2
