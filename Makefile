@@ -8,6 +8,10 @@ TEST_JOBS ?= 2
 RUN := $(VENV)/bin/python
 # Byte code is made where a module is first imported: for every file of every package it takes minutes.
 INSTALL = -m pip install --quiet --no-compile --constraint requirements.lock --editable
+# So one process imports what a run needs, and compiles UMAP: in the run itself two kernels would do it, both all of it.
+FIRST_USE := import datasets, ipykernel.kernelapp, lm_eval.evaluator, lm_eval.tasks, numpy, papermill, umap, seaplib; \
+	from transformers.models.auto import modeling_auto; from transformers import LlamaForCausalLM; \
+	umap.UMAP(init='pca', n_jobs=1, random_state=0).fit(numpy.random.default_rng(0).normal(size=(100, 8)))
 # One thread a process: the tests share the cores.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) -m pytest -q
 SPREAD = -n $(TEST_JOBS) --dist loadfile
@@ -100,4 +104,5 @@ $(VENV)/installed: pyproject.toml requirements.lock
 		{ echo "seaplib needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) $(INSTALL) ".[test]"
+	$(RUN) -c "$(FIRST_USE)"
 	@touch $@
