@@ -8,8 +8,9 @@ Two kinds of marks, which a reader of the rendered page does not see:
 - a block, by cog: a comment with, say, ``print(table("figures/bench/targets.md"))`` between cog's brackets, the
   block, and cog's end mark in a comment;
 - a number in a sentence: ``2.7 [0.9, 4.6]<!-- behind(0.5, "SEAP, s_F", "FLAP, s_F") -->``. The comment calls a
-  function of this module. ``ahead``, ``behind``, ``level`` and ``estimate`` fail where the finding is no longer what
-  the sentence says, so that no number is refreshed under a sentence that has become wrong.
+  function of this module. ``ahead``, ``behind``, ``level``, ``uncorrected``, ``claimed`` and ``estimate`` fail where
+  the finding is no longer what the sentence says, so that no number is refreshed under a sentence that has become
+  wrong.
 
 Tables are those of ``figures/embedded_full`` unless a call names another profile.
 """
@@ -21,9 +22,11 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from api import reference, rooms  # noqa: F401 (called by pages)
 from cogapp.cogapp import Cog, CogError
+from scipy.stats import norm
 
 from seaplib.evaluation import comparison
 from seaplib.input_sparsity import rule
@@ -34,11 +37,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PROFILE = "embedded_full"
 #: a number, with an interval or not, or a question mark that waits for the first; then the comment
 QUOTED = re.compile(r"(?:[−+]?\d[\d.,]*(?: \[[^\]\n]*\])?|\?)(?P<mark><!-- (?P<call>[a-z_]+\(.*?\)) -->)")
+LEVEL = 0.05  # of Holm's corrected p-values
 INTEGER = r"-?(0|[1-9]\d*)"
 NUMBER = INTEGER + r"(\.\d+)?(e[+-]?\d+)?"
 #: the README's rows: method → its allocation, where that is not the paper's
 SUMMARY = dict.fromkeys(("dense", "random", "magnitude", "Wanda-sp", "FLAP", "SEAP", "SEAP-gen"), "logistic")
 SUMMARY |= {"dense": "none", "FLAP as published": "adaptive", "FLAP-energy": "energy", "SEAP-energy": "energy"}
+#: the rows of comparisons that are meant where a call does not say otherwise
+USUAL = {"task": "all", "allocation": comparison.POOLED, "recipe": comparison.POOLED, "base": comparison.POOLED}
 TEXTS = {"general": "general text", "task": "the task's own", "all": "all tasks'", "none": "–"}
 
 
@@ -133,10 +139,11 @@ def summary() -> str:
     exact = frame[frame["metric"] == "exact_match"].assign(primary=True)
     with_paper = published.with_published(frame, published.published("table1_zero_shot"))
     ours, papers = {}, {}
+    sparsities = frame[frame["method"] != "dense"].groupby("method")["requested_sparsity"].agg(set)
     for head, part in (("accuracy", with_paper), ("exact match", exact)):
         means = summaries.summary(part)
         means = means[means["task"] == tables.AVERAGE]
-        for sparsity in sorted(set(means["requested_sparsity"]) - {0.0}):
+        for sparsity in sorted(set.intersection(*sparsities)):  # at which every row was run
             rows, share = means[means["requested_sparsity"].isin((0.0, sparsity))], display_names.sparsity(sparsity)
             rows = rows.set_index("label")
             values, halves = 100 * rows["value"], 196 * rows["stderr"]
@@ -195,19 +202,49 @@ def profiles() -> str:
 
 
 def ahead(sparsity: float, a: str, b: str, name: str = "zero_shot_comparisons", **where) -> str:
-    """By how many points a is ahead of b, with the interval. ValueError where the interval does not lie above 0."""
+    """By how many points a is ahead of b, with the interval. ValueError where the interval does not lie above 0.
+
+    Also where Holm's correction (:func:`corrected`) does not leave that standing: the pages say that it does.
+    """
     found = _row(name, a, b, sparsity, where)
     if not found.low > 0:
         raise ValueError(f"a is not ahead: {_signed(found.difference, found.low, found.high)}; rewrite the sentence")
+    _check_stands(name, found, where)
     return _plain(found.difference, found.low, found.high)
 
 
 def behind(sparsity: float, a: str, b: str, name: str = "zero_shot_comparisons", **where) -> str:
-    """By how many points a is behind b, with the interval. ValueError where the interval does not lie below 0."""
+    """By how many points a is behind b, with the interval. ValueError where the interval does not lie below 0.
+
+    Also where Holm's correction does not leave that standing.
+    """
     found = _row(name, a, b, sparsity, where)
     if not found.high < 0:
         raise ValueError(f"a is not behind: {_signed(found.difference, found.low, found.high)}; rewrite the sentence")
+    _check_stands(name, found, where)
     return _plain(-found.difference, -found.high, -found.low)
+
+
+def corrected(name: str, found, where: dict) -> float:
+    """The p-value of a row, with Holm's correction for the rows of its kind, which is what a page chooses from.
+
+    Of one kind are the rows by one metric, over all tasks or of single tasks, pooled or not. Where no draw contradicted
+    a difference, its p-value is the bootstrap's smallest, 2/(draws + 1): times hundreds of rows that would let nothing
+    stand, so that the normal distribution with the interval's width gives the value.
+    """
+    rows = _where(read(name), {"metric": found.metric})
+    for column, value in USUAL.items():
+        if column in rows:
+            whole = {value, comparison.POOLED}
+            rows = rows[rows[column].isin(whole) == (where.get(column, value) in whole)]
+    normal = 2 * norm.sf(rows["difference"].abs() * 2 * norm.ppf(0.975) / (rows["high"] - rows["low"]))
+    smallest = rows["p"].where(rows["p"] > rows["p"].min(), np.minimum(normal, rows["p"]))
+    return dict(zip(rows.index, comparison.holm(smallest), strict=True))[found.Index]
+
+
+def _check_stands(name: str, found, where: dict) -> None:
+    if not (p := corrected(name, found, where)) < LEVEL:
+        raise ValueError(f"Holm's correction does not leave it standing (p = {p:.2g}); rewrite the sentence")
 
 
 def level(sparsity: float, a: str, b: str, name: str = "zero_shot_comparisons", **where) -> str:
@@ -215,6 +252,16 @@ def level(sparsity: float, a: str, b: str, name: str = "zero_shot_comparisons", 
     found = _row(name, a, b, sparsity, where)
     if found.low > 0 or found.high < 0:
         raise ValueError(f"decided: {_signed(found.difference, found.low, found.high)}; rewrite the sentence")
+    return _signed(found.difference, found.low, found.high)
+
+
+def uncorrected(sparsity: float, a: str, b: str, name: str = "zero_shot_comparisons", **where) -> str:
+    """a minus b in points, with an interval off 0 that Holm's correction does not leave standing; else ValueError."""
+    found = _row(name, a, b, sparsity, where)
+    p = corrected(name, found, where)
+    if (found.low <= 0 <= found.high) or p < LEVEL:
+        said = f"{_signed(found.difference, found.low, found.high)}, p = {p:.2g}"
+        raise ValueError(f"undecided, or standing after Holm's correction: {said}; rewrite the sentence")
     return _signed(found.difference, found.low, found.high)
 
 
@@ -251,8 +298,26 @@ def estimate(
     return f"{value} [{low}, {high}]"
 
 
+def claimed(claim_id: str, decimals: int = 1, verdict: str = comparison.HOLDS) -> str:
+    """What the scorecard has of a claim, with its interval. ValueError where its verdict is another.
+
+    Also where Holm's correction within the scorecard's part or notebook does not leave a decided verdict standing.
+    """
+    both = pd.concat([read("scorecard_paper"), read("scorecard")], ignore_index=True)
+    row = _row_of(both, "the scorecard", {"claim_id": claim_id})
+    stands = verdict == comparison.UNDECIDED or not row["p_holm"] >= LEVEL
+    if row["verdict"] != verdict or not stands:
+        raise ValueError(f"{row['verdict']}, p = {row['p_holm']:.2g}; rewrite the sentence")
+    value, low, high = (_text(row[each], decimals) for each in ("measured", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def _one(name: str, where: dict) -> pd.Series:
-    rows = _where(read(name), where)
+    return _row_of(read(name), name, where)
+
+
+def _row_of(frame: pd.DataFrame, name: str, where: dict) -> pd.Series:
+    rows = _where(frame, where)
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} rows of {name} are so, not one")
     return rows.iloc[0]
@@ -274,8 +339,7 @@ def _where(frame: pd.DataFrame, where: dict) -> pd.DataFrame:
 def _rows(name: str, a: str, b: str, metric: str = "primary", **where) -> pd.DataFrame:
     """The comparisons of a with b, over all tasks and pooled unless ``where`` says otherwise."""
     frame = read(name)
-    usual = {"task": "all", "allocation": comparison.POOLED, "recipe": comparison.POOLED, "base": comparison.POOLED}
-    where = {column: value for column, value in usual.items() if column in frame} | where
+    where = {column: value for column, value in USUAL.items() if column in frame} | where
     found = _where(frame, {"a": a, "b": b, "metric": metric} | where)
     if found.empty:
         raise ValueError(f"{name} compares no {a!r} with {b!r} by {metric}, {where}")

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"a": "SEAP, s_F", "b": "FLAP, s_F", "metric": "primary", "task": "all", "requested_sparsity": 0.5}
+ROW |= {"p": 1e-4}
 BLOCK = '<!-- [[[cog print(table("{file}"))]]] -->\n{middle}<!-- [[[end]]] -->\n'
 
 
@@ -30,9 +31,9 @@ def project(tmp_path, monkeypatch):
     folder = tmp_path / "figures" / pages.PROFILE
     folder.mkdir(parents=True)
 
-    def write(name: str = "zero_shot_comparisons", **values):
+    def write(name: str = "zero_shot_comparisons", others=(), **values):
         pages.read.cache_clear()
-        pd.DataFrame([ROW | values]).to_csv(folder / f"{name}.csv", index=False)
+        pd.DataFrame([ROW | values, *others]).to_csv(folder / f"{name}.csv", index=False)
 
     write(difference=-0.0272, low=-0.0455, high=-0.00886)
     (tmp_path / "README.md").write_text("no mark\n")
@@ -71,6 +72,27 @@ def test_a_sentence_that_is_no_longer_true_is_an_error(project, call, interval):
     project(difference=sum(interval) / 2, low=interval[0], high=interval[1])
     with pytest.raises(pages.PageError, match="^page:2: "):
         pages.refreshed(f"text\nmore ?<!-- {call} -->\n", "page")
+
+
+def test_a_difference_that_holms_correction_does_not_leave_standing_is_not_called_ahead(project):
+    others = [ROW | {"b": f"other {k}", "difference": 0.5, "low": 0.4, "high": 0.6} for k in range(600)]
+    call = (0.5, "SEAP, s_F", "FLAP, s_F")
+    project(difference=0.03, low=0.01, high=0.05, p=0.003, others=others)
+    with pytest.raises(ValueError, match=r"p = 0\.003"):  # Holm: the largest of all counts once
+        pages.uncorrected(*call)
+    assert pages.ahead(*call) == "3.0 [1.0, 5.0]"
+    weak = [row | {"difference": 0.02, "low": 0.0005, "high": 0.0395, "p": 0.04} for row in others]
+    project(difference=0.03, low=0.01, high=0.05, p=0.003, others=weak)
+    with pytest.raises(ValueError, match="not leave it standing"):
+        pages.ahead(*call)
+    assert pages.uncorrected(*call) == "+3.0 [+1.0, +5.0]"
+    # 600 times the bootstrap's smallest p-value is above 0.05; an interval far from 0 stands all the same
+    project(difference=0.5, low=0.4, high=0.6, others=weak)
+    assert pages.ahead(*call) == "50.0 [40.0, 60.0]"
+    # a table's rows of single tasks, and by another metric, are other families
+    apart = [row | {"task": "mini_piqa"} for row in weak] + [row | {"metric": "exact_match"} for row in weak]
+    project(difference=0.03, low=0.01, high=0.05, p=0.003, others=apart)
+    assert pages.ahead(*call) == "3.0 [1.0, 5.0]"
 
 
 def test_a_difference_says_its_sign(project):
