@@ -18,7 +18,8 @@ def add(subparsers) -> None:
     parser.add_argument("--force", action="store_true", help="execute them even if they are up to date")
     parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: the profile's)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be executed, and why")
-    parser.add_argument("--gpu", metavar="G", help="the device that the estimate is for (default: H100 for 10⁹ parameters and more, else CPU)")
+    device = "the device that the estimate is for (default: H100 for 10⁹ parameters and more, else CPU)"
+    parser.add_argument("--gpu", metavar="G", help=device)
     parser.set_defaults(command=run)
 
 
