@@ -320,6 +320,8 @@ def cheapest(
     all, and the dearest fine steps are given back. Within reach, the sum misses the budget by at most half the
     finest cost.
     """
+    if not steps:  # every layer is protected
+        return {}
     keys = list(steps)
     owner = np.repeat(np.arange(len(keys)), [len(steps[key]) for key in keys])
     cost = np.array([costs[key] for key in keys])[owner]

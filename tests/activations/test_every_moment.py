@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seaplib.activations.capture import Moments
+from seaplib.activations.capture import Moments, _Sums
 
 pytestmark = pytest.mark.unit
 NUMBERS = st.floats(-1e4, 1e4, allow_nan=False)
@@ -41,3 +41,16 @@ def test_rows_left_out_add_nothing(values, data):
     found, expected = Moments.of(x, torch.tensor(out, dtype=torch.long), len(kept)), Moments.of(torch.from_numpy(kept))
     torch.testing.assert_close(found.mean, expected.mean, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.m2, expected.m2, rtol=1e-4, atol=1e-3)
+
+
+@given(arrays(np.float64, st.tuples(st.integers(2, 40), st.integers(1, 4)), elements=NUMBERS), st.data())
+def test_covariances_of_parts_are_those_of_the_whole(values, data):
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=4)))
+    sums = _Sums()
+    for part in np.split(values, cuts):
+        sums.add(torch.from_numpy(part))
+    scale = max(np.abs(values).max(), 1e-3)
+    assert sums.count == len(values)
+    np.testing.assert_allclose(sums.mean.numpy() / scale, values.mean(0) / scale, atol=1e-9)
+    centred = (values - values.mean(0)) / scale
+    np.testing.assert_allclose(sums.m2.numpy() / scale**2, centred.T @ centred, atol=1e-9)

@@ -153,6 +153,29 @@ def test_running_estimates_of_one_prompt(estimator):
     torch.testing.assert_close(running.second_moment, x.square().sum(0) / (6 if estimator == "authors" else 1))
 
 
+@pytest.mark.parametrize("estimator", ["authors", "flap"])
+def test_running_estimates_prompt_by_prompt(estimator):
+    """The published updates, written out: SEAP's code counts tokens, FLAP's counts prompts."""
+    torch.manual_seed(0)
+    prompts = [torch.randn(n, 3) for n in (4, 2, 5)]
+    by_token = estimator == "authors"
+    running = capture.RunningMoments("token" if by_token else "prompt")
+    seen, mean, square, var = 0, torch.zeros(3), torch.zeros(3), torch.zeros(3)
+    for prompt in prompts:
+        running.update(prompt)
+        new = len(prompt) if by_token else 1
+        before, mean = mean, (seen * mean + (prompt.sum(0) if by_token else prompt.mean(0))) / (seen + new)
+        square = (seen * square + prompt.square().sum(0)) / (seen + new)
+        if seen:
+            spread = sum((row - mean) * (row - (before if by_token else mean)) for row in prompt)
+            var = var * (seen - 1) / (seen + new - 1) + spread / (seen + new)
+        seen += new
+    assert running.count == seen == (11 if by_token else 3)
+    torch.testing.assert_close(running.mean, mean)
+    torch.testing.assert_close(running.second_moment, square)
+    torch.testing.assert_close(running.var, var)
+
+
 def test_texts_longer_than_the_context_are_cut_and_counted(tiny_model, tiny_tokenizer):
     model = tiny_model(max_position_embeddings=16)
     lengths = [len(ids) for ids in tiny_tokenizer(list(TEXTS))["input_ids"]]

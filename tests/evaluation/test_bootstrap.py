@@ -57,6 +57,7 @@ def test_p_and_interval_by_hand():
     drawn = np.array([1.0] * 98 + [-1.0] * 2)
     assert bootstrap.p_value(drawn) == pytest.approx(2 * 3 / 101)
     assert bootstrap.p_value(drawn, null=2.0) == pytest.approx(2 * 1 / 101)
+    assert bootstrap.p_value(drawn / 2) == pytest.approx(2 * 3 / 101), "the null value is 0"
     assert bootstrap.estimate(0.5, np.zeros(9))["p_value"] == 1.0
 
 
@@ -74,6 +75,23 @@ def test_strata_keep_their_sizes():
     strata = np.array(["a"] * 3 + ["b"] * 5)
     constant = np.where(strata == "a", 1.0, 7.0)[:, None]
     np.testing.assert_allclose(bootstrap.stratified_interval(constant, strata, 200), 0, atol=1e-12)
+
+
+def test_a_stratum_is_drawn_as_often_as_it_has_members():
+    """The mean of n values of ±1 has the standard error 1/√n, in one stratum as in two alike."""
+    signs = np.tile([1.0, -1.0], 50)[:, None]
+    for strata in (np.zeros(100), np.arange(100) // 50):
+        low, high = bootstrap.stratified_interval(signs, strata, 4000)[:, 0]
+        assert low == pytest.approx(-0.196, abs=0.03) and high == pytest.approx(0.196, abs=0.03)
+
+
+def test_blocks_of_draws_change_nothing(monkeypatch):
+    differences = [np.random.default_rng(0).random((2, n)) for n in (30, 17)]
+    whole = bootstrap.paired(differences, 100, 0)
+    monkeypatch.setattr(bootstrap, "NUMBERS_AT_ONCE", 30 * 8 + 1)
+    np.testing.assert_array_equal(bootstrap.paired(differences, 100, 0), whole)
+    _, counts = bootstrap._draw((30, 17), 2, 100, 0)
+    assert all((count.sum(1) == n).all() for count, n in zip(counts, (30, 17), strict=True))
 
 
 def test_holes_and_doubles_are_refused():

@@ -134,6 +134,10 @@ def test_check_reachable_without_a_model():
     sparsity.check_reachable(0.5, layers=6, attention_units=4, channels=256, attention_share=1 / 3, protect_last=2)
     with pytest.raises(sparsity.UnreachableSparsity, match=r"0\.6"):
         sparsity.check_reachable(0.7, layers=6, attention_units=4, channels=256, attention_share=1 / 3, protect_last=2)
+    halves = {"layers": 3, "attention_units": 2, "channels": 2, "attention_share": 0.5}  # a unit of each stays
+    sparsity.check_reachable(0.5, **halves)
+    with pytest.raises(sparsity.UnreachableSparsity, match=r"0\.5"):
+        sparsity.check_reachable(0.51, **halves)
 
 
 @pytest.mark.parametrize("kind", ALLOCATIONS)

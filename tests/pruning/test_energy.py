@@ -152,6 +152,12 @@ def test_masks_meet_budget_and_protection(kv_heads, kv_unit):
         assert mask.provenance["allocation"] == "energy" and mask.requested == target
 
 
+@pytest.mark.parametrize("kind", allocation.ALLOCATIONS)
+def test_where_every_layer_is_protected_nothing_goes(kind):
+    rule = allocation.Allocation(kind, 0.0, protect_first=2, protect_last=2)
+    assert selection.select(drawn(shape(layers=4)), rule).removed_parameters == 0
+
+
 def test_in_a_module_the_lowest_scored_units_go():
     one = drawn(shape())
     mask = selection.select(one, allocation.energy(0.5))

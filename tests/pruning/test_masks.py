@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -209,7 +210,15 @@ def test_by_query_needs_groups():
         select(random_scores(GQA), allocation.adaptive(0.5), kv_unit="query")
 
 
-@pytest.mark.parametrize("round_to", [8, 64, 128])
+def test_a_debt_that_is_carried_on_leaves_a_unit_in_every_layer():
+    """Half a head is owed by the first layer and one and a half by the second, which has two."""
+    g = Geometry(2, hidden=8, heads=2, kv_heads=2, head_dim=4, channels=8, model_parameters=10**4)
+    rho = {"attention": np.array([0.25, 0.5]), "mlp": np.array([0.5, 0.5])}
+    counts = selection._carried_counts(rho, 2, g, "group", 1)
+    assert [units for units, _ in counts] == [0, 1]
+
+
+@pytest.mark.parametrize("round_to", [2, 8, 64, 128])
 def test_kept_channels_are_rounded(round_to):
     g = REAL["gqa_30x3"]
     mask = select(random_scores(g), allocation.logistic(0.3), round_to=round_to)
@@ -218,6 +227,9 @@ def test_kept_channels_are_rounded(round_to):
     for refused in ({"budget": "floor"}, {"sparsity": allocation.adaptive(0.3)}):
         with pytest.raises(ValueError, match="round_to"):
             select(random_scores(g), **({"sparsity": 0.3, "round_to": round_to} | refused))
+    select(random_scores(g), 0.0, round_to=g.channels // 2)
+    with pytest.raises(ValueError, match=f"half the channels \\({g.channels // 2}\\)"):
+        select(random_scores(g), 0.0, round_to=g.channels // 2 + 1)
 
 
 def test_a_bare_number_is_the_papers_allocation():
@@ -302,6 +314,8 @@ def test_overlap_is_jaccard_beside_chance():
     assert overlap["channels_chance"] == pytest.approx(0.25 / 0.75)
     assert overlap["heads"] == overlap["heads_chance"] == 1
     assert a.overlap(a)["channels"] == 1
+    a.channels[0] = torch.arange(10) == 9
+    assert a.overlap(a)["channels"] == 1, "of a single channel too"
 
 
 def test_chance_is_what_random_masks_have():
