@@ -42,6 +42,7 @@ TESTS = {
     "seaplib/pruning/masks.py": ("pruning/test_masks.py", "pruning/test_every_selection.py"),
     "seaplib/activations/capture.py": (
         "activations/test_every_moment.py", "activations/test_statistics.py", "pruning/baselines/test_two_ssp.py",
+        "pruning/test_energy.py",
     ),
     "seaplib/evaluation/bootstrap.py": ("evaluation/test_bootstrap.py", "evaluation/test_comparison.py"),
     "seaplib/evaluation/comparison.py": (

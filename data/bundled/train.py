@@ -322,4 +322,6 @@ def main(given: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with tempfile.TemporaryDirectory() as cache:  # a kill while compiling leaves half a library in the usual cache
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", cache)
+        sys.exit(main())

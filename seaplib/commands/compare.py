@@ -33,9 +33,9 @@ def report(profile: str, revision: str = "HEAD") -> str:
     return told(found)
 
 
-def told(found) -> str:
-    """A :class:`~seaplib.runner.compare.Comparison` for print."""
+def told(found, known: str = "the committed ones") -> str:
+    """A :class:`~seaplib.runner.compare.Comparison` for print; ``known`` names the tables compared with."""
     lines = [table(rows, HEADERS)] if (rows := found.listed()) else []
-    lines += [f"Only committed: {', '.join(found.only_committed)}"] if found.only_committed else []
+    lines += [f"Only among {known}: {', '.join(found.only_committed)}"] if found.only_committed else []
     lines += [f"Only here: {', '.join(found.only_here)}"] if found.only_here else []
-    return "\n".join([*lines, found.summary()])
+    return "\n".join([*lines, found.summary(known)])

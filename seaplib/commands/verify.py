@@ -28,6 +28,6 @@ def run(options) -> int:
         return int(bool(wrong))
     print(f"Made anew, with an empty store: {', '.join(names)}", flush=True)
     found = verify.recomputed(ledger, names)
-    print(told(found))
+    print(told(found, "the profile's own"))
     differs = any(compared.differs for compared in found.tables) or bool(found.only_committed)
     return int(bool(wrong) or differs)

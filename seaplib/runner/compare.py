@@ -92,11 +92,11 @@ class Comparison:
                 rows.append([table.name, *counts, "\n".join(where + table.apart)])
         return rows
 
-    def summary(self) -> str:
-        """One sentence."""
+    def summary(self, known: str = "the committed ones") -> str:
+        """One sentence; ``known`` names the tables compared with."""
         counts = self.counts
         numbers = sum(counts[kind] for kind in (EQUAL, WITHIN, DIFFERENT))
-        said = f"Of {numbers:,} numbers in {len(self.tables)} tables {counts[EQUAL]:,} equal the committed ones"
+        said = f"Of {numbers:,} numbers in {len(self.tables)} tables {counts[EQUAL]:,} equal {known}"
         said += f", {counts[WITHIN]:,} are equal within their interval and {counts[DIFFERENT]:,} are different"
         if counts[TEXT]:
             said += f"; {counts[TEXT]:,} texts, such as verdicts, are different"

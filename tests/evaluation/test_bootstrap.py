@@ -58,6 +58,9 @@ def test_p_and_interval_by_hand():
     assert bootstrap.p_value(drawn) == pytest.approx(2 * 3 / 101)
     assert bootstrap.p_value(drawn, null=2.0) == pytest.approx(2 * 1 / 101)
     assert bootstrap.p_value(drawn / 2) == pytest.approx(2 * 3 / 101), "the null value is 0"
+    for beyond in (0, 1, 3, 50):
+        drawn = np.array([-1.0] * beyond + [1.0] * (100 - beyond))
+        assert bootstrap.p_value(drawn) == pytest.approx(min(1, 2 * (1 + beyond) / 101))
     assert bootstrap.estimate(0.5, np.zeros(9))["p_value"] == 1.0
 
 

@@ -114,3 +114,16 @@ def test_data_of_the_projects_own_come_before_those_of_the_package(tmp_path, mon
     assert (paths.bundled_dir(), paths.published_dir()) == (shipped / "bundled", shipped / "published")
     (tmp_path / "data" / "published").mkdir(parents=True)
     assert (paths.bundled_dir(), paths.published_dir()) == (shipped / "bundled", tmp_path / "data" / "published")
+
+
+@pytest.mark.unit
+def test_the_project_is_the_nearest_folder_with_profiles(tmp_path, monkeypatch):
+    monkeypatch.delenv("SEAP_ROOT", raising=False)
+    checkout = paths.root()
+    (tmp_path / "mine" / "notebooks").mkdir(parents=True)
+    (tmp_path / "mine" / "papermill_runs.yaml").touch()
+    for inside in (tmp_path / "mine", tmp_path / "mine" / "notebooks"):
+        monkeypatch.chdir(inside)
+        assert paths.root() == tmp_path / "mine"
+    monkeypatch.chdir(tmp_path)
+    assert paths.root() == checkout, "with nothing around, the package's own"

@@ -8,7 +8,7 @@ import reference
 import seaplib
 from seaplib import pruning
 from seaplib.pruning import allocation as sparsity
-from seaplib.settings import ALLOCATIONS, Pruning
+from seaplib.settings import ALLOCATIONS, STEEPEST, Pruning
 
 pytestmark = pytest.mark.unit
 
@@ -110,6 +110,13 @@ def test_a_target_outside_its_range_is_refused(wrong):
             make(wrong)
     with pytest.raises(ValueError, match="sparsity"):
         Pruning(sparsity=wrong)
+
+
+@pytest.mark.parametrize("curve", [{"k": STEEPEST * 1.01}, {"k": -STEEPEST * 1.01}, {"x0": float("inf")}])
+def test_a_curve_that_is_a_step_is_refused(curve):
+    sparsity.logistic(0.2, k=STEEPEST), sparsity.logistic(0.2, k=-STEEPEST)
+    with pytest.raises(ValueError, match="x0"):
+        sparsity.logistic(0.2, **curve)
 
 
 def test_negative_protection_is_refused():

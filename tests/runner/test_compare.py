@@ -153,7 +153,7 @@ def test_tables_that_only_one_side_has(project):
     found = compare.compare("small")
     assert (found.only_committed, found.only_here) == (["table_a"], ["table_c"])
     said = command.report("small")
-    assert "Only committed: table_a" in said and "Only here: table_c" in said
+    assert "Only among the committed ones: table_a" in said and "Only here: table_c" in said
 
 
 def test_the_report_ends_in_one_sentence(project):
