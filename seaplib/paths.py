@@ -2,7 +2,7 @@
 
 | place | variable | default |
 |---|---|---|
-| the project: notebooks and profiles | ``SEAP_ROOT`` | the nearest folder around the working directory that holds ``papermill_runs.yaml``, else the package's checkout |
+| the project: notebooks and profiles | ``SEAP_ROOT`` | the nearest folder with ``papermill_runs.yaml``, else the checkout |
 | data sets in the hub's schema | ``SEAP_DATA_DIR`` | none: the hub |
 | computed artefacts | ``SEAP_STORE_DIR`` | ``data/store`` |
 | run records and logs | ``SEAP_RUNS_DIR`` | ``data/runs`` |
@@ -51,7 +51,10 @@ def shipped() -> Path:
 
 
 def root() -> Path:
-    """The project directory, which holds ``notebooks/`` and ``papermill_runs.yaml``; never a package's own folder."""
+    """The project directory, which holds ``notebooks/`` and ``papermill_runs.yaml``; never a package's own folder.
+
+    Nearest is the working directory, then the folders above it.
+    """
     here = Path.cwd()
     places = (place for place in (here, *here.parents, _PACKAGE.parent) if (place / "papermill_runs.yaml").is_file())
     return _place("SEAP_ROOT", next(places, here))
