@@ -2,7 +2,7 @@
 
 | place | variable | default |
 |---|---|---|
-| the project: notebooks and profiles | ``SEAP_ROOT`` | the nearest folder with ``papermill_runs.yaml``, else the checkout |
+| the project: notebooks and profiles | ``SEAP_ROOT`` | the nearest with ``papermill_runs.yaml``, else the checkout |
 | data sets in the hub's schema | ``SEAP_DATA_DIR`` | none: the hub |
 | computed artefacts | ``SEAP_STORE_DIR`` | ``data/store`` |
 | run records and logs | ``SEAP_RUNS_DIR`` | ``data/runs`` |
