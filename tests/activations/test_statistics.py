@@ -154,6 +154,14 @@ def test_running_estimates_of_one_prompt(estimator):
 
 
 @pytest.mark.parametrize("estimator", ["authors", "flap"])
+def test_a_model_is_measured_by_running_estimates(tiny_model, tiny_tokenizer, estimator):
+    of = {name: collect(tiny_model(), tiny_tokenizer, TEXTS[:1], estimator=name) for name in ("exact", estimator)}
+    for module in ("attention", "mlp"):
+        assert (of["exact"].var[module] > 0).any() and not of[estimator].var[module].any()
+        torch.testing.assert_close(of[estimator].mean[module], of["exact"].mean[module], check_dtype=False)
+
+
+@pytest.mark.parametrize("estimator", ["authors", "flap"])
 def test_running_estimates_prompt_by_prompt(estimator):
     """The published updates, written out: SEAP's code counts tokens, FLAP's counts prompts."""
     torch.manual_seed(0)

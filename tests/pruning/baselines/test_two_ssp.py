@@ -53,12 +53,15 @@ def test_channel_norms_equal_the_slow_ones(tiny_model, tiny_tokenizer, kind, bat
         assert stats.count == len(TEXTS)
 
 
-def test_norms_are_not_scores(tiny_model, tiny_tokenizer):
+def test_norms_are_not_scores(tiny_model, tiny_tokenizer, tmp_path):
     from seaplib.pruning.scores import score
 
     model = tiny_model()
-    with pytest.raises(ValueError, match="pooling"):
-        score(norms(model, tiny_tokenizer))
+    stats = norms(model, tiny_tokenizer)
+    stats.save(tmp_path)
+    for made in (stats, activations.ActivationStats.load(tmp_path)):
+        with pytest.raises(ValueError, match="pooling"):
+            score(made)
     with pytest.raises(ValueError, match="norm"):
         two_ssp.first_stage(activations.collect(model, tiny_tokenizer, CORPUS, progress=False), 0.3)
 
