@@ -33,6 +33,7 @@ SEED = 0
 TESTS = {
     "seaplib/pruning/scores.py": (
         "pruning/test_scores.py", "pruning/test_energy.py", "pruning/test_every_selection.py",
+        "pruning/baselines/test_two_ssp.py",
     ),
     "seaplib/pruning/allocation.py": ("pruning/test_allocation.py", "pruning/test_every_selection.py"),
     "seaplib/pruning/selection.py": (
